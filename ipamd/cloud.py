@@ -1,0 +1,171 @@
+"""What the core asks of a cloud, and the values that cross the pipe to the cloud child.
+
+Implemented by `providers.aws` (and any other cloud), called by `ipamd.cloud_child` only, judged by
+the contract suite in tests/contract. Methods block; the child runs each in a thread of its own.
+Every method may raise `ipamd.errors.CloudError` and nothing else. Answers are hints: whoever got a
+`Transient` must assume that the call may have had its effect, and read back with `snapshot`.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Protocol
+
+from ipamd.model import EniId, InstanceId, IPAddress, SubnetId
+
+
+class EniStatus(enum.Enum):
+    """The attachment status of an ENI, in EC2's words; `available` is attached to nothing."""
+
+    ATTACHING = "attaching"
+    ATTACHED = "attached"
+    DETACHING = "detaching"
+    AVAILABLE = "available"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What this cloud can do at run time."""
+
+    can_create_interfaces: bool
+    has_prefixes: bool
+    replaces_whole_interface: bool  # Azure writes a NIC as a whole; EC2 adds and removes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeIdentity:
+    """Who this node is, as its metadata service says."""
+
+    instance_id: InstanceId
+    instance_type: str
+    region: str
+    zone: str
+    vpc_id: str
+    primary_eni_id: EniId
+    primary_mac: str
+    primary_subnet_id: SubnetId
+    security_group_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLimits:
+    """What the instance type allows on its default network card.
+
+    `addresses_per_eni` counts the ENI's own primary address: m5.large has 3 ENIs of 10 addresses,
+    of which 9 each can go to pods.
+    """
+
+    max_enis: int
+    addresses_per_eni: int
+
+    @property
+    def slots_per_eni(self) -> int:
+        """Addresses (or prefixes) assignable to one ENI beside its primary address."""
+        return self.addresses_per_eni - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudEni:
+    """One ENI as the cloud describes it. `addresses` excludes the ENI's primary address."""
+
+    eni_id: EniId
+    mac: str
+    status: EniStatus
+    subnet_id: SubnetId
+    subnet_cidr: IPv4Network
+    primary_address: IPv4Address
+    addresses: tuple[IPAddress, ...]
+    device_index: int  # -1 while attached to nothing
+    network_card: int
+    is_primary: bool
+    is_managed: bool  # False: somebody else's by tag; counted, never touched
+    version: str = ""  # an ETag where the cloud has one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudSnapshot:
+    """All ENIs attached to this node, and unattached ones that this node created."""
+
+    enis: tuple[CloudEni, ...]
+    vpc_cidrs: tuple[IPv4Network, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterfaceRequest:
+    """An ENI to create and attach. `token` makes a repeated request return the same ENI."""
+
+    token: str
+    subnet_id: SubnetId
+    security_group_ids: tuple[str, ...]
+    secondary_addresses: int
+    device_index: int
+    network_card: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressChange:
+    """Addresses to assign to and unassign from one ENI."""
+
+    eni_id: EniId
+    add: int = 0
+    remove: tuple[IPAddress, ...] = ()
+    expected_version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressOutcome:
+    """What the cloud says it did: the newly assigned addresses only."""
+
+    eni_id: EniId
+    added: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubnetFree:
+    """Free addresses of one subnet, as the cloud counts them."""
+
+    subnet_id: SubnetId
+    cidr: IPv4Network
+    free_addresses: int
+
+
+class CloudProvider(Protocol):
+    """One cloud, seen from one node."""
+
+    def capabilities(self) -> Capabilities:
+        """Constant for the life of the process; makes no call."""
+
+    def discover_node(self) -> NodeIdentity:
+        """Who we are, from the metadata service. `Transient` while it does not answer."""
+
+    def limits(self) -> NodeLimits:
+        """The limits of this node's instance type."""
+
+    def snapshot(self) -> CloudSnapshot:
+        """Every ENI that is this node's, strongly filtered, read from the API and not from metadata.
+
+        May lag a change of seconds ago (EC2 is eventually consistent).
+        """
+
+    def apply(self, change: AddressChange) -> AddressOutcome:
+        """Assign and unassign addresses on one ENI.
+
+        `add` is not idempotent: a repeat after a lost answer assigns again. `remove` is: what is
+        already gone is no error. Raises `SubnetExhausted`, `LimitReached`, `NotFound`.
+        """
+
+    def subnet_free(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[SubnetFree, ...]:
+        """Free counts of the named subnets, in one call."""
+
+    def create_interface(self, request: InterfaceRequest) -> CloudEni:
+        """Create, attach and protect an ENI; returns once the cloud says `attached`.
+
+        Idempotent by `token`. When attaching fails for good, the created ENI is deleted before the
+        error is raised. `Unsupported` where a cloud cannot add interfaces at run time.
+        """
+
+    def delete_interface(self, eni_id: EniId) -> None:
+        """Detach and delete, waiting for each; an ENI that is already gone is success."""

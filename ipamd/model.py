@@ -1,0 +1,106 @@
+"""The nouns of the core, immutable, used by the daemon, the planner, the store and the tools.
+
+All times are seconds. `*_boottime` is CLOCK_BOOTTIME, which neither a clock step nor a suspend can
+bend: cooldowns are measured on it. `*_unix` is wall time, for people and logs only.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NewType
+
+EniId = NewType("EniId", str)
+SubnetId = NewType("SubnetId", str)
+InstanceId = NewType("InstanceId", str)
+ContainerId = NewType("ContainerId", str)
+AttemptId = NewType("AttemptId", str)
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+
+class AddressState(enum.Enum):
+    """Where an address stands. Exactly one holds; the sum over all is the total."""
+
+    PREPARING = "preparing"  # in the cloud; its ENI is not yet reported ready on the node
+    AVAILABLE = "available"
+    ALLOCATED = "allocated"
+    COOLING = "cooling"  # released; not handed out again and not given back before its time
+    QUARANTINED = "quarantined"  # seen where it should not be, or missing in the cloud
+    UNASSIGNING = "unassigning"  # an intent to give it back stands in the store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class AttachmentKey:
+    """One network on one container (CNI SPEC, "attachment"): what ADD and DEL name."""
+
+    container_id: ContainerId
+    ifname: str
+
+    def __str__(self) -> str:
+        return f"{self.container_id}/{self.ifname}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """An address in use by an attachment. `generation` never repeats within a store."""
+
+    key: AttachmentKey
+    address: IPAddress
+    eni_id: EniId
+    network_name: str
+    attempt_id: AttemptId
+    generation: int
+    netns_cookie: int
+    pod_namespace: str
+    pod_name: str
+    pod_uid: str
+    allocated_unix: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """One assignable address and its state. `since_boottime` is when the state began."""
+
+    address: IPAddress
+    eni_id: EniId
+    state: AddressState
+    since_boottime: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eni:
+    """An ENI as the ledger knows it: the cloud's facts, and whether the node has it ready."""
+
+    eni_id: EniId
+    mac: str
+    subnet_id: SubnetId
+    subnet_cidr: IPv4Network
+    primary_address: IPv4Address
+    device_index: int
+    network_card: int
+    is_primary: bool
+    is_managed: bool
+    is_ready: bool
+    attached_boottime: float
+
+    @property
+    def gateway(self) -> IPv4Address:
+        """The subnet's router: base + 1, reserved by EC2 in every subnet (VPC guide, "Subnet sizing")."""
+        return self.subnet_cidr.network_address + 1
+
+    @property
+    def route_table_id(self) -> int:
+        """254 (main) for the primary ENI; device_index + 1 on card 0, else 10000 + 100 * card + index.
+
+        The numbers are aws-node's, so that both agents read each other's rules. Example: device
+        index 1 on card 0 -> table 2; index 1 on card 1 -> table 10101.
+        """
+        if self.is_primary:
+            return 254
+        if self.network_card == 0:
+            return self.device_index + 1
+        return 10000 + 100 * self.network_card + self.device_index

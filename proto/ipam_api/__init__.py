@@ -1,0 +1,1 @@
+"""The public gRPC contract. Belongs to neither daemon: both import it, it imports neither."""
