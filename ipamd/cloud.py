@@ -145,7 +145,7 @@ class CloudProvider(Protocol):
         """The limits of this node's instance type."""
 
     def snapshot(self) -> CloudSnapshot:
-        """Every ENI that is this node's, strongly filtered, read from the API and not from metadata.
+        """Every ENI that is this node's, read from the API and not from metadata.
 
         May lag a change of seconds ago (EC2 is eventually consistent).
         """

@@ -89,12 +89,12 @@ class Eni:
 
     @property
     def gateway(self) -> IPv4Address:
-        """The subnet's router: base + 1, reserved by EC2 in every subnet (VPC guide, "Subnet sizing")."""
+        """The subnet's router: base + 1, reserved in every subnet (VPC guide, Subnet sizing)."""
         return self.subnet_cidr.network_address + 1
 
     @property
     def route_table_id(self) -> int:
-        """254 (main) for the primary ENI; device_index + 1 on card 0, else 10000 + 100 * card + index.
+        """254 (main) for the primary ENI; index + 1 on card 0, else 10000 + 100 * card + index.
 
         The numbers are aws-node's, so that both agents read each other's rules. Example: device
         index 1 on card 0 -> table 2; index 1 on card 1 -> table 10101.

@@ -1,0 +1,1 @@
+"""ipamctl: the tool that says why."""

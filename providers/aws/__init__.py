@@ -1,0 +1,1 @@
+"""EC2: the provider that runs in ipamd's cloud child."""

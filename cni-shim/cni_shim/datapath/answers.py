@@ -1,0 +1,193 @@
+"""rtnetlink answers as values. Pure; the counterpart of `messages`."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from cni_shim.datapath import messages as m
+from cni_shim.datapath.identity import Identity, decode_alias
+from cni_shim.datapath.messages import Route, Rule
+
+_ATTRIBUTE = struct.Struct("=HH")
+_U32 = struct.Struct("=I")
+# The upper two bits of an attribute's type are flags (nested, byte order).
+_TYPE_MASK = 0x3FFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One netlink message as received; `body` starts after the netlink header."""
+
+    kind: int
+    flags: int
+    sequence: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A network interface. `peer_ifindex` is IFLA_LINK: the other end of a veth, 0 if none."""
+
+    ifindex: int
+    ifname: str
+    kind: str
+    mac: str
+    mtu: int
+    is_up: bool
+    group: int
+    alias: str
+    peer_ifindex: int
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose link this is, where it carries an alias of ours."""
+        return decode_alias(self.alias)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkAddress:
+    """An IPv4 address on a link. `protocol` is 0 on kernels before 5.18."""
+
+    ifindex: int
+    address: IPv4Interface
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """An IPv4 neighbour entry."""
+
+    ifindex: int
+    address: IPv4Address
+    mac: bytes
+    is_permanent: bool
+
+
+def split(data: bytes) -> Iterator[Message]:
+    """The netlink messages in one datagram."""
+    offset = 0
+    while offset + m.HEADER.size <= len(data):
+        size, kind, flags, sequence, _ = m.HEADER.unpack_from(data, offset)
+        if size < m.HEADER.size:
+            return
+        body = data[offset + m.HEADER.size : offset + size]
+        yield Message(kind=kind, flags=flags, sequence=sequence, body=body)
+        offset += (size + 3) & ~3
+
+
+def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+    """The attributes that follow a message's fixed part, by type; the last of a type wins."""
+    found: dict[int, bytes] = {}
+    while offset + 4 <= len(data):
+        size, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if size < 4:
+            break
+        found[kind & _TYPE_MASK] = data[offset + 4 : offset + size]
+        offset += (size + 3) & ~3
+    return found
+
+
+def link_of(body: bytes) -> Link:
+    """The link in an RTM_NEWLINK or RTM_DELLINK."""
+    _, _, ifindex, flags, _ = m.IFINFO.unpack_from(body)
+    found = attributes(body, m.IFINFO.size)
+    info = attributes(found.get(m.IFLA_LINKINFO, b""))
+    return Link(
+        ifindex=ifindex,
+        ifname=_text(found.get(m.IFLA_IFNAME, b"")),
+        kind=_text(info.get(m.IFLA_INFO_KIND, b"")),
+        mac=found.get(m.IFLA_ADDRESS, b"").hex(":"),
+        mtu=_number(found, m.IFLA_MTU),
+        is_up=bool(flags & m.IFF_UP),
+        group=_number(found, m.IFLA_GROUP),
+        alias=_text(found.get(m.IFLA_IFALIAS, b"")),
+        peer_ifindex=_number(found, m.IFLA_LINK),
+    )
+
+
+def address_of(body: bytes) -> LinkAddress | None:
+    """The address in an RTM_NEWADDR; None for other families."""
+    family, length, _, _, ifindex = m.IFADDR.unpack_from(body)
+    found = attributes(body, m.IFADDR.size)
+    local = found.get(m.IFA_LOCAL) or found.get(m.IFA_ADDRESS)
+    if family != m.AF_INET or local is None:
+        return None
+    return LinkAddress(
+        ifindex=ifindex,
+        address=IPv4Interface((local, length)),
+        protocol=found.get(m.IFA_PROTO, b"\0")[0],
+    )
+
+
+def route_of(body: bytes) -> Route | None:
+    """The route in an RTM_NEWROUTE; None if it is not IPv4 unicast through one link."""
+    family, length, _, _, table, protocol, _, kind, _ = m.RTMSG.unpack_from(body)
+    if family != m.AF_INET or kind != m.RTN_UNICAST:
+        return None
+    found = attributes(body, m.RTMSG.size)
+    if m.RTA_OIF not in found:
+        return None
+    gateway = found.get(m.RTA_GATEWAY)
+    return Route(
+        table=_number(found, m.RTA_TABLE) or table,
+        destination=IPv4Network((found.get(m.RTA_DST, bytes(4)), length)),
+        gateway=IPv4Address(gateway) if gateway else None,
+        ifindex=_number(found, m.RTA_OIF),
+        protocol=protocol,
+    )
+
+
+def matched_length(body: bytes) -> int:
+    """The prefix length of the route in the answer to `messages.match_route`."""
+    length: int = m.RTMSG.unpack_from(body)[1]
+    return length
+
+
+def rule_of(body: bytes) -> Rule | None:
+    """The rule in an RTM_NEWRULE; None if it does not simply look up a table."""
+    family, to_length, from_length, _, table, action, _ = m.RULE.unpack_from(body)
+    if family != m.AF_INET or action != m.FR_ACT_TO_TBL:
+        return None
+    found = attributes(body, m.RULE.size)
+    return Rule(
+        priority=_number(found, m.FRA_PRIORITY),
+        table=_number(found, m.FRA_TABLE) or table,
+        mark=_number(found, m.FRA_FWMARK),
+        mask=_number(found, m.FRA_FWMASK),
+        source=_network(found.get(m.FRA_SRC), from_length),
+        destination=_network(found.get(m.FRA_DST), to_length),
+        protocol=found.get(m.FRA_PROTOCOL, b"\0")[0],
+    )
+
+
+def neighbour_of(body: bytes) -> Neighbour | None:
+    """The neighbour in an RTM_NEWNEIGH; None for other families or without an address."""
+    family, ifindex, state, _, _ = m.NDMSG.unpack_from(body)
+    found = attributes(body, m.NDMSG.size)
+    if family != m.AF_INET or m.NDA_DST not in found:
+        return None
+    return Neighbour(
+        ifindex=ifindex,
+        address=IPv4Address(found[m.NDA_DST]),
+        mac=found.get(m.NDA_LLADDR, b""),
+        is_permanent=bool(state & m.NUD_PERMANENT),
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def _number(found: dict[int, bytes], kind: int) -> int:
+    value = found.get(kind)
+    if value is None:
+        return 0
+    number: int = _U32.unpack(value)[0]
+    return number
+
+
+def _network(value: bytes | None, length: int) -> IPv4Network | None:
+    return IPv4Network((value, length)) if value else None

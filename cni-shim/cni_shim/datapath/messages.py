@@ -1,0 +1,346 @@
+"""rtnetlink requests as bytes, built by struct alone. Pure.
+
+pyroute2 spends about 3 ms of Python per pod on the same encoding; this takes about 0.1 ms. Layouts
+are those of linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h and fib_rules.h. The tests decode
+every message with pyroute2, so that a second implementation judges these bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from cni_shim.datapath import names
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
+IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP = 18, 20, 26, 27
+IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 28, 29, 31, 32
+IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
+RTEXT_FILTER_SKIP_STATS = 8
+IFF_UP = 1
+
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
+IFA_F_NOPREFIXROUTE = 0x200
+
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
+RTN_UNICAST, RT_TABLE_COMPAT = 1, 252
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
+RTM_F_FIB_MATCH = 0x2000
+
+NDA_DST, NDA_LLADDR = 1, 2
+NUD_PERMANENT = 0x80
+
+FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_FWMARK = 1, 2, 6, 10
+FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 15, 16, 21
+FR_ACT_TO_TBL = 1
+
+AF_INET, AF_INET6 = 2, 10
+LOOPBACK_IFINDEX = 1  # the kernel registers lo first in every network namespace
+
+HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+IFINFO = struct.Struct("=BxHiII")  # family, device type, index, flags, change mask
+IFADDR = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+RTMSG = struct.Struct(
+    "=BBBBBBBBI"
+)  # family, dst/src length, tos, table, protocol, scope, type, flags
+NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
+RULE = struct.Struct("=BBBBBxxBI")  # family, dst/src length, tos, table, action, flags
+_ATTRIBUTE = struct.Struct("=HH")
+_U32 = struct.Struct("=I")
+_PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One netlink message without its header's length and sequence. `op` names it in errors."""
+
+    op: str
+    kind: int
+    flags: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """An IPv4 unicast route through one link. Without a gateway its scope is link."""
+
+    table: int
+    destination: IPv4Network
+    gateway: IPv4Address | None
+    ifindex: int
+    protocol: int = names.PROTOCOL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """An IPv4 rule that looks up a table. mask 0: the mark is not looked at."""
+
+    priority: int
+    table: int
+    mark: int = 0
+    mask: int = 0
+    source: IPv4Network | None = None
+    destination: IPv4Network | None = None
+    protocol: int = names.PROTOCOL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VethPair:
+    """A pair to create: the host end here, the pod end in the namespace behind `netns_fd`."""
+
+    host_ifname: str
+    host_ifindex: int
+    host_mac: bytes
+    group: int
+    mtu: int
+    pod_ifname: str
+    pod_ifindex: int
+    pod_mac: bytes
+    netns_fd: int
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One netlink attribute, padded to four bytes."""
+    size = len(payload) + 4
+    return _ATTRIBUTE.pack(size, kind) + payload + _PADDING[size & 3]
+
+
+def u32(kind: int, value: int) -> bytes:
+    """An attribute that holds a 32-bit number."""
+    return _ATTRIBUTE.pack(8, kind) + _U32.pack(value)
+
+
+def text(kind: int, value: str) -> bytes:
+    """An attribute that holds a zero-terminated string."""
+    return attribute(kind, value.encode() + b"\0")
+
+
+def serialise(request: Request, sequence: int, *, ack: bool) -> bytes:
+    """The message as sent; NLM_F_REQUEST is added, NLM_F_ACK on demand."""
+    flags = request.flags | NLM_F_REQUEST | (NLM_F_ACK if ack else 0)
+    size = HEADER.size + len(request.body)
+    return HEADER.pack(size, request.kind, flags, sequence, 0) + request.body
+
+
+# One queue each way: a veth needs more only for XDP, and each costs sysfs entries at creation
+# (about a tenth of an ADD on two CPUs; the kernel's default is one queue per CPU).
+_ONE_QUEUE = u32(IFLA_NUM_TX_QUEUES, 1) + u32(IFLA_NUM_RX_QUEUES, 1)
+
+
+def create_veth(pair: VethPair) -> Request:
+    """Create both ends, each in its namespace with its final name, MAC, MTU and ifindex.
+
+    A pair moved into the pod afterwards would cost 20 ms, as the move waits for an RCU barrier.
+    """
+    peer = (
+        IFINFO.pack(0, 0, pair.pod_ifindex, 0, 0)
+        + text(IFLA_IFNAME, pair.pod_ifname)
+        + attribute(IFLA_ADDRESS, pair.pod_mac)
+        + u32(IFLA_MTU, pair.mtu)
+        + u32(IFLA_NET_NS_FD, pair.netns_fd)
+        + _ONE_QUEUE
+    )
+    info = text(IFLA_INFO_KIND, "veth") + attribute(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer))
+    body = (
+        IFINFO.pack(0, 0, pair.host_ifindex, 0, 0)
+        + text(IFLA_IFNAME, pair.host_ifname)
+        + attribute(IFLA_ADDRESS, pair.host_mac)
+        + u32(IFLA_MTU, pair.mtu)
+        + u32(IFLA_GROUP, pair.group)
+        + _ONE_QUEUE
+        + attribute(IFLA_LINKINFO, info)
+    )
+    op = f"create veth {pair.host_ifname}"
+    return Request(op=op, kind=RTM_NEWLINK, flags=NLM_F_CREATE | NLM_F_EXCL, body=body)
+
+
+# Address generation off: a host veth of an IPv4-only pod needs no IPv6 link-local address, and
+# each one would add three routes to a table that the kernel walks on every link change.
+_NO_IPV6_ADDRESS = attribute(
+    IFLA_AF_SPEC,
+    attribute(AF_INET6, attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))),
+)
+
+
+def dress_host_veth(ifindex: int, alias: str, *, has_ipv6: bool) -> Request:
+    """Alias, no IPv6 address, and up, in one message. `has_ipv6`: the kernel knows the family."""
+    body = IFINFO.pack(0, 0, ifindex, IFF_UP, IFF_UP) + text(IFLA_IFALIAS, alias)
+    if has_ipv6:
+        body += _NO_IPV6_ADDRESS
+    return Request(op="set host veth alias and up", kind=RTM_SETLINK, flags=0, body=body)
+
+
+def set_link(ifindex: int, *, mtu: int | None = None) -> Request:
+    """Bring a link up, with an MTU where one is given."""
+    body = IFINFO.pack(0, 0, ifindex, IFF_UP, IFF_UP)
+    if mtu is not None:
+        body += u32(IFLA_MTU, mtu)
+    return Request(op=f"set link {ifindex} up", kind=RTM_SETLINK, flags=0, body=body)
+
+
+def delete_link(ifindex: int) -> Request:
+    """Delete by index: a name could by now be another link's."""
+    body = IFINFO.pack(0, 0, ifindex, 0, 0)
+    return Request(op=f"delete link {ifindex}", kind=RTM_DELLINK, flags=0, body=body)
+
+
+_SKIP_STATS = u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+
+
+def get_link(ifname: str) -> Request:
+    """Ask for one link by name."""
+    body = IFINFO.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, ifname) + _SKIP_STATS
+    return Request(op=f"get link {ifname}", kind=RTM_GETLINK, flags=0, body=body)
+
+
+def get_link_by_index(ifindex: int) -> Request:
+    """Ask for one link by index."""
+    body = IFINFO.pack(0, 0, ifindex, 0, 0) + _SKIP_STATS
+    return Request(op=f"get link {ifindex}", kind=RTM_GETLINK, flags=0, body=body)
+
+
+def dump_links() -> Request:
+    """Ask for every link, without the statistics (two thirds of each answer)."""
+    body = IFINFO.pack(0, 0, 0, 0, 0) + _SKIP_STATS
+    return Request(op="list links", kind=RTM_GETLINK, flags=NLM_F_DUMP, body=body)
+
+
+def _address_body(ifindex: int, address: IPv4Interface) -> bytes:
+    packed = address.ip.packed
+    return (
+        IFADDR.pack(AF_INET, address.network.prefixlen, 0, RT_SCOPE_UNIVERSE, ifindex)
+        + attribute(IFA_LOCAL, packed)
+        + attribute(IFA_ADDRESS, packed)
+    )
+
+
+def add_address(ifindex: int, address: IPv4Interface) -> Request:
+    """Add an address that brings no connected route with it, marked as ours (kernel >= 5.18)."""
+    body = (
+        _address_body(ifindex, address)
+        + u32(IFA_FLAGS, IFA_F_NOPREFIXROUTE)
+        + attribute(IFA_PROTO, bytes([names.PROTOCOL]))
+    )
+    flags = NLM_F_CREATE | NLM_F_EXCL
+    return Request(op=f"add address {address}", kind=RTM_NEWADDR, flags=flags, body=body)
+
+
+def delete_address(ifindex: int, address: IPv4Interface) -> Request:
+    """Remove one address from a link."""
+    body = _address_body(ifindex, address)
+    return Request(op=f"delete address {address}", kind=RTM_DELADDR, flags=0, body=body)
+
+
+def dump_addresses() -> Request:
+    """Ask for every IPv4 address."""
+    body = IFADDR.pack(AF_INET, 0, 0, 0, 0)
+    return Request(op="list addresses", kind=RTM_GETADDR, flags=NLM_F_DUMP, body=body)
+
+
+def _route_body(route: Route) -> bytes:
+    scope = RT_SCOPE_LINK if route.gateway is None else RT_SCOPE_UNIVERSE
+    table = route.table if route.table < 256 else RT_TABLE_COMPAT
+    length = route.destination.prefixlen
+    body = RTMSG.pack(AF_INET, length, 0, 0, table, route.protocol, scope, RTN_UNICAST, 0) + u32(
+        RTA_TABLE, route.table
+    )
+    if length:
+        body += attribute(RTA_DST, route.destination.network_address.packed)
+    if route.gateway is not None:
+        body += attribute(RTA_GATEWAY, route.gateway.packed)
+    return body + u32(RTA_OIF, route.ifindex)
+
+
+def add_route(route: Route, *, replaces: bool = False) -> Request:
+    """Add a route; EEXIST where the table has one to the same destination, unless `replaces`."""
+    flags = NLM_F_CREATE | (NLM_F_REPLACE if replaces else NLM_F_EXCL)
+    op = f"add route {route.destination} table {route.table}"
+    return Request(op=op, kind=RTM_NEWROUTE, flags=flags, body=_route_body(route))
+
+
+def delete_route(route: Route) -> Request:
+    """Remove exactly this route."""
+    op = f"delete route {route.destination} table {route.table}"
+    return Request(op=op, kind=RTM_DELROUTE, flags=0, body=_route_body(route))
+
+
+def dump_routes() -> Request:
+    """Ask for every IPv4 route of every table."""
+    body = RTMSG.pack(AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+    return Request(op="list routes", kind=RTM_GETROUTE, flags=NLM_F_DUMP, body=body)
+
+
+def match_route(address: IPv4Address) -> Request:
+    """Ask which route a packet to the address would take, as the table holds it."""
+    body = RTMSG.pack(AF_INET, 32, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
+    body += attribute(RTA_DST, address.packed)
+    return Request(op=f"find route to {address}", kind=RTM_GETROUTE, flags=0, body=body)
+
+
+def add_neighbour(ifindex: int, address: IPv4Address, mac: bytes) -> Request:
+    """A permanent neighbour entry: no ARP is ever asked for it."""
+    body = (
+        NDMSG.pack(AF_INET, ifindex, NUD_PERMANENT, 0, 0)
+        + attribute(NDA_DST, address.packed)
+        + attribute(NDA_LLADDR, mac)
+    )
+    flags = NLM_F_CREATE | NLM_F_REPLACE
+    return Request(op=f"add neighbour {address}", kind=RTM_NEWNEIGH, flags=flags, body=body)
+
+
+def dump_neighbours() -> Request:
+    """Ask for every IPv4 neighbour."""
+    body = NDMSG.pack(AF_INET, 0, 0, 0, 0)
+    return Request(op="list neighbours", kind=RTM_GETNEIGH, flags=NLM_F_DUMP, body=body)
+
+
+def _prefix_length(network: IPv4Network | None) -> int:
+    return network.prefixlen if network else 0
+
+
+def _rule_body(rule: Rule) -> bytes:
+    table = rule.table if rule.table < 256 else RT_TABLE_COMPAT
+    lengths = _prefix_length(rule.destination), _prefix_length(rule.source)
+    body = (
+        RULE.pack(AF_INET, *lengths, 0, table, FR_ACT_TO_TBL, 0)
+        + u32(FRA_PRIORITY, rule.priority)
+        + u32(FRA_TABLE, rule.table)
+        + attribute(FRA_PROTOCOL, bytes([rule.protocol]))
+    )
+    if rule.mask:
+        body += u32(FRA_FWMARK, rule.mark) + u32(FRA_FWMASK, rule.mask)
+    if rule.source is not None:
+        body += attribute(FRA_SRC, rule.source.network_address.packed)
+    if rule.destination is not None:
+        body += attribute(FRA_DST, rule.destination.network_address.packed)
+    return body
+
+
+def add_rule(rule: Rule) -> Request:
+    """Add a rule; EEXIST where the same stands already."""
+    op = f"add rule {rule.priority}"
+    flags = NLM_F_CREATE | NLM_F_EXCL
+    return Request(op=op, kind=RTM_NEWRULE, flags=flags, body=_rule_body(rule))
+
+
+def delete_rule(rule: Rule) -> Request:
+    """Remove the first rule that has all of these fields."""
+    op = f"delete rule {rule.priority}"
+    return Request(op=op, kind=RTM_DELRULE, flags=0, body=_rule_body(rule))
+
+
+def dump_rules() -> Request:
+    """Ask for every IPv4 rule."""
+    body = RULE.pack(AF_INET, 0, 0, 0, 0, 0, 0)
+    return Request(op="list rules", kind=RTM_GETRULE, flags=NLM_F_DUMP, body=body)

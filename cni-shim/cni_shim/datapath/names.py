@@ -1,0 +1,112 @@
+"""Names, MACs, marks and numbers of the datapath. Pure.
+
+Everything another agent on the node could meet (table numbers, rule priorities, veth names) is
+stated here once. Names and priorities are those of amazon-vpc-cni-k8s where the meaning is shared,
+so that both agents and Calico's policy-only mode read each other's links and rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from ipaddress import IPv4Address
+
+# Pod /32 routes live in a table of their own, so that one rule finds every pod. 5120 is clear of
+# the AWS agent's numbers: 2-15 and 10000+ for ENIs, 101-4194 for branch ENIs (100 + VLAN id).
+POD_TABLE = 5120
+MAIN_TABLE = 254
+
+# Rule priorities: 512 ("to a pod"), 1536 ("from a pod on a secondary ENI") and 32765 ("from the
+# ENI's own address") are the AWS agent's. 1024 is left free for its 0x80/0x80 node-port rule.
+POD_RULE_PRIORITY = 512
+MARK_RULE_PRIORITY = 1536
+ENI_RULE_PRIORITY = 32765
+
+# The protocol number on every route, rule and address of ours; unassigned in iproute2's
+# rt_protos. What carries another number is somebody else's and is left alone.
+PROTOCOL = 119
+
+# The bits of the packet mark that name the ENI. 0x80 is the AWS agent's connection mark; 0x2000,
+# 0x4000, 0x8000 and 0xffff0000 belong to kube-proxy and the policy engines.
+MARK_MASK = 0x7F
+
+# Interface group of a host veth: "vc" in the upper half marks the link as ours from its first
+# instant (an alias cannot be set in the create message), the mark of its ENI in the lower half.
+GROUP_BASE = 0x76630000
+_GROUP_OWNER_MASK = 0xFFFF0000
+
+# IFNAMSIZ is 16 with the closing zero; 11 hex digits leave four characters for the prefix.
+_NAME_DIGITS = 11
+_MAX_PREFIX = 4
+
+# The pod's only neighbour, answered by a permanent entry: the same in every pod and on every node.
+POD_GATEWAY = IPv4Address("169.254.1.1")
+
+
+def host_ifname(
+    prefix: str, *, container_id: str, ifname: str, pod_namespace: str, pod_name: str
+) -> str:
+    """The host veth's preferred name.
+
+    For eth0 of a named pod it is the AWS agent's: prefix + 11 hex digits of
+    sha1("namespace.pod"). Example: "eni", default/web -> "eni" + sha1("default.web")[:11].
+    """
+    if ifname == "eth0" and pod_namespace and pod_name:
+        return _hashed_name(prefix, f"{pod_namespace}.{pod_name}")
+    return fallback_ifname(prefix, container_id=container_id, ifname=ifname)
+
+
+def fallback_ifname(prefix: str, *, container_id: str, ifname: str) -> str:
+    """The name when the preferred one is taken, and of all that is not a named pod's eth0."""
+    return _hashed_name(prefix, f"{container_id}/{ifname}")
+
+
+def _hashed_name(prefix: str, subject: str) -> str:
+    if not 1 <= len(prefix) <= _MAX_PREFIX:
+        raise ValueError(f"veth prefix {prefix!r}: want 1 to {_MAX_PREFIX} characters")
+    digest = hashlib.sha1(subject.encode(), usedforsecurity=False).hexdigest()
+    return prefix + digest[:_NAME_DIGITS]
+
+
+def host_mac(container_id: str, ifname: str) -> bytes:
+    """A locally administered unicast MAC that follows from the key alone.
+
+    It stands in the create message, so it tells whose a link is that has no alias yet.
+    """
+    digest = hashlib.sha256(f"{container_id}/{ifname}".encode()).digest()
+    return bytes([(digest[0] & 0xFC) | 0x02]) + digest[1:6]
+
+
+def pod_mac(address: IPv4Address) -> bytes:
+    """0a:58 and the four bytes of the address: unique where the address is."""
+    return b"\x0a\x58" + address.packed
+
+
+def mac_text(mac: bytes) -> str:
+    """Six bytes in the usual colon form, lower case."""
+    return mac.hex(":")
+
+
+def eni_mark(*, device_index: int, network_card: int = 0) -> int:
+    """The packet mark of a secondary ENI: device index + 1. Raises ValueError where there is none.
+
+    Only card 0 has marks: seven bits do not hold card and index, and pods run on card 0 only.
+    Example: device index 1 -> mark 2, which is also its route table.
+    """
+    mark = device_index + 1
+    if network_card != 0:
+        raise ValueError(f"network card {network_card}: only ENIs on card 0 can serve pods")
+    if not 2 <= mark <= MARK_MASK:
+        raise ValueError(f"device index {device_index}: want 1 to {MARK_MASK - 1}")
+    return mark
+
+
+def link_group(mark: int) -> int:
+    """The interface group of pods on the ENI with this mark; mark 0 is the primary ENI."""
+    if not 0 <= mark <= MARK_MASK:
+        raise ValueError(f"mark {mark:#x}: want 0 to {MARK_MASK:#x}")
+    return GROUP_BASE | mark
+
+
+def is_our_group(group: int) -> bool:
+    """Whether an interface group says that the link is one of our host veths."""
+    return group & _GROUP_OWNER_MASK == GROUP_BASE

@@ -1,0 +1,205 @@
+"""Reading the kernel: every pod address in use, and whether one attachment stands whole.
+
+Called by `pods` on each verb (the short questions) and by the server's reconciler (`observe_pods`,
+three dumps). Changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from cni_shim.datapath import answers, messages, names
+from cni_shim.datapath.answers import Link, Neighbour
+from cni_shim.datapath.identity import ALIAS_START, encode_alias
+from cni_shim.datapath.messages import Route, Rule
+from cni_shim.datapath.netlink import NetlinkSocket, find_link_by_index, find_links
+from cni_shim.datapath.wiring import PodWiring, Wired, host_route, is_of, pod_routes
+
+_ALIAS_BYTES = ALIAS_START.encode()
+_POD_TABLE_ATTRIBUTE = messages.u32(messages.RTA_TABLE, names.POD_TABLE)
+# Where pods' rules stand, ours and the AWS agent's. Rules elsewhere may name a node address.
+_POD_RULE_PRIORITIES = frozenset({names.POD_RULE_PRIORITY, names.MARK_RULE_PRIORITY})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedPod:
+    """A pod address in the kernel, or a host veth of ours without one (`address` None).
+
+    Without a route `link_name` is empty and `ifindex` 0. The key, cookie and names are from the
+    link's alias, and empty where the link is not ours or was left before it got its alias.
+    """
+
+    address: IPv4Address | None
+    link_name: str = ""
+    ifindex: int = 0
+    container_id: str = ""
+    ifname: str = ""
+    netns_cookie: int = 0
+    network_name: str = ""
+    pod_namespace: str = ""
+    pod_name: str = ""
+    is_ours: bool = False
+
+
+def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
+    """Every pod address in the pod table and in pods' rules, and our links without one."""
+    links = {link.ifindex: link for link in sock.dump(messages.dump_links(), answers.link_of)}
+    routes = pod_table_routes(sock)
+    rules = sock.dump(messages.dump_rules(), answers.rule_of)
+
+    routed = {route.ifindex for route in routes}
+    routed_addresses = {route.destination.network_address for route in routes}
+    named = {address for rule in rules if (address := _pod_address_of(rule)) is not None}
+    return (
+        *(_observed(links.get(r.ifindex), r.destination.network_address) for r in routes),
+        *(ObservedPod(address=address) for address in sorted(named - routed_addresses)),
+        *(
+            _observed(link, None)
+            for link in links.values()
+            if _is_host_veth(link) and link.ifindex not in routed
+        ),
+    )
+
+
+def pod_table_routes(sock: NetlinkSocket) -> tuple[Route, ...]:
+    """The routes of the pod table. Bytes are compared first: a parse costs 20 times as much."""
+    return tuple(
+        route
+        for body in sock.dump_raw(messages.dump_routes())
+        if _POD_TABLE_ATTRIBUTE in body and (route := answers.route_of(body)) is not None
+    )
+
+
+def rules_naming(sock: NetlinkSocket, address: IPv4Address) -> tuple[Rule, ...]:
+    """The rules whose source or destination is exactly this address, whoever made them."""
+    packed, network = address.packed, IPv4Network(address)
+    return tuple(
+        rule
+        for body in sock.dump_raw(messages.dump_rules())
+        if packed in body
+        and (rule := answers.rule_of(body)) is not None
+        and network in {rule.source, rule.destination}
+    )
+
+
+def links_of(
+    sock: NetlinkSocket, container_id: str, ifname: str, candidates: Sequence[str]
+) -> tuple[Link, ...]:
+    """The host veths of an attachment: by their possible names, else by a look at every link.
+
+    The long look serves a DEL that does not know the pod's name or has another prefix than the ADD
+    had, and runs for every DEL that finds nothing. It reads each alias's bytes before it parses.
+    """
+    named = (link for link in find_links(sock, candidates) if link is not None)
+    found = tuple(link for link in named if is_of(link, container_id, ifname))
+    if found:
+        return found
+    bodies = sock.dump_raw(messages.dump_links())
+    links = (answers.link_of(body) for body in bodies if _ALIAS_BYTES in body)
+    return tuple(link for link in links if is_of(link, container_id, ifname))
+
+
+def describe_route(sock: NetlinkSocket, body: bytes) -> str:
+    """Words for what holds an address, from the answer to `messages.match_route`."""
+    route = answers.route_of(body)
+    if route is None:
+        return "an address or a route of the node itself"
+    link = find_link_by_index(sock, route.ifindex)
+    name = link.ifname if link else f"link {route.ifindex}"
+    return f"a route to {name} in table {route.table}"
+
+
+def find_wired(host: NetlinkSocket, pod: NetlinkSocket, wiring: PodWiring) -> Wired | None:
+    """What stands for an attachment if all of it stands exactly as wanted, else None."""
+    cookie = pod.netns_cookie()
+    alias = encode_alias(wiring.identity(cookie))
+    found = find_links(host, wiring.host_ifnames())
+    link = next((link for link in found if link is not None and link.alias == alias), None)
+    if link is None or not _is_host_side_whole(host, link, wiring):
+        return None
+    if not _is_pod_side_whole(pod, link, wiring):
+        return None
+    return Wired(
+        host_ifname=link.ifname,
+        host_ifindex=link.ifindex,
+        host_mac=link.mac,
+        pod_mac=names.mac_text(names.pod_mac(wiring.address)),
+        netns_cookie=cookie,
+    )
+
+
+def _is_host_side_whole(host: NetlinkSocket, link: Link, wiring: PodWiring) -> bool:
+    wanted = host_route(wiring.address, link.ifindex)
+    return (
+        link.is_up
+        and link.mtu == wiring.mtu
+        and link.group == names.link_group(wiring.mark)
+        and wanted in pod_table_routes(host)
+    )
+
+
+def _is_pod_side_whole(pod: NetlinkSocket, host_link: Link, wiring: PodWiring) -> bool:
+    (inside,) = find_links(pod, (wiring.ifname,))
+    if inside is None or inside.ifindex != host_link.peer_ifindex:
+        return False
+    addresses = pod.dump(messages.dump_addresses(), answers.address_of)
+    routes = pod.dump(messages.dump_routes(), answers.route_of)
+    neighbours = pod.dump(messages.dump_neighbours(), answers.neighbour_of)
+    gateway = Neighbour(
+        ifindex=inside.ifindex,
+        address=names.POD_GATEWAY,
+        mac=bytes.fromhex(host_link.mac.replace(":", "")),
+        is_permanent=True,
+    )
+    return (
+        inside.is_up
+        and inside.mtu == wiring.mtu
+        and inside.mac == names.mac_text(names.pod_mac(wiring.address))
+        and any(
+            a.ifindex == inside.ifindex and a.address == IPv4Interface((wiring.address, 32))
+            for a in addresses
+        )
+        and set(pod_routes(inside.ifindex)) <= set(routes)
+        and gateway in neighbours
+    )
+
+
+def _observed(link: Link | None, address: IPv4Address | None) -> ObservedPod:
+    if link is None:
+        return ObservedPod(address=address)
+    identity = link.identity
+    if identity is None:
+        return ObservedPod(
+            address=address,
+            link_name=link.ifname,
+            ifindex=link.ifindex,
+            is_ours=_is_host_veth(link),
+        )
+    return ObservedPod(
+        address=address,
+        link_name=link.ifname,
+        ifindex=link.ifindex,
+        container_id=identity.container_id,
+        ifname=identity.ifname,
+        netns_cookie=identity.netns_cookie,
+        network_name=identity.network_name,
+        pod_namespace=identity.pod_namespace,
+        pod_name=identity.pod_name,
+        is_ours=True,
+    )
+
+
+def _is_host_veth(link: Link) -> bool:
+    """A link of ours: by its alias, or made by us and left before it got one."""
+    return link.identity is not None or (not link.alias and names.is_our_group(link.group))
+
+
+def _pod_address_of(rule: Rule) -> IPv4Address | None:
+    if rule.priority not in _POD_RULE_PRIORITIES:
+        return None
+    for network in (rule.destination, rule.source):
+        if network is not None and network.prefixlen == 32:
+            return network.network_address
+    return None

@@ -1,0 +1,313 @@
+"""Wiring and unwiring of pods, by the worker threads of vpc-cnid.
+
+Called by the server's verbs and its reconciler. Every method may be called from any thread; two
+calls for one attachment are serialised. Which pod gets which address is not decided here: this
+wires what it is told, and refuses an address that the node already uses for something else.
+
+What is built: a veth pair, host end in the interface group of the pod's ENI and named by its alias;
+the pod's /32 in the pod table; in the pod lo up, the /32, and a default route by 169.254.1.1, whose
+permanent neighbour entry is the host end. No proxy ARP, and no rule per pod.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from cni_shim.datapath import answers, messages, names
+from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
+from cni_shim.datapath.identity import encode_alias
+from cni_shim.datapath.messages import VethPair
+from cni_shim.datapath.netlink import (
+    HostNetlink,
+    NetlinkSocket,
+    find_link_by_index,
+    find_links,
+)
+from cni_shim.datapath.notices import LinkNotices
+from cni_shim.datapath.observe import (
+    ObservedPod,
+    describe_route,
+    find_wired,
+    links_of,
+    observe_pods,
+    pod_table_routes,
+    rules_naming,
+)
+from cni_shim.datapath.removal import LinkRemover
+from cni_shim.datapath.wiring import (
+    PodWiring,
+    Wired,
+    host_ifnames,
+    host_requests,
+    is_of,
+    pod_requests,
+    veth_pair,
+)
+
+__all__ = ["IfindexChooser", "ObservedPod", "PodDatapath", "PodWiring", "Wired"]
+
+# Two attachments on one stripe only wait for each other; 256 keep that rare with 64 workers.
+_LOCK_STRIPES = 256
+_CREATE_TRIES = 4
+
+
+class IfindexChooser:
+    """Interface indexes of our own choice, so that later messages need not wait for an answer.
+
+    The kernel counts up from 1 per namespace and never comes near; the random start keeps clear of
+    what an earlier process of ours chose. Host and pod end differ, because tools take a link whose
+    index equals its peer's for a physical device.
+    """
+
+    _LOWEST, _HIGHEST = 1 << 24, 1 << 30
+
+    def __init__(self) -> None:
+        start = random.SystemRandom().randrange(self._LOWEST, self._HIGHEST, 2)
+        self._counter = itertools.count(start, 2)
+
+    def pair(self) -> tuple[int, int]:
+        """Indexes for the host and the pod end. Thread-safe: count's next is one C call."""
+        host = next(self._counter)
+        return host, host + 1
+
+
+class PodDatapath:
+    """Wires pods in the network namespace of the thread that makes this object."""
+
+    def __init__(self, netlink: HostNetlink, notices: LinkNotices) -> None:
+        self._netlink = netlink
+        self._remover = LinkRemover(netlink, notices)
+        self._indexes = IfindexChooser()
+        self._locks = tuple(threading.Lock() for _ in range(_LOCK_STRIPES))
+        # With ipv6.disable=1 the kernel refuses a message that speaks of the family.
+        self._has_ipv6 = Path("/proc/sys/net/ipv6").is_dir()
+
+    def close(self) -> None:
+        """Wait for deletions under way. The netlink object and the notices stay the caller's."""
+        self._remover.close()
+
+    def netns_cookie(self, netns_fd: int) -> int:
+        """The identity of the namespace behind the descriptor. Raises DatapathError."""
+        return self._netlink.netns_cookie(netns_fd)
+
+    def wire(self, netns_fd: int, wiring: PodWiring) -> Wired:
+        """Build everything for the attachment, or leave nothing of it.
+
+        What an earlier try left for the same key is removed first. Raises ForeignInterface where
+        the pod has an interface of that name that is not ours, AddressInUse where the node uses
+        the address already, DatapathError for anything else the kernel refuses.
+        """
+        with (
+            self._locked(wiring.container_id, wiring.ifname),
+            self._netlink.pod_socket(netns_fd) as pod,
+        ):
+            self._require_unused(wiring)
+            pair = self._create(pod, netns_fd, wiring)
+            try:
+                return self._dress(pod, pair, wiring)
+            except BaseException as e:
+                self._undo(pair.host_ifindex, e)
+                raise
+
+    def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
+        """What stands, if every part of this wiring stands exactly so; else None."""
+        with self._netlink.pod_socket(netns_fd) as pod:
+            return find_wired(self._netlink.socket(), pod, wiring)
+
+    def unwire(
+        self,
+        container_id: str,
+        ifname: str,
+        pod_namespace: str,
+        pod_name: str,
+        veth_prefix: str,
+        address: IPv4Address | None,
+    ) -> bool:
+        """Remove the attachment's rules, route and host link; True if there was anything.
+
+        Idempotent, and needs no pod namespace. Only what is of this key goes: an address that by
+        now belongs to another link keeps its route and rules. Returns when the link is unlisted.
+        """
+        candidates = host_ifnames(veth_prefix, container_id, ifname, pod_namespace, pod_name)
+        with self._locked(container_id, ifname):
+            links = links_of(self._netlink.socket(), container_id, ifname, candidates)
+            ifindexes = {link.ifindex for link in links}
+            with ExitStack() as removals:
+                for ifindex in ifindexes:
+                    removals.enter_context(self._remover.removing(ifindex))
+                # Meanwhile; the routes go with the link.
+                had_rules = address is not None and self._remove_rules(address, ifindexes)
+        return had_rules or bool(ifindexes)
+
+    def observe(self) -> tuple[ObservedPod, ...]:
+        """Every pod address found in the kernel, and every host veth of ours. Not a snapshot in
+        time: a wire under way may show as a link without an address.
+        """
+        return observe_pods(self._netlink.socket())
+
+    def remove_leftover(self, observed: ObservedPod) -> bool:
+        """Remove what `observe` found of ours, if it still stands as observed; True if it did.
+
+        Never touches a foreign link, route or rule.
+        """
+        with self._locked(observed.container_id, observed.ifname):
+            had_rules = observed.address is not None and self._remove_rules(
+                observed.address, {observed.ifindex}
+            )
+            if observed in observe_pods(self._netlink.socket()) and observed.is_ours:
+                self._remover.remove(observed.ifindex)
+                return True
+            return self._remove_stray_route(observed) or had_rules
+
+    @contextmanager
+    def _locked(self, container_id: str, ifname: str) -> Iterator[None]:
+        with self._locks[hash((container_id, ifname)) % _LOCK_STRIPES]:
+            yield
+
+    def _require_unused(self, wiring: PodWiring) -> None:
+        """Raise AddressInUse where a route to exactly this address, or a rule naming it, stands.
+
+        Any table counts, and so does an address of the node itself: another agent's pod, or a
+        distribution's ENI script, would fight us for it. What an earlier try of the same key left
+        is removed instead.
+        """
+        host = self._netlink.socket()
+        (answer,) = host.get((messages.match_route(wiring.address),))
+        if isinstance(answer, bytes) and answers.matched_length(answer) == 32:
+            if not self._remove_leftovers(wiring):
+                raise AddressInUse(wiring.address, describe_route(host, answer))
+            self._require_unused(wiring)
+            return
+        rules = rules_naming(host, wiring.address)
+        if rules:
+            where = f"rule {rules[0].priority} to table {rules[0].table}"
+            raise AddressInUse(wiring.address, where)
+
+    def _create(self, pod: NetlinkSocket, netns_fd: int, wiring: PodWiring) -> VethPair:
+        """Create the pair under the first of its names that no other key has.
+
+        Tried before anything is looked up, since nearly always nothing stands in the way. A message
+        of its own, not the head of a batch: the kernel would go on with the rest of a batch after
+        EEXIST, and dress up whatever link has the index already.
+        """
+        error: DatapathError | None = None
+        host_ifnames_left = wiring.host_ifnames()
+        for _ in range(_CREATE_TRIES):
+            pair = veth_pair(
+                wiring,
+                host_ifname=host_ifnames_left[0],
+                indexes=self._indexes.pair(),
+                netns_fd=netns_fd,
+            )
+            try:
+                self._netlink.socket().execute((messages.create_veth(pair),))
+            except DatapathError as e:
+                if e.errno not in {errno.EEXIST, errno.EBUSY}:
+                    raise
+                error = e
+            else:
+                return pair
+            self._clear_pod_ifname(pod, wiring)
+            self._remove_leftovers(wiring)
+            # Where no name is taken either, it was an ifindex, and the next pair will do.
+            host_ifnames_left = self._free_names(wiring) or host_ifnames_left
+        assert error is not None
+        raise error
+
+    def _free_names(self, wiring: PodWiring) -> tuple[str, ...]:
+        candidates = wiring.host_ifnames()
+        found = find_links(self._netlink.socket(), candidates)
+        return tuple(name for name, link in zip(candidates, found, strict=True) if link is None)
+
+    def _remove_leftovers(self, wiring: PodWiring) -> bool:
+        """Remove the host links of this key; True if there were any."""
+        links = links_of(
+            self._netlink.socket(), wiring.container_id, wiring.ifname, wiring.host_ifnames()
+        )
+        for link in links:
+            self._remover.remove(link.ifindex)
+        return bool(links)
+
+    def _clear_pod_ifname(self, pod: NetlinkSocket, wiring: PodWiring) -> None:
+        """Remove an interface of ours that has the wanted name in the pod; raise if not ours."""
+        (inside,) = find_links(pod, (wiring.ifname,))
+        if inside is None:
+            return
+        host = self._netlink.socket()
+        outside = find_link_by_index(host, inside.peer_ifindex) if inside.peer_ifindex else None
+        # Both directions: by one index alone it could be a link of some third namespace.
+        if (
+            outside is None
+            or outside.peer_ifindex != inside.ifindex
+            or not is_of(outside, wiring.container_id, wiring.ifname)
+        ):
+            raise ForeignInterface(wiring.ifname)
+        self._remover.remove(outside.ifindex)
+
+    def _dress(self, pod: NetlinkSocket, pair: VethPair, wiring: PodWiring) -> Wired:
+        cookie = pod.netns_cookie()
+        alias = encode_alias(wiring.identity(cookie))
+        batch = host_requests(pair.host_ifindex, alias, wiring.address, has_ipv6=self._has_ipv6)
+        try:
+            self._netlink.socket().execute(batch)
+        except DatapathError as e:
+            if e.errno == errno.EEXIST:
+                raise AddressInUse(wiring.address, f"a route in table {names.POD_TABLE}") from e
+            raise
+        pod.execute(pod_requests(pair, wiring.address))
+        return Wired(
+            host_ifname=pair.host_ifname,
+            host_ifindex=pair.host_ifindex,
+            host_mac=names.mac_text(pair.host_mac),
+            pod_mac=names.mac_text(pair.pod_mac),
+            netns_cookie=cookie,
+        )
+
+    def _undo(self, host_ifindex: int, cause: BaseException) -> None:
+        """Take the pair away, and with it every route; `cause` is what the caller will hear."""
+        try:
+            self._remover.remove(host_ifindex)
+        except DatapathError as e:
+            cause.add_note(f"undoing it failed too: {e}")
+
+    def _remove_rules(self, address: IPv4Address, ifindexes: set[int]) -> bool:
+        """Remove rules of ours that name the address, unless its route leads to another link."""
+        host = self._netlink.socket()
+        rules = [r for r in rules_naming(host, address) if r.protocol == names.PROTOCOL]
+        if not rules or self._is_routed_elsewhere(address, ifindexes):
+            return False
+        for rule in rules:
+            try:
+                host.execute((messages.delete_rule(rule),))
+            except DatapathError as e:
+                if e.errno != errno.ENOENT:
+                    raise
+        return True
+
+    def _is_routed_elsewhere(self, address: IPv4Address, ifindexes: set[int]) -> bool:
+        routes = pod_table_routes(self._netlink.socket())
+        return any(
+            route.destination.network_address == address and route.ifindex not in ifindexes
+            for route in routes
+        )
+
+    def _remove_stray_route(self, observed: ObservedPod) -> bool:
+        """Remove a route of ours in the pod table that leads to a link which is not ours."""
+        host = self._netlink.socket()
+        strays = [
+            route
+            for route in pod_table_routes(host)
+            if route.destination.network_address == observed.address
+            and route.protocol == names.PROTOCOL
+            and route.ifindex == observed.ifindex
+        ]
+        for route in strays:
+            host.execute((messages.delete_route(route),))
+        return bool(strays)

@@ -1,0 +1,240 @@
+"""The node's side of WatchNode and ReportNode: make the host as ipamd wants it, say what is there.
+
+Two threads. `watch` keeps the newest wanted network; `run` applies it on every change, on link
+notices and on a slow tick, reports to ipamd, and sweeps what the ledger does not explain.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from ipam_api.v1 import ipam_pb2 as pb
+
+from cni_shim.datapath.desired import DesiredEni, DesiredHost, EniReadiness
+from cni_shim.datapath.errors import DatapathError
+from cni_shim.datapath.notices import Notice
+from cni_shim.datapath.pods import ObservedPod
+from cni_shim.ipam_client import IpamdError
+from cni_shim.spec import AttachmentKey
+from cni_shim.verbs import Verbs
+
+log = structlog.get_logger()
+
+REPORT_SECONDS = 60.0
+RETRY_SECONDS = 0.5
+"""While an ENI is not ready or a report was not taken: soon, but no busy loop."""
+
+HEARTBEAT_SECONDS = 10.0
+SUSPECT_SECONDS = 30.0
+"""A half-made link without an alias may be a wire under way; after this long it is not."""
+
+REPORT_TIMEOUT_SECONDS = 5.0
+
+
+class Reporter(Protocol):
+    """The calls of ipamd that this module makes."""
+
+    def report(self, request: pb.ReportNodeRequest, *, seconds: float) -> pb.ReportNodeReply:
+        """See IpamClient.report."""
+
+    def get(self, key: pb.AttachmentKey, *, deadline_monotonic: float) -> pb.Allocation | None:
+        """See IpamClient.get."""
+
+
+class Host(Protocol):
+    """The host's side of the datapath."""
+
+    def apply(self, desired: DesiredHost) -> tuple[EniReadiness, ...]:
+        """See HostDatapath.apply."""
+
+
+class Pods(Protocol):
+    """What the sweep needs of the pods' side."""
+
+    def observe(self) -> tuple[ObservedPod, ...]:
+        """See PodDatapath.observe."""
+
+    def remove_leftover(self, observed: ObservedPod) -> bool:
+        """See PodDatapath.remove_leftover."""
+
+
+class NodeWatch:
+    """Keeps the host network right and ipamd informed."""
+
+    def __init__(
+        self, ipam: Reporter, host: Host, pods: Pods, verbs: Verbs, *, heartbeat: Path, eni_mtu: int
+    ) -> None:
+        self._ipam = ipam
+        self._host = host
+        self._pods = pods
+        self._verbs = verbs
+        self._heartbeat = heartbeat
+        self._eni_mtu = eni_mtu
+        self._wanted: pb.NodeNetwork | None = None
+        self._wake = threading.Event()
+        self._reported: tuple[EniReadiness, ...] = ()
+        self._next_report = 0.0
+        self._suspects: dict[ObservedPod, float] = {}
+
+    def wanted(self, network: pb.NodeNetwork) -> None:
+        """A new wanted network arrived."""
+        self._wanted = network
+        self._next_report = 0.0
+        self._wake.set()
+
+    def on_notice(self, notice: Notice) -> None:
+        """A link changed: it may be an ENI's. Runs on the listening thread."""
+        del notice
+        self._wake.set()
+
+    def run(self, is_stopping: Callable[[], bool]) -> None:
+        """Apply and report for ever."""
+        while not is_stopping():
+            self.beat()
+            pause = HEARTBEAT_SECONDS if self.step(time.monotonic()) else RETRY_SECONDS
+            self._wake.wait(timeout=pause)
+            self._wake.clear()
+
+    def beat(self) -> None:
+        """Touch the heartbeat; launchers read its age when nobody answers."""
+        try:
+            self._heartbeat.touch()
+        except OSError as e:
+            log.warning("heartbeat_failed", path=str(self._heartbeat), error=str(e))
+
+    def step(self, now: float) -> bool:
+        """One round; True when all is as wanted and known to ipamd."""
+        network = self._wanted
+        if network is None:
+            return True  # nothing is known to be wanted; the watch thread wakes us
+        try:
+            readiness = self._host.apply(self._desired(network))
+        except (DatapathError, ValueError) as e:
+            log.error("host_network_failed", error=str(e))
+            return False
+        is_news = readiness != self._reported
+        if is_news or now >= self._next_report:
+            if is_news:
+                log.info("host_network_applied", enis={r.eni_id: r.message for r in readiness})
+            if not self._report(network.epoch, readiness):
+                return False
+            self._reported = readiness
+            self._next_report = now + REPORT_SECONDS
+        return all(r.is_ready for r in readiness)
+
+    def _desired(self, network: pb.NodeNetwork) -> DesiredHost:
+        return DesiredHost(
+            eni_mtu=self._eni_mtu,
+            enis=tuple(
+                DesiredEni(
+                    eni_id=e.eni_id,
+                    mac=e.mac,
+                    primary_address=IPv4Address(e.primary_address),
+                    subnet_cidr=IPv4Network(e.subnet_cidr),
+                    gateway=IPv4Address(e.gateway),
+                    device_index=e.device_index,
+                    route_table_id=e.route_table_id,
+                    is_primary=e.is_primary,
+                    network_card=e.network_card,
+                )
+                for e in network.enis
+            ),
+        )
+
+    def _report(self, epoch: str, readiness: tuple[EniReadiness, ...]) -> bool:
+        try:
+            observed = self._pods.observe()
+            request = pb.ReportNodeRequest(
+                epoch=epoch,
+                enis=[
+                    pb.EniReport(
+                        eni_id=r.eni_id,
+                        is_ready=r.is_ready,
+                        link_name=r.link_name,
+                        message=r.message,
+                    )
+                    for r in readiness
+                ],
+                addresses=[_reported(pod) for pod in observed if pod.address is not None],
+            )
+            reply = self._ipam.report(request, seconds=REPORT_TIMEOUT_SECONDS)
+        except (IpamdError, DatapathError) as e:
+            log.warning("report_failed", error=str(e))
+            return False
+        if reply.is_accepted:
+            self._sweep(observed, frozenset(reply.unknown_addresses), time.monotonic())
+        return reply.is_accepted
+
+    def _sweep(
+        self, observed: tuple[ObservedPod, ...], unknown: frozenset[str], now: float
+    ) -> None:
+        """Remove what is ours in the kernel and has no allocation. Each is looked at again under
+        its key's lock, where no verb can be in the middle of making it."""
+        nameless = {p for p in observed if p.is_ours and _key_of(p) is None}
+        self._suspects = {p: self._suspects.get(p, now) for p in nameless}
+        for pod, since in self._suspects.items():
+            if now - since >= SUSPECT_SECONDS:
+                self._remove(pod)
+        for pod in observed:
+            key = _key_of(pod)
+            if key is None or not pod.is_ours:
+                continue
+            if pod.address is not None and str(pod.address) not in unknown:
+                continue
+            # Busy, or ipamd unsure: the next report looks again.
+            with (
+                suppress(TimeoutError, IpamdError),
+                self._verbs.locked(key, timeout_seconds=0.0),
+            ):
+                if self._is_unheld(key, pod):
+                    self._remove(pod)
+
+    def _is_unheld(self, key: AttachmentKey, pod: ObservedPod) -> bool:
+        held = self._ipam.get(
+            pb.AttachmentKey(container_id=key.container_id, ifname=key.ifname),
+            deadline_monotonic=time.monotonic() + 1.0,
+        )
+        if held is None:
+            return True
+        return pod.address is not None and held.address != str(pod.address)
+
+    def _remove(self, pod: ObservedPod) -> None:
+        try:
+            if self._pods.remove_leftover(pod):
+                log.warning(
+                    "leftover_removed",
+                    link=pod.link_name,
+                    address=str(pod.address),
+                    container_id=pod.container_id,
+                )
+        except DatapathError as e:
+            log.warning("leftover_stays", link=pod.link_name, error=str(e))
+
+
+def _key_of(pod: ObservedPod) -> AttachmentKey | None:
+    """The key on the link, unless it had to be hashed to fit there."""
+    if not pod.container_id or pod.container_id.startswith("~") or pod.ifname.startswith("~"):
+        return None
+    return AttachmentKey(container_id=pod.container_id, ifname=pod.ifname)
+
+
+def _reported(pod: ObservedPod) -> pb.ObservedAddress:
+    message = pb.ObservedAddress(
+        address=str(pod.address),
+        link_name=pod.link_name,
+        netns_cookie=pod.netns_cookie,
+        network_name=pod.network_name,
+        pod_namespace=pod.pod_namespace,
+        pod_name=pod.pod_name,
+    )
+    key = _key_of(pod)
+    if key is not None:
+        message.key.container_id, message.key.ifname = key.container_id, key.ifname
+    return message

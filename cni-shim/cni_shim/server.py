@@ -1,0 +1,351 @@
+"""vpc-cnid: one request per connection, one worker thread per request.
+
+Exit status: 0 after SIGTERM, 1 when a thread of it failed (the supervisor restarts it), 2 when a
+setting, the run directory or the kernel cannot be used.
+
+Start, in this order: the delete queue is locked and drained, the socket listens, the lock is let
+go; so every DEL finds either a listener or a queue that will still be read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from cni_shim import frames, results, settings, spec
+from cni_shim.datapath.errors import DatapathError
+from cni_shim.datapath.host import HostDatapath
+from cni_shim.datapath.netlink import HostNetlink
+from cni_shim.datapath.notices import LinkNotices
+from cni_shim.datapath.pods import PodDatapath
+from cni_shim.delete_queue import DeleteQueue, QueueError
+from cni_shim.errors import CniError, CniErrorCode
+from cni_shim.hangups import Hangups
+from cni_shim.ipam_client import IpamClient, IpamdError
+from cni_shim.log import configure
+from cni_shim.node_watch import NodeWatch
+from cni_shim.queue_worker import QueueWorker
+from cni_shim.settings import Settings, SettingsError
+from cni_shim.spec import CniRequest, Verb
+from cni_shim.verbs import Attempt, Verbs
+
+log = structlog.get_logger()
+
+WORKERS = 64
+"""A DEL's thread stays some 20 ms in the kernel after its answer; with few threads DELs queue."""
+
+REQUEST_SECONDS = 5.0
+"""A launcher sends its whole request at once; one that dawdles must not hold a thread."""
+
+SWITCH_INTERVAL_SECONDS = 50e-6
+"""As in ipamd: a decoding thread must not delay a verb by the default 5 ms per hand-over."""
+
+STOP_SECONDS = 5.0
+_CREDENTIALS = struct.Struct("3i")
+_NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x40000000
+
+
+class Server:
+    """Turns frames into verbs and their outcome into answers."""
+
+    def __init__(self, verbs: Verbs, ipam: IpamClient, hangups: Hangups) -> None:
+        self._verbs = verbs
+        self._ipam = ipam
+        self._hangups = hangups
+        status = Path("/proc/self/ns/net").stat()
+        self._own_netns = (status.st_dev, status.st_ino)
+
+    def handle(self, connection: socket.socket) -> None:
+        """Serve one connection to its end; never raises."""
+        with connection:
+            try:
+                self._serve(connection)
+            except frames.FrameError as e:
+                log.warning("bad_frame", error=str(e))
+            except OSError as e:
+                log.info("launcher_gone", error=str(e))
+            except Exception:  # a worker that dies silently would leave the launcher waiting
+                log.exception("request_failed")
+
+    def _serve(self, connection: socket.socket) -> None:
+        if not _is_root(connection):
+            return
+        raw, netns_fd = frames.recv_request(connection, time.monotonic() + REQUEST_SECONDS)
+        deadline = time.monotonic() + raw.deadline_ms / 1000
+        try:
+            answer, undo = self._answer(raw, netns_fd, connection, deadline)
+        finally:
+            if netns_fd is not None:
+                os.close(netns_fd)
+        try:
+            frames.send_answer(connection, answer, time.monotonic() + REQUEST_SECONDS)
+        except (OSError, frames.FrameError):
+            undo()
+            raise
+
+    def _answer(
+        self,
+        raw: frames.Request,
+        netns_fd: int | None,
+        connection: socket.socket,
+        deadline: float,
+    ) -> tuple[frames.Answer, Callable[[], None]]:
+        """The answer, and what to do if it cannot be delivered."""
+        version = spec.NEWEST_VERSION
+        try:
+            version = spec.error_version(raw.stdin)
+            request = spec.parse(raw.value, raw.stdin)
+            with structlog.contextvars.bound_contextvars(verb=request.verb.value):
+                match request.verb:
+                    case Verb.ADD:
+                        return self._add(request, raw, netns_fd, connection, deadline)
+                    case Verb.DEL:
+                        assert request.key is not None
+                        self._verbs.delete(request, request.key, deadline_monotonic=deadline)
+                        return frames.Answer(exit_status=0), _nothing
+                    case Verb.CHECK | Verb.GC | Verb.STATUS:
+                        raise CniError(
+                            CniErrorCode.INVALID_ENVIRONMENT,
+                            f"CNI_COMMAND={request.verb.name} is not available in this version",
+                            "ADD, DEL and VERSION are; set disableCheck in the network config",
+                        )
+        except CniError as e:
+            log.warning("verb_failed", container=raw.value("CNI_CONTAINERID"), error=str(e))
+            return frames.Answer(exit_status=1, stdout=e.to_json(version)), _nothing
+        except Exception as e:  # the runtime must get a document whatever happens
+            log.exception("verb_crashed", container=raw.value("CNI_CONTAINERID"))
+            error = CniError(
+                CniErrorCode.IO_FAILURE, "vpc-cnid failed", f"{type(e).__name__}: {e}; see its log"
+            )
+            return frames.Answer(exit_status=1, stdout=error.to_json(version)), _nothing
+
+    def _add(
+        self,
+        request: CniRequest,
+        raw: frames.Request,
+        netns_fd: int | None,
+        connection: socket.socket,
+        deadline: float,
+    ) -> tuple[frames.Answer, Callable[[], None]]:
+        assert request.key is not None
+        descriptor = self._checked_netns(request, raw, netns_fd)
+        attempt = Attempt(request.key, self._ipam, deadline_monotonic=deadline)
+        with self._hangups.watched(connection, attempt.cancel):
+            result = self._verbs.add(request, descriptor, attempt)
+        answer = frames.Answer(exit_status=0, stdout=results.to_json(result, request.cni_version))
+        return answer, lambda: self._verbs.undo_locked(request, attempt)
+
+    def _checked_netns(self, request: CniRequest, raw: frames.Request, netns_fd: int | None) -> int:
+        """The pod's namespace descriptor. Raises CniError 8 for anything that cannot be one."""
+        if netns_fd is None:
+            why = os.strerror(raw.netns_errno) if raw.netns_errno else "no descriptor came along"
+            raise CniError(
+                CniErrorCode.INVALID_NETNS,
+                "CNI_NETNS cannot be opened",
+                f"{request.netns_path}: {why}",
+            )
+        try:
+            is_network = fcntl.ioctl(netns_fd, _NS_GET_NSTYPE) == _CLONE_NEWNET
+        except OSError:
+            is_network = False
+        if not is_network:
+            raise CniError(
+                CniErrorCode.INVALID_NETNS,
+                "CNI_NETNS is no network namespace",
+                request.netns_path,
+            )
+        status = os.fstat(netns_fd)
+        is_own = (status.st_dev, status.st_ino) == self._own_netns
+        if is_own and not request.allows_own_netns:
+            raise CniError(
+                CniErrorCode.INVALID_NETNS,
+                "CNI_NETNS is the node's own network namespace",
+                f"{request.netns_path}; a pod on the host network needs no plugin",
+            )
+        return netns_fd
+
+
+def _nothing() -> None:
+    """An answer that changed nothing needs no undoing when it is lost."""
+
+
+def _is_root(connection: socket.socket) -> bool:
+    """Only uid 0 may ask; the socket is 0600, this says it where the check can be read."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    if uid != 0:
+        log.warning("peer_refused", pid=pid, uid=uid)
+    return bool(uid == 0)
+
+
+class Daemon:
+    """The threads of one vpc-cnid, from `start` until `wait` returns the exit status."""
+
+    def __init__(self, wanted: Settings) -> None:
+        self._settings = wanted
+        self._is_stopping = threading.Event()
+        self._exit_status = 0
+        self._netlink = HostNetlink()
+        self._notices = LinkNotices()
+        self._pods = PodDatapath(self._netlink, self._notices)
+        self._ipam = IpamClient(wanted.ipamd_socket)
+        self._queue = DeleteQueue(wanted.run_dir)
+        self._queue_worker = QueueWorker(self._queue)
+        self._verbs = Verbs(
+            self._ipam,
+            self._pods,
+            queue_release=self._queue_worker.put,
+            finish_queued=self._queue_worker.finish,
+        )
+        self._queue_worker.serve(self._verbs)
+        self._watch = NodeWatch(
+            self._ipam,
+            HostDatapath(self._netlink),
+            self._pods,
+            self._verbs,
+            heartbeat=wanted.heartbeat,
+            eni_mtu=wanted.eni_mtu,
+        )
+        self._workers = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="verb")
+
+    def start(self) -> None:
+        """Drain the queue, listen, and start every thread."""
+        self._notices.subscribe(self._watch.on_notice)
+        self._notices.start()
+        self._queue.take_lock()
+        try:
+            self._queue_worker.load()
+            self._queue_worker.drain()
+            listener = _listen(self._settings)
+        finally:
+            self._queue.release()
+        server = Server(self._verbs, self._ipam, Hangups())
+        self._thread("watch", self._watch_ipamd)
+        self._thread("node", lambda: self._watch.run(self._is_stopping.is_set))
+        self._thread("queue", lambda: self._queue_worker.run(self._is_stopping.is_set))
+        self._thread("accept", lambda: self._accept(listener, server))
+        log.info(
+            "serving",
+            socket=str(self._settings.cni_socket),
+            queued_deletes=self._queue_worker.pending,
+        )
+
+    def stop(self, status: int = 0) -> None:
+        """Have `wait` return."""
+        self._exit_status = max(self._exit_status, status)
+        self._is_stopping.set()
+
+    def wait(self) -> int:
+        """Block until stopped, give verbs in flight a moment, return the exit status."""
+        while not self._is_stopping.wait(timeout=3600):
+            pass
+        with suppress(OSError):
+            self._settings.cni_socket.unlink()  # launchers queue at once, in place of knocking
+        done = threading.Thread(target=self._workers.shutdown, daemon=True)
+        done.start()
+        done.join(STOP_SECONDS)
+        return self._exit_status
+
+    def _thread(self, name: str, work: Callable[[], None]) -> None:
+        """A thread whose end, however it came, ends the daemon."""
+
+        def guarded() -> None:
+            try:
+                work()
+            except Exception:  # logged and turned into a restart: the normal start path recovers
+                log.exception("thread_failed", thread=name)
+            if not self._is_stopping.is_set():
+                self.stop(1)
+
+        threading.Thread(target=guarded, name=name, daemon=True).start()
+
+    def _accept(self, listener: socket.socket, server: Server) -> None:
+        while not self._is_stopping.is_set():
+            connection, _ = listener.accept()
+            self._workers.submit(server.handle, connection)
+
+    def _watch_ipamd(self) -> None:
+        """Follow the wanted network for ever; ipamd may come and go."""
+        while not self._is_stopping.is_set():
+            try:
+                self._recall()
+                for network in self._ipam.watch():
+                    self._watch.wanted(network)
+            except IpamdError as e:
+                log.info("watch_ended", error=str(e))
+            time.sleep(0.2)
+
+    def _recall(self) -> None:
+        """Know what is allocated, so that a DEL need not ask."""
+        reply = self._ipam.list(deadline_monotonic=time.monotonic() + 3600.0)
+        self._verbs.remember(tuple(reply.allocations))
+
+
+def _listen(wanted: Settings) -> socket.socket:
+    """The frame socket, 0600 from its first instant, in place of what a dead process left."""
+    with suppress(FileNotFoundError):
+        wanted.cni_socket.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(wanted.cni_socket))
+    except OSError as e:
+        raise SettingsError(f"cannot listen on {wanted.cni_socket}: {e}") from e
+    finally:
+        os.umask(before)
+    listener.listen(256)
+    return listener
+
+
+def main() -> None:
+    """The `vpc-cnid` program."""
+    try:
+        wanted = settings.load(os.environ)
+        configure(wanted.log_level)
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+        wanted.run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = _only_one(wanted)
+        daemon = Daemon(wanted)
+        daemon.start()
+    except (SettingsError, QueueError, DatapathError, OSError) as e:
+        sys.stderr.write(f"vpc-cnid: {e}\n")
+        raise SystemExit(2) from None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        daemon.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    status = daemon.wait()
+    log.info("stopped", status=status)
+    os.close(lock)
+    sys.stderr.flush()
+    # Threads still in the kernel or in gRPC hold nothing that matters, and must not hold us.
+    os._exit(status)
+
+
+def _only_one(wanted: Settings) -> int:
+    """Hold the lock of this node's vpc-cnid, for the life of the process."""
+    descriptor = os.open(
+        wanted.run_dir / "vpc-cnid.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+    )
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise SettingsError(f"another vpc-cnid holds {wanted.run_dir / 'vpc-cnid.lock'}") from None
+    return descriptor

@@ -1,0 +1,405 @@
+"""ADD and DEL: what happens between a request and its answer.
+
+ADD: an address from ipamd, the wiring, the result; whatever fails undoes what was done, by the name
+of this attempt. DEL, in this order: the address from the cache or from ipamd's ledger; rules, route
+and link removed and their removal seen; the release, whose commit starts the cooldown; the answer.
+If the kernel refuses, the address stays allocated and the runtime tries again; if ipamd is away,
+the release goes into the durable queue and the runtime gets its success.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Protocol
+
+import structlog
+from ipam_api.v1 import ipam_pb2 as pb
+
+from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
+from cni_shim.datapath.names import POD_GATEWAY, eni_mark
+from cni_shim.datapath.pods import PodWiring, Wired
+from cni_shim.errors import CniError, CniErrorCode
+from cni_shim.ipam_client import IpamdError
+from cni_shim.key_locks import KeyLocks
+from cni_shim.results import Interface, Ip, Result, Route
+from cni_shim.settings import DEFAULT_VETH_PREFIX
+from cni_shim.spec import AttachmentKey, CniRequest
+
+log = structlog.get_logger()
+
+ADD_WAIT_SECONDS = 25.0
+"""How long an ADD waits for an address. A failed ADD costs the pod 10 s and more in the kubelet's
+back-off, so waiting is better; past half a minute it only blocks the runtime's locks."""
+
+ANSWER_MARGIN_SECONDS = 1.0
+"""Kept back from the launcher's deadline for undoing and answering."""
+
+ADDRESS_TRIES = 4
+"""Addresses tried when the kernel already uses the one that was given: each is quarantined."""
+
+ROLLBACK_SECONDS = 2.0
+GET_SECONDS = 1.0
+
+
+class Ipam(Protocol):
+    """The calls that the verbs make; `ipam_client.IpamClient` makes them over gRPC."""
+
+    def allocate(
+        self, request: pb.AllocateRequest, *, deadline_monotonic: float
+    ) -> pb.AllocateReply:
+        """See IpamClient.allocate."""
+
+    def release(self, request: pb.ReleaseRequest, *, deadline_monotonic: float) -> pb.ReleaseReply:
+        """See IpamClient.release."""
+
+    def get(self, key: pb.AttachmentKey, *, deadline_monotonic: float) -> pb.Allocation | None:
+        """See IpamClient.get."""
+
+
+class Datapath(Protocol):
+    """The kernel work that the verbs ask for; `datapath.pods.PodDatapath` does it."""
+
+    def netns_cookie(self, netns_fd: int) -> int:
+        """See PodDatapath.netns_cookie."""
+
+    def wire(self, netns_fd: int, wiring: PodWiring) -> Wired:
+        """See PodDatapath.wire."""
+
+    def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
+        """See PodDatapath.inspect."""
+
+    def unwire(
+        self,
+        container_id: str,
+        ifname: str,
+        pod_namespace: str,
+        pod_name: str,
+        veth_prefix: str,
+        address: IPv4Address | None,
+    ) -> bool:
+        """See PodDatapath.unwire."""
+
+
+class Attempt:
+    """One run of ADD: its name, its clock, and whether the launcher is still there."""
+
+    def __init__(self, key: AttachmentKey, ipam: Ipam, *, deadline_monotonic: float) -> None:
+        self.key = key
+        self.attempt_id = secrets.token_hex(8)
+        self.began_boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.deadline_monotonic = deadline_monotonic
+        self._ipam = ipam
+        self._is_cancelled = threading.Event()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True once the launcher has gone."""
+        return self._is_cancelled.is_set()
+
+    def cancel(self) -> None:
+        """The launcher has gone. An Allocate of ours that still waits is refused at once.
+
+        Runs on the watching thread, so the call that tells ipamd gets a thread of its own.
+        """
+        self._is_cancelled.set()
+        threading.Thread(target=self.release, name="cancel", daemon=True).start()
+
+    def release(self) -> None:
+        """Give back whatever this attempt was given, and refuse it anything more."""
+        request = pb.ReleaseRequest(
+            key=_pb_key(self.key), attempt_id=self.attempt_id, reason="the ADD was cancelled"
+        )
+        try:
+            self._ipam.release(request, deadline_monotonic=time.monotonic() + ROLLBACK_SECONDS)
+        except IpamdError as e:
+            # The runtime sends a DEL after an ADD that it killed; that one is queued if need be.
+            log.warning("rollback_unsent", key=str(self.key), error=str(e))
+
+
+class Verbs:
+    """Serves ADD and DEL for all launchers; one method call per request, on its worker thread."""
+
+    def __init__(
+        self,
+        ipam: Ipam,
+        datapath: Datapath,
+        *,
+        queue_release: Callable[[CniRequest], None],
+        finish_queued: Callable[[AttachmentKey], None],
+    ) -> None:
+        """`queue_release` puts a DEL into the durable queue; `finish_queued` does one that waits
+        there, with the key's lock held. Both raise CniError."""
+        self._ipam = ipam
+        self._datapath = datapath
+        self._queue_release = queue_release
+        self._finish_queued = finish_queued
+        self._locks = KeyLocks()
+        self._cache: dict[AttachmentKey, pb.Allocation] = {}
+
+    def remember(self, allocations: tuple[pb.Allocation, ...]) -> None:
+        """Fill the cache from ipamd's list, after a start."""
+        for allocation in allocations:
+            key = AttachmentKey(
+                container_id=allocation.key.container_id, ifname=allocation.key.ifname
+            )
+            self._cache.setdefault(key, allocation)
+
+    def locked(self, key: AttachmentKey, *, timeout_seconds: float) -> AbstractContextManager[None]:
+        """The lock that verbs for this key hold; for the queue and the sweep of leftovers."""
+        return self._locks.held(key, timeout_seconds=timeout_seconds)
+
+    def add(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
+        """Give the attachment an address and wire it. Raises CniError; then nothing stays."""
+        left = attempt.deadline_monotonic - time.monotonic() - ANSWER_MARGIN_SECONDS
+        try:
+            with self._locks.held(attempt.key, timeout_seconds=left):
+                self._finish_queued(attempt.key)
+                return self._add_locked(request, netns_fd, attempt)
+        except TimeoutError as e:
+            raise CniError(CniErrorCode.TRY_AGAIN_LATER, "the attachment is busy", str(e)) from e
+
+    def _add_locked(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
+        cookie = self._cookie(netns_fd, request)
+        in_use = ""
+        for _ in range(ADDRESS_TRIES):
+            reply = self._allocate(request, cookie, attempt)
+            wiring = _wiring(request, attempt.key, reply.allocation)
+            try:
+                wired = self._wire(netns_fd, wiring, is_repeat=reply.is_repeat)
+            except AddressInUse as e:
+                in_use = str(e)
+                self._give_back(attempt, reply.allocation, in_use, is_foreign_use=True)
+                continue
+            except DatapathError as e:
+                self._give_back(attempt, reply.allocation, str(e))
+                raise _setup_error(e, request) from e
+            if attempt.is_cancelled:
+                self.undo(request, attempt)
+                raise CniError(CniErrorCode.TRY_AGAIN_LATER, "the launcher has gone")
+            self._cache[attempt.key] = reply.allocation
+            log.info(
+                "attached",
+                key=str(attempt.key),
+                address=reply.allocation.address,
+                link=wired.host_ifname,
+                eni=reply.allocation.eni_id,
+                is_repeat=reply.is_repeat,
+            )
+            return _result(request, wiring, wired)
+        raise CniError(
+            CniErrorCode.TRY_AGAIN_LATER,
+            "the kernel already uses every address that was tried",
+            f"{in_use}; they are quarantined, see ipamctl status",
+        )
+
+    def _cookie(self, netns_fd: int, request: CniRequest) -> int:
+        try:
+            return self._datapath.netns_cookie(netns_fd)
+        except DatapathError as e:
+            raise CniError(
+                CniErrorCode.INVALID_NETNS,
+                "CNI_NETNS is no network namespace",
+                f"{request.netns_path}: {e}",
+            ) from e
+
+    def _allocate(self, request: CniRequest, cookie: int, attempt: Attempt) -> pb.AllocateReply:
+        """Ask ipamd; an attachment that still stands in another namespace is torn down first."""
+        deadline = attempt.deadline_monotonic - ANSWER_MARGIN_SECONDS
+        for is_last in (False, True):
+            wanted = pb.AllocateRequest(
+                key=_pb_key(attempt.key),
+                network_name=request.network_name,
+                attempt_id=attempt.attempt_id,
+                netns_cookie=cookie,
+                pod_namespace=request.pod.namespace,
+                pod_name=request.pod.name,
+                pod_uid=request.pod.uid,
+                wait_seconds=ADD_WAIT_SECONDS,
+                began_boottime=attempt.began_boottime,
+            )
+            try:
+                return self._ipam.allocate(wanted, deadline_monotonic=deadline)
+            except IpamdError as e:
+                if is_last or e.reason != pb.ErrorDetail.ATTACHMENT_CONFLICT:
+                    raise e.cni from e
+            log.info("old_attachment_torn_down", key=str(attempt.key))
+            self._tear_down_old(request, attempt)
+        raise AssertionError("the loop returns or raises")
+
+    def _tear_down_old(self, request: CniRequest, attempt: Attempt) -> None:
+        """Same key, other namespace: the runtime lost a DEL. Take the old one down by generation.
+
+        By generation, because a plain release would also refuse this very attempt afterwards.
+        """
+        deadline = attempt.deadline_monotonic - ANSWER_MARGIN_SECONDS
+        try:
+            old = self._ipam.get(_pb_key(attempt.key), deadline_monotonic=deadline)
+            if old is None:
+                return
+            self._unwire(request, attempt.key, old)
+            self._ipam.release(
+                pb.ReleaseRequest(
+                    key=_pb_key(attempt.key),
+                    generation=old.generation,
+                    reason="the attachment came back in another namespace",
+                ),
+                deadline_monotonic=deadline,
+            )
+        except IpamdError as e:
+            raise e.cni from e
+        self._cache.pop(attempt.key, None)
+        attempt.began_boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def _wire(self, netns_fd: int, wiring: PodWiring, *, is_repeat: bool) -> Wired:
+        standing = self._datapath.inspect(netns_fd, wiring) if is_repeat else None
+        return standing or self._datapath.wire(netns_fd, wiring)
+
+    def _give_back(
+        self, attempt: Attempt, allocation: pb.Allocation, why: str, *, is_foreign_use: bool = False
+    ) -> None:
+        """Release what a failed try was given, by its generation."""
+        request = pb.ReleaseRequest(
+            key=_pb_key(attempt.key),
+            generation=allocation.generation,
+            is_foreign_use=is_foreign_use,
+            reason=why,
+        )
+        try:
+            self._ipam.release(request, deadline_monotonic=time.monotonic() + ROLLBACK_SECONDS)
+        except IpamdError as e:
+            raise e.cni from e
+        # The release left a tombstone for tries that began before it; this one goes on.
+        attempt.began_boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def undo(self, request: CniRequest, attempt: Attempt) -> None:
+        """Take back an ADD whose launcher died before it had the answer."""
+        held = self._cache.pop(attempt.key, None)
+        try:
+            self._unwire(request, attempt.key, held)
+        except CniError as e:
+            # The address stays allocated; the runtime's DEL comes, and tries again.
+            log.warning("undo_failed", key=str(attempt.key), error=str(e))
+            return
+        attempt.release()
+        log.info("undone", key=str(attempt.key))
+
+    def undo_locked(self, request: CniRequest, attempt: Attempt) -> None:
+        """`undo` for a caller that does not hold the key: the answer could not be delivered."""
+        with self._locks.held(attempt.key, timeout_seconds=60.0):
+            held = self._cache.get(attempt.key)
+            if held is not None and held.attempt_id == attempt.attempt_id:
+                self.undo(request, attempt)
+
+    def delete(self, request: CniRequest, key: AttachmentKey, *, deadline_monotonic: float) -> None:
+        """Tear the attachment down and release its address. Success for what never was.
+
+        Raises CniError 11 when the kernel refuses, or when neither ipamd nor the queue takes the
+        release; the runtime then tries again.
+        """
+        left = deadline_monotonic - time.monotonic()
+        try:
+            with self._locks.held(key, timeout_seconds=left):
+                self.delete_held(request, key, deadline_monotonic=deadline_monotonic)
+        except TimeoutError as e:
+            raise CniError(CniErrorCode.TRY_AGAIN_LATER, "the attachment is busy", str(e)) from e
+
+    def delete_held(
+        self, request: CniRequest, key: AttachmentKey, *, deadline_monotonic: float
+    ) -> bool:
+        """`delete` for a caller that holds the key's lock; False if the release was only queued."""
+        held = self._cache.get(key) or self._ask(key, deadline_monotonic)
+        removed = self._unwire(request, key, held)
+        self._cache.pop(key, None)
+        release = pb.ReleaseRequest(key=_pb_key(key), reason="DEL")
+        # Half of what is left: if ipamd hangs, there must be time to write the queue.
+        patience = max((deadline_monotonic - time.monotonic()) / 2, 0.1)
+        try:
+            reply = self._ipam.release(
+                release, deadline_monotonic=time.monotonic() + min(patience, ROLLBACK_SECONDS)
+            )
+        except IpamdError as e:
+            if not (e.is_away or e.reason == pb.ErrorDetail.STORE_FAILED):
+                raise e.cni from e
+            log.warning("release_queued", key=str(key), error=str(e))
+            self._queue_release(request)
+            return False
+        log.info("detached", key=str(key), address=reply.address, had_link=removed)
+        return True
+
+    def _ask(self, key: AttachmentKey, deadline_monotonic: float) -> pb.Allocation | None:
+        """The ledger's word; without it the link is found by its names and its alias."""
+        now = time.monotonic()
+        patience = min(GET_SECONDS, (deadline_monotonic - now) / 3)
+        try:
+            return self._ipam.get(_pb_key(key), deadline_monotonic=now + patience)
+        except IpamdError as e:
+            log.warning("ledger_unasked", key=str(key), error=str(e))
+            return None
+
+    def _unwire(self, request: CniRequest, key: AttachmentKey, held: pb.Allocation | None) -> bool:
+        pod_namespace = held.pod_namespace if held else request.pod.namespace
+        pod_name = held.pod_name if held else request.pod.name
+        try:
+            return self._datapath.unwire(
+                key.container_id,
+                key.ifname,
+                pod_namespace,
+                pod_name,
+                request.config.veth_prefix or DEFAULT_VETH_PREFIX,
+                IPv4Address(held.address) if held else None,
+            )
+        except DatapathError as e:
+            raise CniError(
+                CniErrorCode.TRY_AGAIN_LATER,
+                "the pod's network could not be removed",
+                f"{e}; the address stays allocated until it can",
+            ) from e
+
+
+def _pb_key(key: AttachmentKey) -> pb.AttachmentKey:
+    return pb.AttachmentKey(container_id=key.container_id, ifname=key.ifname)
+
+
+def _wiring(request: CniRequest, key: AttachmentKey, allocation: pb.Allocation) -> PodWiring:
+    mark = 0
+    if allocation.device_index > 0:
+        mark = eni_mark(device_index=allocation.device_index, network_card=allocation.network_card)
+    return PodWiring(
+        container_id=key.container_id,
+        ifname=key.ifname,
+        network_name=request.network_name,
+        pod_namespace=request.pod.namespace,
+        pod_name=request.pod.name,
+        address=IPv4Address(allocation.address),
+        mark=mark,
+        mtu=request.config.mtu,
+        veth_prefix=request.config.veth_prefix,
+    )
+
+
+def _setup_error(error: DatapathError, request: CniRequest) -> CniError:
+    details = str(error)
+    if isinstance(error, ForeignInterface):
+        details += "; something else made it, and vpc-cni does not touch it"
+    return CniError(
+        CniErrorCode.INTERFACE_SETUP,
+        f"cannot set {request.netns_path} up",
+        details,
+    )
+
+
+def _result(request: CniRequest, wiring: PodWiring, wired: Wired) -> Result:
+    """Host end first, pod end second: portmap and bandwidth look for them in this order."""
+    return Result(
+        interfaces=(
+            Interface(name=wired.host_ifname, mac=wired.host_mac),
+            Interface(name=wiring.ifname, mac=wired.pod_mac, sandbox=request.netns_path),
+        ),
+        ips=(Ip(address=IPv4Interface((wiring.address, 32)), interface=1, gateway=POD_GATEWAY),),
+        routes=(Route(dst=IPv4Network("0.0.0.0/0"), gateway=POD_GATEWAY),),
+    )

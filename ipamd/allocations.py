@@ -1,0 +1,173 @@
+"""The RPC workflows: an attachment gets an address, waiting for one if it must, and gives it back.
+
+Called by the gRPC server on the event loop. Waiting attachments queue in order of arrival; their
+number is demand that the planner sees, and each arrival wakes the reconciler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from ipamd import clock
+from ipamd.errors import NoAddressAvailable, NotReady
+from ipamd.keeper import Keeper
+from ipamd.model import AddressState, Allocation, AttachmentKey, AttemptId
+from ipamd.pool import attachments
+from ipamd.pool.attachments import Granted, Outcome, Released, Request
+from ipamd.pool.ledger import Change, Ledger
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortage:
+    """Why there is no address now, for the one who asked in vain."""
+
+    sentence: str
+    retry_after_seconds: float
+    subnet_id: str = ""
+
+
+class Allocations:
+    """Serves Allocate and Release. `explain` tells why none is free; `wake` starts a cycle."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        *,
+        max_pods: Callable[[], int],
+        explain: Callable[[], Shortage],
+        wake: Callable[[], None],
+    ) -> None:
+        self._keeper = keeper
+        self._max_pods = max_pods
+        self._explain = explain
+        self._wake = wake
+        self._queue: deque[asyncio.Event] = deque()
+        keeper.listen(self._on_commit)
+
+    @property
+    def waiting(self) -> int:
+        """Attachments that wait for an address right now."""
+        return len(self._queue)
+
+    async def allocate(self, request: Request, *, wait_seconds: float) -> Granted:
+        """An address for the attachment, durable when this returns.
+
+        Raises NoAddressAvailable or NotReady after `wait_seconds`, AttemptRevoked and
+        AttachmentConflict at once, StoreError when the ledger could not be written.
+        """
+        granted = self._try(request, queued=None)
+        return granted or await self._wait_for_one(request, wait_seconds)
+
+    async def _wait_for_one(self, request: Request, wait_seconds: float) -> Granted:
+        turn = asyncio.Event()
+        self._queue.append(turn)
+        self._wake()
+        try:
+            async with asyncio.timeout(wait_seconds):
+                while True:
+                    await turn.wait()
+                    turn.clear()
+                    granted = self._try(request, queued=turn)
+                    if granted:
+                        return granted
+        except TimeoutError:
+            raise self._refusal(wait_seconds) from None
+        finally:
+            self._queue.remove(turn)
+            # The one behind may have been waiting for its turn only, not for an address.
+            self._wake_queue()
+
+    def _try(self, request: Request, queued: asyncio.Event | None) -> Granted | None:
+        if not self._is_turn(queued):
+            attachments.refuse_revoked(self._keeper.ledger, request)
+            return None
+        try:
+            granted = attachments.grant(
+                self._keeper.ledger,
+                request,
+                max_pods=self._max_pods(),
+                now=clock.boottime(),
+                now_unix=clock.unix(),
+            )
+        except NotReady:
+            return None  # a start takes a second or two; `_refusal` tells it when it takes longer
+        if granted is None:
+            return None
+        self._keeper.commit(granted.change)
+        if not granted.is_repeat:
+            self._wake()
+        return granted
+
+    def _is_turn(self, queued: asyncio.Event | None) -> bool:
+        """First come, first served: a newcomer may not pass those who already wait."""
+        ahead = 0
+        for waiting in self._queue:
+            if waiting is queued:
+                break
+            ahead += 1
+        if ahead == 0:
+            return True
+        return self._keeper.ledger.count(AddressState.AVAILABLE) > ahead
+
+    def _refusal(self, waited_seconds: float) -> NoAddressAvailable | NotReady:
+        if not self._keeper.ledger.has_heard_node:
+            return NotReady(
+                f"waited {waited_seconds:.1f} s: the store is new or was lost, and vpc-cnid has "
+                "not reported which addresses the kernel uses; is vpc-cnid running?"
+            )
+        why = self._explain()
+        return NoAddressAvailable(
+            f"no address became available in {waited_seconds:.1f} s: {why.sentence}",
+            retry_after_seconds=why.retry_after_seconds,
+            subnet_id=why.subnet_id,
+        )
+
+    def release(
+        self,
+        key: AttachmentKey,
+        *,
+        generation: int = 0,
+        attempt_id: AttemptId | None = None,
+        is_foreign_use: bool = False,
+        reason: str = "",
+    ) -> Released:
+        """End the allocation under `key`; durable when this returns. Raises StoreError."""
+        released = attachments.release(
+            self._keeper.ledger,
+            key,
+            generation=generation,
+            attempt_id=attempt_id,
+            is_foreign_use=is_foreign_use,
+            reason=reason,
+            now=clock.boottime(),
+        )
+        self._keeper.commit(released.change)
+        if released.outcome is Outcome.RELEASED:
+            self._wake()  # the cooldown just started is the next thing to happen
+        return released
+
+    def get(self, key: AttachmentKey) -> Allocation | None:
+        """The allocation under a key."""
+        return self._keeper.ledger.allocations.get(key)
+
+    def _on_commit(self, change: Change, after: Ledger) -> None:
+        del after
+        if (
+            any(a.state is AddressState.AVAILABLE for a in change.put_addresses)
+            or change.put_enis
+            or change.put_tombstones
+            or change.drop_allocations
+            or change.has_heard_node
+        ):
+            self._wake_queue()
+
+    def _wake_queue(self) -> None:
+        for turn in self._queue:
+            turn.set()

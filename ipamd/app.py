@@ -1,0 +1,196 @@
+"""The composition root of ipamd: settings, store, loop, servers, signals, exit status.
+
+Exit status: 0 after SIGTERM, 1 when the daemon failed (the supervisor restarts it: recovery is the
+normal start path), 2 when a setting or the place of the store cannot be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Never
+
+import structlog
+
+from ipamd import clock, grpc_server
+from ipamd.allocations import Allocations
+from ipamd.cloud_child import CloudChild
+from ipamd.errors import ForeignStore, SettingsError, StoreError
+from ipamd.http_server import HttpServer, enis_page
+from ipamd.keeper import Keeper
+from ipamd.log import configure
+from ipamd.metrics import LedgerCollector, Metrics
+from ipamd.reconciler import Reconciler
+from ipamd.settings import Settings, load
+from ipamd.store import Store
+
+log = structlog.get_logger()
+
+SWITCH_INTERVAL_SECONDS = 50e-6
+"""A thread that computes delays each hand-over by this much; the default 5 ms makes an Allocate
+several times slower while metrics are rendered."""
+
+STOP_GRACE_SECONDS = 2.0
+
+
+class Stopped(Exception):
+    """SIGTERM or SIGINT arrived."""
+
+
+def main() -> None:
+    """The `ipamd` program."""
+    try:
+        loaded = load(os.environ)
+    except SettingsError as e:
+        sys.stderr.write(f"ipamd: {e}\n")
+        raise SystemExit(2) from None
+    configure(loaded.settings.log_level, process="ipamd")
+    for warning in loaded.warnings:
+        log.warning("setting_ignored", warning=warning)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    try:
+        with _only_one(loaded.settings.run_dir):
+            asyncio.run(run(loaded.settings))
+    except (SettingsError, StoreError) as e:
+        log.error("start_failed", error=str(e))
+        raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def _only_one(run_dir: Path) -> Iterator[None]:
+    """Hold the lock of this node's ipamd; a second one would hand out the same addresses."""
+    try:
+        run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        descriptor = os.open(run_dir / "ipamd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise SettingsError(f"cannot use VPC_IPAMD_RUN_DIR {run_dir}: {e}") from e
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SettingsError(f"another ipamd holds {run_dir / 'ipamd.lock'}") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def open_store(settings: Settings) -> Store:
+    """The store of this boot, or a new one where it is absent or unusable. Raises StoreError."""
+    path = settings.store_dir / "ipamd.db"
+    boot_id = clock.boot_id()
+    try:
+        settings.store_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as e:
+        raise StoreError(f"cannot make VPC_IPAMD_STORE_DIR {settings.store_dir}: {e}") from e
+    if path.exists():
+        store = None
+        try:
+            store = Store.open(path, boot_id=boot_id)
+            store.load()
+        except StoreError as e:
+            if store is not None:
+                store.close()
+            log.error("store_set_aside", error=str(e), path=str(path))
+        else:
+            return store
+    return Store.create(path, boot_id=boot_id)
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM. What ends otherwise ends the process with an error."""
+    store = open_store(settings)
+    cloud = CloudChild(settings.cloud, call_seconds=settings.api_timeout_seconds * 3)
+    try:
+        await _serve(settings, store, cloud)
+    except* Stopped:
+        log.info("stopped")
+    except* ForeignStore as group:
+        # The next start finds no store and begins a new one, which waits for the kernel's report.
+        log.error("store_is_foreign", error=str(group.exceptions[0]))
+        store.close()
+        store.path.rename(store.path.with_name(f"{store.path.name}.foreign"))
+        raise SystemExit(1) from None
+    finally:
+        cloud.close()
+        store.close()
+
+
+async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
+    metrics = Metrics()
+    keeper = Keeper(store)
+    reconciler = Reconciler(keeper, cloud, settings, metrics, waiting=lambda: allocations.waiting)
+    allocations = Allocations(
+        keeper,
+        max_pods=lambda: reconciler.max_pods,
+        explain=reconciler.shortage,
+        wake=reconciler.wake,
+    )
+    servicer = grpc_server.IpamServicer(keeper, allocations, reconciler, metrics)
+    metrics.registry.register(
+        LedgerCollector(lambda: keeper.ledger, reconciler.limits, lambda: allocations.waiting)
+    )
+    listeners = _http_servers(settings, keeper, metrics)
+    server = await grpc_server.start(servicer, settings.run_dir / "ipamd.sock")
+    log.info(
+        "serving",
+        epoch=keeper.ledger.epoch,
+        allocations=len(keeper.ledger.allocations),
+        has_heard_node=keeper.ledger.has_heard_node,
+        store=str(store.path),
+    )
+    try:
+        for listener in listeners:
+            listener.start()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_until_signal(), name="signals")
+            group.create_task(_eternal(reconciler), name="reconciler")
+    finally:
+        await server.stop(STOP_GRACE_SECONDS)
+        for listener in listeners:
+            listener.close()
+
+
+def _http_servers(settings: Settings, keeper: Keeper, metrics: Metrics) -> list[HttpServer]:
+    def metrics_page() -> tuple[str, bytes]:
+        return "text/plain; version=0.0.4", metrics.text()
+
+    def health_page() -> tuple[str, bytes]:
+        return "text/plain", b"ok\n"
+
+    public = f"0.0.0.0:{settings.metrics_port}" if settings.metrics_port else ""
+    return [
+        HttpServer(public, {"/metrics": metrics_page, "/healthz": health_page}),
+        HttpServer(
+            settings.introspection_address,
+            {
+                "/v1/enis": enis_page(lambda: keeper.ledger),
+                "/metrics": metrics_page,
+                "/healthz": health_page,
+            },
+        ),
+    ]
+
+
+async def _until_signal() -> Never:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    raise Stopped
+
+
+async def _eternal(reconciler: Reconciler) -> Never:
+    """A child that returns is a fault like one that raises (a TaskGroup would not notice)."""
+    await reconciler.run()
+    raise AssertionError("the reconciler returned")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""How long to wait after a failure: exponential with full jitter, as pure functions.
+
+The random part is an argument in [0, 1), so that tests and the simulator decide it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """`first_seconds`, doubling up to `cap_seconds`; at least half of each step is waited."""
+
+    first_seconds: float
+    cap_seconds: float
+
+    def delay(self, failures: int, chance: float) -> float:
+        """Seconds to wait after the n-th failure in a row (n >= 1).
+
+        Example: first 2, cap 60, third failure, chance 0.5 -> between 4 and 8, here 6.
+        """
+        # 2**32 s is far past any cap; the bound keeps a long outage from making huge integers.
+        step = min(self.first_seconds * float(1 << min(failures - 1, 32)), self.cap_seconds)
+        return step / 2 + step / 2 * chance
+
+
+THROTTLED = Backoff(first_seconds=1.0, cap_seconds=60.0)
+"""EC2 refills its mutating buckets at 5 tokens/s per account; a fleet needs tens of seconds."""
+
+EXHAUSTED = Backoff(first_seconds=2.0, cap_seconds=30.0)
+"""A full subnet frees one address at a time; the failed assign is itself the probe."""
+
+DENIED = Backoff(first_seconds=30.0, cap_seconds=300.0)
+"""Only a human changes a policy; IAM needs seconds to minutes to spread."""
+
+TRANSIENT = Backoff(first_seconds=0.5, cap_seconds=30.0)
+"""Time-outs and connection losses: the child was restarted or the network blinked."""

@@ -1,0 +1,52 @@
+"""The `ipamctl` program. Exit status: 0 well, 1 the daemon reports problems, 2 cannot be asked."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ipamd.cli import status
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run one command."""
+    arguments = _parser().parse_args(argv)
+    if arguments.command == "demo":
+        return _demo(arguments.rest)
+    return status.run(arguments.socket, arguments.output)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ipamctl", description="Ask this node's ipamd.")
+    run_dir = os.environ.get("VPC_IPAMD_RUN_DIR") or "/run/vpc-ipamd"
+    commands = parser.add_subparsers(dest="command", required=True)
+    shown = commands.add_parser("status", help="one screen: pool, ENIs, subnets, last plan")
+    shown.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    shown.add_argument(
+        "--socket",
+        type=Path,
+        default=Path(run_dir) / "ipamd.sock",
+        help="ipamd's gRPC socket (default: %(default)s)",
+    )
+    demo = commands.add_parser(
+        "demo", help="run the main job on an emulated cloud (as ./scripts/demo)", add_help=False
+    )
+    demo.add_argument("rest", nargs=argparse.REMAINDER)
+    return parser
+
+
+def _demo(rest: list[str]) -> int:
+    """The demo lives with the emulated cloud, which ipamctl itself must not load."""
+    program = [sys.executable, "-m", "providers.sim.demo", *rest]
+    os.execv(program[0], program)  # noqa: S606 - no shell wanted
+
+
+def entry() -> None:
+    """The console script."""
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    entry()

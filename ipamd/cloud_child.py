@@ -1,0 +1,244 @@
+"""The cloud child: one process that holds the credentials and the SDK, and its binding in ipamd.
+
+A thread that parses EC2's XML beside the ledger takes one Allocate from 1.3 to 12-28 ms, and a hung
+SDK call cannot be ended from within its process. So the provider lives in a child: requests and
+answers are frozen values, pickled over one socket pair (both ends are this same build). A call that
+outlives its deadline ends the child; the next call starts a new one.
+
+This is the parent's half, on asyncio; `ipamd.cloud_process` is the child's. `InProcessCloud` binds
+a provider without a process, for tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import structlog
+
+from ipamd.cloud import (
+    AddressChange,
+    AddressOutcome,
+    Capabilities,
+    CloudEni,
+    CloudProvider,
+    CloudSnapshot,
+    InterfaceRequest,
+    NodeIdentity,
+    NodeLimits,
+    SubnetFree,
+)
+from ipamd.errors import CloudError, Transient
+from ipamd.model import EniId, SubnetId
+
+log = structlog.get_logger()
+
+CREATE_SECONDS = 90.0
+"""Creating includes waiting for `attached`; EC2 takes seconds, in bad times a minute."""
+
+
+class Cloud(Protocol):
+    """The provider's contract (see ipamd.cloud.CloudProvider) as the event loop calls it."""
+
+    async def capabilities(self) -> Capabilities:
+        """See CloudProvider.capabilities."""
+
+    async def discover_node(self) -> NodeIdentity:
+        """See CloudProvider.discover_node."""
+
+    async def limits(self) -> NodeLimits:
+        """See CloudProvider.limits."""
+
+    async def snapshot(self) -> CloudSnapshot:
+        """See CloudProvider.snapshot."""
+
+    async def apply(self, change: AddressChange) -> AddressOutcome:
+        """See CloudProvider.apply."""
+
+    async def subnet_free(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[SubnetFree, ...]:
+        """See CloudProvider.subnet_free."""
+
+    async def create_interface(self, request: InterfaceRequest) -> CloudEni:
+        """See CloudProvider.create_interface."""
+
+    async def delete_interface(self, eni_id: EniId) -> None:
+        """See CloudProvider.delete_interface."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One method call on its way to the child."""
+
+    number: int
+    method: str
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Its outcome on the way back."""
+
+    number: int
+    value: Any = None
+    error: CloudError | None = None
+
+
+class _Bound:
+    """The eight methods over one `_call`; both bindings share them."""
+
+    async def _call(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
+        raise AssertionError(f"a binding defines _call for {method}{arguments} ({seconds})")
+
+    async def capabilities(self) -> Capabilities:
+        answer: Capabilities = await self._call("capabilities")
+        return answer
+
+    async def discover_node(self) -> NodeIdentity:
+        answer: NodeIdentity = await self._call("discover_node")
+        return answer
+
+    async def limits(self) -> NodeLimits:
+        answer: NodeLimits = await self._call("limits")
+        return answer
+
+    async def snapshot(self) -> CloudSnapshot:
+        answer: CloudSnapshot = await self._call("snapshot")
+        return answer
+
+    async def apply(self, change: AddressChange) -> AddressOutcome:
+        answer: AddressOutcome = await self._call("apply", change)
+        return answer
+
+    async def subnet_free(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[SubnetFree, ...]:
+        answer: tuple[SubnetFree, ...] = await self._call("subnet_free", subnet_ids)
+        return answer
+
+    async def create_interface(self, request: InterfaceRequest) -> CloudEni:
+        answer: CloudEni = await self._call("create_interface", request, seconds=CREATE_SECONDS)
+        return answer
+
+    async def delete_interface(self, eni_id: EniId) -> None:
+        await self._call("delete_interface", eni_id, seconds=CREATE_SECONDS)
+
+
+class InProcessCloud(_Bound):
+    """A provider bound without a process; calls run in threads."""
+
+    def __init__(self, provider: CloudProvider) -> None:
+        self._provider = provider
+
+    async def _call(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
+        del seconds  # a thread cannot be ended; only the child can
+        return await asyncio.to_thread(getattr(self._provider, method), *arguments)
+
+
+class CloudChild(_Bound):
+    """The parent's half. Starts the child on the first call and again after it died or hung."""
+
+    def __init__(self, cloud: str, *, call_seconds: float) -> None:
+        self._cloud = cloud
+        self._call_seconds = call_seconds
+        self._numbers = itertools.count(1)
+        self._pending: dict[int, asyncio.Future[Answer]] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The running child's pid, for the log and for tests that end it."""
+        return self._process.pid if self._process else None
+
+    async def _call(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
+        self._ensure_started()
+        assert self._pipe is not None
+        number = next(self._numbers)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._pending[number] = answer
+        try:
+            self._pipe.send(Call(number=number, method=method, arguments=arguments))
+            async with asyncio.timeout(seconds or self._call_seconds):
+                got = await answer
+        except TimeoutError:
+            self._end("a call outlived its deadline", method=method)
+            raise Transient(
+                f"{method} gave no answer in {seconds or self._call_seconds:.0f} s; "
+                "the cloud child was ended",
+                operation=method,
+            ) from None
+        except OSError as e:
+            self._end("the pipe broke", method=method)
+            raise Transient(f"{method}: the cloud child is gone", operation=method) from e
+        finally:
+            self._pending.pop(number, None)
+        if got.error is not None:
+            raise got.error
+        return got.value
+
+    def close(self) -> None:
+        """End the child; calls in flight fail with Transient."""
+        self._end("closing")
+
+    def _ensure_started(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._end("the child had ended")
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ipamd.cloud_process", self._cloud, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+            )
+        self._pipe = Connection(ours.detach())
+        loop = asyncio.get_running_loop()
+        threading.Thread(
+            target=self._read, args=(self._pipe, loop), name="cloud-child-reader", daemon=True
+        ).start()
+        log.info("cloud_child_started", pid=self._process.pid)
+
+    def _read(self, pipe: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand answers to the loop until the child goes; runs in a thread of its own."""
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            try:
+                while True:
+                    loop.call_soon_threadsafe(self._settle, pipe.recv())
+            except (EOFError, OSError):
+                pass
+            except Exception:  # an answer that cannot be read: that child is of no use any more
+                log.exception("cloud_child_unreadable")
+            loop.call_soon_threadsafe(self._lost, pipe)
+
+    def _settle(self, answer: Answer) -> None:
+        waiting = self._pending.get(answer.number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
+
+    def _lost(self, pipe: Connection) -> None:
+        if pipe is self._pipe:
+            self._end("the child ended by itself")
+
+    def _end(self, reason: str, **facts: str) -> None:
+        process, pipe = self._process, self._pipe
+        self._process = self._pipe = None
+        if process is not None:
+            process.kill()
+            process.wait()
+            log.info("cloud_child_ended", pid=process.pid, reason=reason, **facts)
+        if pipe is not None:
+            # The reader thread may be inside recv on this descriptor: shut it down, let it notice.
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as half:
+                half.shutdown(socket.SHUT_RDWR)
+            pipe.close()
+        gone = Transient(f"the cloud child ended: {reason}", operation="child")
+        for number, waiting in list(self._pending.items()):
+            if not waiting.done():
+                waiting.set_result(Answer(number=number, error=gone))

@@ -1,0 +1,311 @@
+"""What looks at the cloud and at the node change in the ledger.
+
+One look never takes anything from a pod (I5). What the cloud no longer shows is quarantined on the
+first look and forgotten on a second one at least `SECOND_LOOK_SECONDS` later; what it shows
+unexpectedly cools before its first use, because an API that lags (EC2 is eventually consistent)
+may be showing an address that was just given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ipamd.cloud import CloudEni, CloudSnapshot, EniStatus
+from ipamd.model import (
+    Address,
+    AddressState,
+    Allocation,
+    AttachmentKey,
+    AttemptId,
+    Eni,
+    EniId,
+    IPAddress,
+)
+from ipamd.pool.ledger import Change, Intent, IntentKind, Ledger
+
+SECOND_LOOK_SECONDS = 30.0
+"""Two agreeing looks this far apart outlast the seconds of lag that EC2 users report."""
+
+MISSING = "missing in the cloud"
+FOREIGN = "in use on the node, unknown to the ledger"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudFindings:
+    """The change of one look, and what a person or the planner should know of it."""
+
+    change: Change
+    found: tuple[IPAddress, ...]
+    missing: tuple[IPAddress, ...]
+    missing_allocated: tuple[IPAddress, ...]
+    stray_enis: tuple[EniId, ...]  # ours by tag, attached to nothing
+
+    @property
+    def wants_second_look(self) -> bool:
+        """True when something disagreed, so that a second look should follow soon."""
+        return bool(self.missing or self.missing_allocated)
+
+
+def cloud(ledger: Ledger, snapshot: CloudSnapshot, *, now: float) -> CloudFindings:
+    """Compare a snapshot with the ledger. Busy ENIs (an open intent) are left for the next look."""
+    attached = {
+        e.eni_id: e
+        for e in snapshot.enis
+        if e.status is EniStatus.ATTACHED and not _is_being_created(ledger, e)
+    }
+    busy = {i.eni_id for i in ledger.intents.values() if i.is_open and i.eni_id is not None}
+    seen = {a: e.eni_id for e in attached.values() if e.is_managed for a in e.addresses}
+    found = _found(ledger, seen, busy, now)
+    missing, gone, still_used = _missing(ledger, seen, busy, now)
+    enis = tuple(_known_eni(ledger, e, now) for e in attached.values())
+    lost_enis = tuple(
+        eni_id
+        for eni_id in ledger.enis
+        if eni_id not in attached
+        and eni_id not in busy
+        and not ledger.enis[eni_id].is_primary  # it cannot be detached: the look must be wrong
+        and all(a.address in gone for a in ledger.on_eni(eni_id))
+    )
+    change = Change(
+        put_enis=tuple(e for e in enis if ledger.enis.get(e.eni_id) != e),
+        drop_enis=lost_enis,
+        put_addresses=found + missing,
+        drop_addresses=tuple(gone),
+        drop_intents=_settled(ledger),
+    )
+    return CloudFindings(
+        change=change,
+        found=tuple(a.address for a in found),
+        missing=tuple(a.address for a in missing),
+        missing_allocated=still_used,
+        stray_enis=tuple(
+            e.eni_id
+            for e in snapshot.enis
+            if e.status is EniStatus.AVAILABLE and e.is_managed and not e.is_primary
+        ),
+    )
+
+
+def _known_eni(ledger: Ledger, eni: CloudEni, now: float) -> Eni:
+    before = ledger.enis.get(eni.eni_id)
+    return Eni(
+        eni_id=eni.eni_id,
+        mac=eni.mac,
+        subnet_id=eni.subnet_id,
+        subnet_cidr=eni.subnet_cidr,
+        primary_address=eni.primary_address,
+        device_index=eni.device_index,
+        network_card=eni.network_card,
+        is_primary=eni.is_primary,
+        is_managed=eni.is_managed,
+        is_ready=before.is_ready if before else False,
+        attached_boottime=before.attached_boottime if before else now,
+    )
+
+
+def _found(
+    ledger: Ledger, seen: dict[IPAddress, EniId], busy: set[EniId], now: float
+) -> tuple[Address, ...]:
+    expected = _expected_counts(ledger)
+    found = []
+    for address, eni_id in sorted(seen.items(), key=lambda item: int(item[0])):
+        held = ledger.addresses.get(address)
+        if held is None and eni_id not in busy:
+            state = AddressState.COOLING
+            if expected.get(eni_id, 0) > 0:  # the lost answer of an assign that we asked for
+                expected[eni_id] -= 1
+                state = AddressState.PREPARING
+            found.append(Address(address=address, eni_id=eni_id, state=state, since_boottime=now))
+        elif held is not None and held.state is AddressState.QUARANTINED and held.reason == MISSING:
+            found.append(replace(held, state=AddressState.COOLING, since_boottime=now, reason=""))
+    return tuple(found)
+
+
+def _expected_counts(ledger: Ledger) -> dict[EniId, int]:
+    """Addresses that calls with a lost answer may have assigned, by ENI."""
+    expected: dict[EniId, int] = {}
+    for intent in ledger.intents.values():
+        if intent.kind is IntentKind.ASSIGN and not intent.is_open and intent.eni_id:
+            expected[intent.eni_id] = expected.get(intent.eni_id, 0) + intent.addresses
+    return expected
+
+
+def _missing(
+    ledger: Ledger, seen: dict[IPAddress, EniId], busy: set[EniId], now: float
+) -> tuple[tuple[Address, ...], set[IPAddress], tuple[IPAddress, ...]]:
+    """(to quarantine now, to forget now, allocated but not in the cloud)."""
+    quarantine, gone, still_used = [], set(), []
+    for a in ledger.addresses.values():
+        if a.address in seen or a.eni_id in busy:
+            continue
+        match a.state:
+            case AddressState.ALLOCATED:
+                still_used.append(a.address)
+            case AddressState.UNASSIGNING:
+                gone.add(a.address)  # we asked for it: one look is enough
+            case AddressState.QUARANTINED:
+                if now - a.since_boottime >= SECOND_LOOK_SECONDS:
+                    gone.add(a.address)
+            case AddressState.PREPARING | AddressState.AVAILABLE | AddressState.COOLING:
+                quarantine.append(
+                    replace(a, state=AddressState.QUARANTINED, since_boottime=now, reason=MISSING)
+                )
+    return tuple(quarantine), gone, tuple(still_used)
+
+
+def _is_being_created(ledger: Ledger, eni: CloudEni) -> bool:
+    """An ENI whose creation has not answered yet; its answer will bring the addresses."""
+    return eni.eni_id not in ledger.enis and any(
+        i.kind is IntentKind.CREATE and i.device_index == eni.device_index
+        for i in ledger.intents.values()
+    )
+
+
+def _settled(ledger: Ledger) -> tuple[str, ...]:
+    """Intents of assign and unassign whose outcome this look has shown."""
+    return tuple(
+        i.token
+        for i in ledger.intents.values()
+        if not i.is_open and i.kind in (IntentKind.ASSIGN, IntentKind.UNASSIGN)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedPod:
+    """A pod address that the kernel of this node carries; `key` from the link's own alias."""
+
+    address: IPAddress
+    link_name: str
+    key: AttachmentKey | None
+    netns_cookie: int
+    network_name: str
+    pod_namespace: str
+    pod_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFindings:
+    """The change of one report; `unknown` are addresses that no allocation of ours explains."""
+
+    change: Change
+    adopted: tuple[Allocation, ...]
+    unknown: tuple[IPAddress, ...]
+
+
+def node(
+    ledger: Ledger, pods: Iterable[ObservedPod], *, now: float, now_unix: float
+) -> NodeFindings:
+    """Take in a report of the kernel.
+
+    A ledger that has not heard the node yet (new or lost store) adopts every pod that names its
+    attachment and quarantines what names none. Later reports only quarantine available addresses
+    that the kernel uses, and let those go whose use has ended.
+    """
+    pods = tuple(pods)
+    if not ledger.has_heard_node:
+        return _first_report(ledger, pods, now, now_unix)
+    used = {p.address for p in pods}
+    unknown = [a for a in used if _is_unexplained(ledger, a)]
+    quarantine = tuple(
+        replace(held, state=AddressState.QUARANTINED, since_boottime=now, reason=FOREIGN)
+        for a in unknown
+        if (held := ledger.addresses.get(a)) is not None and held.state is AddressState.AVAILABLE
+    )
+    freed = tuple(
+        replace(a, state=AddressState.COOLING, since_boottime=now, reason="")
+        for a in ledger.in_state(AddressState.QUARANTINED)
+        if a.reason == FOREIGN and a.address not in used
+    )
+    return NodeFindings(
+        change=Change(put_addresses=quarantine + freed),
+        adopted=(),
+        unknown=tuple(sorted(unknown, key=int)),
+    )
+
+
+def _is_unexplained(ledger: Ledger, address: IPAddress) -> bool:
+    held = ledger.addresses.get(address)
+    return held is None or held.state is not AddressState.ALLOCATED
+
+
+def _first_report(
+    ledger: Ledger, pods: tuple[ObservedPod, ...], now: float, now_unix: float
+) -> NodeFindings:
+    adopted: list[Allocation] = []
+    addresses: list[Address] = []
+    unknown: list[IPAddress] = []
+    for pod in pods:
+        held = ledger.addresses.get(pod.address)
+        if held is None:
+            unknown.append(pod.address)
+            continue
+        if held.state is AddressState.ALLOCATED or any(
+            a.address == pod.address or a.key == pod.key for a in adopted
+        ):
+            continue
+        if pod.key is None:
+            unknown.append(pod.address)
+            state, reason = AddressState.QUARANTINED, FOREIGN
+        else:
+            adopted.append(
+                _adopted(pod, pod.key, held, ledger.next_generation + len(adopted), now_unix)
+            )
+            state, reason = AddressState.ALLOCATED, ""
+        addresses.append(replace(held, state=state, since_boottime=now, reason=reason))
+    change = Change(
+        put_addresses=tuple(addresses),
+        put_allocations=tuple(adopted),
+        has_heard_node=True,
+        next_generation=ledger.next_generation + len(adopted),
+    )
+    return NodeFindings(change=change, adopted=tuple(adopted), unknown=tuple(unknown))
+
+
+def _adopted(
+    pod: ObservedPod, key: AttachmentKey, held: Address, generation: int, now_unix: float
+) -> Allocation:
+    return Allocation(
+        key=key,
+        address=pod.address,
+        eni_id=held.eni_id,
+        network_name=pod.network_name,
+        attempt_id=AttemptId("adopted"),
+        generation=generation,
+        netns_cookie=pod.netns_cookie,
+        pod_namespace=pod.pod_namespace,
+        pod_name=pod.pod_name,
+        pod_uid="",
+        allocated_unix=now_unix,
+    )
+
+
+def readiness(ledger: Ledger, ready: dict[EniId, bool]) -> Change:
+    """ENIs that vpc-cnid reports as ready or not, and what that makes of their idle addresses."""
+    enis = tuple(
+        replace(eni, is_ready=ready[eni.eni_id])
+        for eni in ledger.enis.values()
+        if eni.eni_id in ready and eni.is_ready is not ready[eni.eni_id]
+    )
+    changed = {e.eni_id: e.is_ready for e in enis}
+    addresses = tuple(
+        replace(a, state=AddressState.AVAILABLE if changed[a.eni_id] else AddressState.PREPARING)
+        for a in ledger.in_state(AddressState.PREPARING, AddressState.AVAILABLE)
+        if a.eni_id in changed and (a.state is AddressState.PREPARING) is changed[a.eni_id]
+    )
+    return Change(put_enis=enis, put_addresses=addresses)
+
+
+def assigned(
+    ledger: Ledger, intent: Intent, eni_id: EniId, added: Iterable[IPAddress], *, now: float
+) -> Change:
+    """The answer of an assign arrived whole: its addresses are ours, ready as their ENI is."""
+    eni = ledger.enis.get(eni_id)
+    is_ready = eni is not None and eni.is_ready
+    state = AddressState.AVAILABLE if is_ready else AddressState.PREPARING
+    fresh = tuple(
+        Address(address=a, eni_id=eni_id, state=state, since_boottime=now)
+        for a in added
+        if a not in ledger.addresses
+    )
+    return Change(put_addresses=fresh, drop_intents=(intent.token,))

@@ -1,0 +1,123 @@
+"""The state of the daemon as one message, for `ipamctl status` and /v1/status."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from ipam_api.v1 import ipam_pb2 as pb
+
+from ipamd.model import Address, AddressState, Eni
+from ipamd.pool.ledger import Ledger
+from ipamd.reconciler import Reconciler
+
+REPORT_STALE_SECONDS = 180.0
+"""vpc-cnid reports every minute; three missed ones are no accident."""
+
+
+def build(
+    ledger: Ledger,
+    reconciler: Reconciler,
+    *,
+    waiting: int,
+    reports: Mapping[str, pb.EniReport],
+    reported_boottime: float,
+    now: float,
+) -> pb.Status:
+    """One complete Status message."""
+    facts = reconciler.facts
+    is_reporting = reported_boottime > 0 and now - reported_boottime < REPORT_STALE_SECONDS
+    problems = list(reconciler.problems())
+    if ledger.has_heard_node and not is_reporting:
+        problems.append("vpc-cnid has not reported for minutes: is it running?")
+    message = pb.Status(
+        version=version("vpc-ipamd"),
+        epoch=ledger.epoch,
+        pool={s.value: ledger.count(s) for s in AddressState},
+        enis=[
+            _eni(ledger, e, reports.get(e.eni_id), facts.limits.slots_per_eni if facts else 0)
+            for e in sorted(ledger.enis.values(), key=lambda e: e.device_index)
+        ],
+        subnets=_subnets(reconciler, now),
+        last_plan=_plan(reconciler, now),
+        waiting_allocations=waiting,
+        problems=problems,
+        max_pods=reconciler.max_pods,
+        targets=reconciler.targets(),
+        addresses=[_address(ledger, a, now) for a in _ordered(ledger)],
+        is_cloud_answering=reconciler.has_observed and not reconciler.cloud_error,
+        is_node_reporting=is_reporting,
+        uptime_seconds=now - reconciler.started_boottime,
+    )
+    if facts is not None:
+        message.instance_id = facts.identity.instance_id
+        message.instance_type = facts.identity.instance_type
+        message.zone = facts.identity.zone
+    return message
+
+
+def _ordered(ledger: Ledger) -> list[Address]:
+    return sorted(
+        ledger.addresses.values(), key=lambda a: (a.state.value, a.address.version, int(a.address))
+    )
+
+
+def _eni(ledger: Ledger, eni: Eni, report: pb.EniReport | None, slots: int) -> pb.EniStatus:
+    states = Counter(a.state.value for a in ledger.addresses.values() if a.eni_id == eni.eni_id)
+    return pb.EniStatus(
+        eni_id=eni.eni_id,
+        device_index=eni.device_index,
+        mac=eni.mac,
+        subnet_id=eni.subnet_id,
+        primary_address=str(eni.primary_address),
+        is_primary=eni.is_primary,
+        is_ready=eni.is_ready,
+        addresses=dict(states),
+        slots=slots,
+        link_name=report.link_name if report else "",
+    )
+
+
+def _subnets(reconciler: Reconciler, now: float) -> list[pb.SubnetStatus]:
+    exhausted = reconciler.actions.pace(now).exhausted_subnets
+    return [
+        pb.SubnetStatus(
+            subnet_id=subnet_id,
+            cidr=str(seen.free.cidr),
+            free_addresses=seen.free.free_addresses,
+            seen_seconds_ago=now - seen.seen_boottime,
+            exhausted_for_seconds=exhausted.get(subnet_id, 0.0),
+        )
+        for subnet_id, seen in sorted(reconciler.actions.subnets.items())
+    ]
+
+
+def _plan(reconciler: Reconciler, now: float) -> pb.PlanStatus:
+    return pb.PlanStatus(
+        made_seconds_ago=now - reconciler.planned_boottime,
+        summary=reconciler.last_plan.summary,
+        actions=[
+            pb.PlannedAction(
+                verb=r.verb, subject=r.subject, reason=r.reason, state=r.state, error=r.error
+            )
+            for r in reconciler.actions.records[-5:]
+        ],
+    )
+
+
+def _address(ledger: Ledger, address: Address, now: float) -> pb.AddressStatus:
+    message = pb.AddressStatus(
+        address=str(address.address),
+        state=address.state.value,
+        eni_id=address.eni_id,
+        since_seconds=max(now - address.since_boottime, 0.0),
+        reason=address.reason,
+    )
+    if address.state is AddressState.ALLOCATED:
+        held = ledger.allocation_of(address.address)
+        if held is not None:
+            message.key.container_id = held.key.container_id
+            message.key.ifname = held.key.ifname
+            message.pod_namespace, message.pod_name = held.pod_namespace, held.pod_name
+    return message

@@ -1,0 +1,245 @@
+"""What a test or the demo can ask of the running emulator, beyond what EC2's own API offers.
+
+Each public method of `ControlCalls` is one call of the control socket: JSON arguments in, a JSON
+value out. Errors are EC2's own or ValueError; `control` turns them into the client's ControlError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from ipaddress import IPv4Network
+from typing import Any
+
+from providers.sim.allocator import SubnetFull
+from providers.sim.ec2 import Emulator
+from providers.sim.ec2_instance_actions import SimResponse
+from providers.sim.ec2_records import Interface
+from providers.sim.ec2_state import Delays
+from providers.sim.faults import FaultKind
+from providers.sim.imds import Imds, ImdsFault, ImdsFaultKind
+from providers.sim.model import Fabric
+
+IMAGE_ID = "ami-00000000000000001"
+
+
+class ControlCalls:
+    """The calls of the control socket."""
+
+    def __init__(self, emulator: Emulator, imds: Imds, fabric: Fabric | None) -> None:
+        self._emulator = emulator
+        self._imds = imds
+        self._fabric = fabric
+
+    def make_vpc(self, cidr: str, subnets: list[dict[str, str]]) -> dict[str, Any]:
+        """Make a VPC with subnets ({"cidr", "zone"} each), and bring up their routers."""
+        with self._emulator.lock:
+            backend = self._emulator.backend
+            vpc = backend.create_vpc(cidr)
+            made = [
+                backend.create_subnet(vpc.id, one["cidr"], availability_zone=one["zone"])
+                for one in subnets
+            ]
+            if self._fabric is not None:
+                for subnet in made:
+                    self._fabric.add_subnet(IPv4Network(subnet.cidr_block))
+            group = backend.get_default_security_group(vpc.id)
+            return {
+                "vpc_id": vpc.id,
+                "security_group_id": group.id if group else "",
+                "subnets": [{"subnet_id": one.id, "cidr": one.cidr_block} for one in made],
+            }
+
+    def add_node(
+        self, name: str, instance_type: str, subnet_id: str, netns_path: str = ""
+    ) -> dict[str, Any]:
+        """Start an instance whose ENIs appear in `netns_path`, beginning with its primary one."""
+        tags = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": name}]}]
+        asked = {
+            "ImageId": IMAGE_ID,
+            "InstanceType": instance_type,
+            "MinCount": 1,
+            "MaxCount": 1,
+            "SubnetId": subnet_id,
+            "TagSpecifications": tags,
+        }
+        with self._acting(asked) as action:
+            instance_id = action.launch(netns_path=netns_path).instances[0].id
+            state = self._emulator.state
+            primary = state.attached_to(instance_id)[0]
+            cidr = state.subnet(subnet_id).cidr
+        return {
+            "instance_id": instance_id,
+            "eni_id": primary.eni_id,
+            "mac": primary.mac,
+            "address": str(primary.primary_address),
+            "subnet_cidr": str(cidr),
+            "gateway": str(cidr.network_address + 1),
+        }
+
+    def remove_node(self, instance_id: str) -> None:
+        """Terminate an instance; its ENIs disappear from its namespace."""
+        with self._acting({"InstanceIds": [instance_id]}) as action:
+            action.terminate_instances()
+
+    def set_delays(
+        self,
+        attach_seconds: float | None = None,
+        detach_seconds: float | None = None,
+        imds_lag_seconds: float | None = None,
+        visibility_seconds: float | None = None,
+    ) -> dict[str, float]:
+        """Set how slow the cloud is; what is not named stays. Returns all four."""
+        asked = {
+            "attach_seconds": attach_seconds,
+            "detach_seconds": detach_seconds,
+            "imds_lag_seconds": imds_lag_seconds,
+            "visibility_seconds": visibility_seconds,
+        }
+        with self._emulator.lock:
+            state = self._emulator.state
+            named = {name: float(value) for name, value in asked.items() if value is not None}
+            state.delays = Delays(**(asdict(state.delays) | named))
+            return asdict(state.delays)
+
+    def set_fault(
+        self,
+        action: str,
+        kind: str,
+        code: str = "",
+        message: str = "",
+        seconds: float = 0,
+        count: int | None = None,
+        instance_id: str = "",
+        status: int = 400,
+    ) -> int:
+        """Put a fault in force (see `faults.FaultKind`); returns its id."""
+        with self._emulator.lock:
+            return self._emulator.faults.add(
+                action,
+                FaultKind(kind),
+                code=code,
+                message=message,
+                status=status,
+                seconds=seconds,
+                count=count,
+                instance_id=instance_id,
+            )
+
+    def set_imds_fault(
+        self, kind: str, path: str = "", value: str = "", instance_id: str = ""
+    ) -> None:
+        """Put a fault of the metadata service in force (see `imds.ImdsFaultKind`)."""
+        fault = ImdsFault(kind=ImdsFaultKind(kind), path=path, value=value, instance_id=instance_id)
+        self._imds.settings.faults = [*self._imds.settings.faults, fault]
+
+    def clear_faults(self) -> None:
+        """Remove every fault, of the API and of the metadata service."""
+        with self._emulator.lock:
+            self._emulator.faults.clear()
+        self._imds.settings.faults = []
+
+    def set_hop_limit(self, hops: int) -> None:
+        """How many hops the metadata service's token answer survives (EC2: 1 to 64)."""
+        if not 1 <= hops <= 64:
+            raise ValueError("the hop limit is 1 to 64")
+        self._imds.settings.hop_limit = hops
+
+    def fill_subnet(self, subnet_id: str, leave_free: int) -> int:
+        """Let other tenants take addresses until `leave_free` are left; returns how many."""
+        with self._emulator.lock:
+            state = self._emulator.state
+            pool = state.pool(subnet_id)
+            try:
+                taken = pool.take(max(0, pool.free_count - leave_free))
+            except SubnetFull as error:
+                raise ValueError(str(error)) from error
+            state.tenants.setdefault(subnet_id, []).extend(taken)
+            return len(taken)
+
+    def free_addresses(self, subnet_id: str, count: int) -> int:
+        """Let other tenants give back up to `count` addresses; returns how many."""
+        with self._emulator.lock:
+            state = self._emulator.state
+            held = state.tenants.get(subnet_id, [])
+            given, state.tenants[subnet_id] = held[:count], held[count:]
+            state.pool(subnet_id).release(given)
+            return len(given)
+
+    def calls(self) -> dict[str, int]:
+        """How often each API action was called, refused and faulty calls included."""
+        with self._emulator.lock:
+            return dict(self._emulator.calls)
+
+    def reset_calls(self) -> None:
+        """Count calls from zero."""
+        with self._emulator.lock:
+            self._emulator.calls.clear()
+
+    def dropped(self) -> list[dict[str, Any]]:
+        """What the fabric dropped."""
+        return self._wires().dropped()
+
+    def reset_dropped(self) -> None:
+        """Count drops from zero."""
+        self._wires().reset_dropped()
+
+    def state(self) -> dict[str, Any]:
+        """Every ENI, machine and subnet, the delays, and what went wrong in the fabric."""
+        emulator = self._emulator
+        with emulator.lock:
+            emulator.settle()
+            state, backend = emulator.state, emulator.backend
+            return {
+                "enis": [_eni_row(eni) for eni in state.interfaces.values()],
+                "machines": [
+                    {
+                        "instance_id": one.instance_id,
+                        "name": one.name,
+                        "instance_type": one.instance_type,
+                        "netns_path": one.netns_path,
+                    }
+                    for one in state.machines.values()
+                ],
+                "subnets": [
+                    {
+                        "subnet_id": subnet_id,
+                        "cidr": str(state.subnet(subnet_id).cidr),
+                        "free": state.pool(subnet_id).free_count,
+                        "tenants": len(state.tenants.get(subnet_id, [])),
+                    }
+                    for subnet_id in backend.subnet_ids()
+                ],
+                "delays": asdict(state.delays),
+                "fabric_failures": list(state.fabric_failures),
+            }
+
+    def _wires(self) -> Fabric:
+        if self._fabric is None:
+            raise ValueError("this emulator runs without a fabric")
+        return self._fabric
+
+    @contextmanager
+    def _acting(self, params: dict[str, Any]) -> Iterator[SimResponse]:
+        """An API action from inside, under the lock; the timer hears of what it began."""
+        with self._emulator.lock:
+            try:
+                yield self._emulator.prepared(params)
+            finally:
+                self._emulator.settle()
+
+
+def _eni_row(eni: Interface) -> dict[str, Any]:
+    attachment = eni.attachment
+    return {
+        "eni_id": eni.eni_id,
+        "mac": eni.mac,
+        "subnet_id": eni.subnet_id,
+        "status": attachment.status.value if attachment else "available",
+        "instance_id": attachment.instance_id if attachment else "",
+        "device_index": attachment.device_index if attachment else -1,
+        "deletes_on_termination": bool(attachment and attachment.deletes_on_termination),
+        "has_source_check": eni.has_source_check,
+        "addresses": [str(address) for address in eni.addresses],
+    }

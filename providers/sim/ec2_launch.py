@@ -1,0 +1,134 @@
+"""The ENIs of RunInstances: read from the request, checked against the type, created together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from providers.sim import ec2_requests as requests
+from providers.sim.ec2_addresses import NewInterface, create_interface
+from providers.sim.ec2_attachments import Slot, attach_at_launch, check_slot
+from providers.sim.ec2_errors import Ec2Error, address_limit, combination, invalid
+from providers.sim.ec2_records import Interface, Machine
+from providers.sim.ec2_requests import Params
+from providers.sim.ec2_state import State
+
+# group ids as requested, subnet id -> the ENI's group ids
+GroupResolver = Callable[[list[str], str], tuple[str, ...]]
+
+PRIMARY_SLOT = Slot(device_index=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchInterface:
+    """One ENI of a launch: an existing one by id, or a new one."""
+
+    slot: Slot
+    deletes_on_termination: bool
+    eni_id: str = ""
+    new: NewInterface | None = None
+
+
+def launch_interfaces(params: Params, resolve_groups: GroupResolver) -> list[LaunchInterface]:
+    """What RunInstances asks for, the primary ENI first."""
+    specs = params.get("NetworkInterfaces") or []
+    if specs and (params.get("SubnetId") or params.get("SecurityGroupIds")):
+        raise combination(
+            "Network interfaces and an instance-level subnet ID may not be specified on the same "
+            "request"
+        )
+    if not specs:
+        specs = [_whole_request_as_spec(params)]
+    wanted = [_launch_interface(spec, resolve_groups) for spec in specs]
+    wanted.sort(key=lambda one: (one.slot.network_card, one.slot.device_index))
+    if wanted[0].slot != PRIMARY_SLOT:
+        raise invalid("A launch needs a network interface at device index 0.")
+    return wanted
+
+
+def check_launch(machine: Machine, wanted: list[LaunchInterface]) -> None:
+    """Refuse more ENIs or addresses than the type allows, or a slot named twice."""
+    occupied: set[Slot] = set()
+    for one in wanted:
+        check_slot(machine, one.slot, occupied)
+        occupied.add(one.slot)
+        if one.new is not None:
+            wish = one.new.wish
+            count = 1 + len(wish.named) + wish.count
+            if count > machine.limits.addresses_per_interface:
+                raise address_limit()
+
+
+@contextlib.contextmanager
+def created(state: State, wanted: list[LaunchInterface], now: float) -> Iterator[list[Interface]]:
+    """The launch's ENIs, in order; when the block fails, the new ones are gone again."""
+    fresh: list[Interface] = []
+    ready: list[Interface] = []
+    try:
+        for one in wanted:
+            if one.new is None:
+                ready.append(_unused(state.interface(one.eni_id)))
+            else:
+                fresh.append(create_interface(state, one.new, now))
+                ready.append(fresh[-1])
+        yield ready
+    except BaseException:
+        for interface in fresh:
+            state.drop(state.interface(interface.eni_id), now)
+        raise
+
+
+def hang(
+    state: State,
+    machine: Machine,
+    wanted: list[LaunchInterface],
+    ready: list[Interface],
+    now: float,
+) -> None:
+    """Attach the launch's ENIs to the machine that now exists."""
+    state.machines[machine.instance_id] = machine
+    for one, interface in zip(wanted, ready, strict=True):
+        deletes = one.deletes_on_termination
+        attach_at_launch(state, interface.eni_id, machine, one.slot, deletes=deletes, now=now)
+
+
+def _whole_request_as_spec(params: Params) -> dict[str, object]:
+    """RunInstances without NetworkInterfaces describes its primary ENI at the top level."""
+    return {
+        "DeviceIndex": 0,
+        "SubnetId": requests.required(params, "SubnetId"),
+        "Groups": params.get("SecurityGroupIds") or [],
+        "PrivateIpAddress": params.get("PrivateIpAddress"),
+        "Description": "",
+    }
+
+
+def _launch_interface(spec: Params, resolve_groups: GroupResolver) -> LaunchInterface:
+    requests.refuse_unsupported(spec)
+    slot = Slot(
+        device_index=requests.required(spec, "DeviceIndex"),
+        network_card=spec.get("NetworkCardIndex") or 0,
+    )
+    if eni_id := spec.get("NetworkInterfaceId"):
+        kept = bool(spec.get("DeleteOnTermination"))
+        return LaunchInterface(slot=slot, eni_id=eni_id, deletes_on_termination=kept)
+    subnet_id = requests.required(spec, "SubnetId")
+    deletes = spec.get("DeleteOnTermination")
+    return LaunchInterface(
+        slot=slot,
+        deletes_on_termination=slot == PRIMARY_SLOT if deletes is None else bool(deletes),
+        new=NewInterface(
+            subnet_id=subnet_id,
+            group_ids=resolve_groups(spec.get("Groups") or [], subnet_id),
+            description=spec.get("Description") or "",
+            interface_type=requests.interface_type(spec),
+            wish=requests.new_interface_wish(spec),
+        ),
+    )
+
+
+def _unused(interface: Interface) -> Interface:
+    if interface.attachment is not None:
+        raise Ec2Error("InvalidNetworkInterface.InUse", f"Interface: [{interface.eni_id}] in use.")
+    return interface

@@ -1,0 +1,251 @@
+"""The kernel fabric that plays the VPC: a namespace that is the router, a veth per attached ENI.
+
+The router namespace owns each subnet's gateway (base + 1) and the well-known addresses of the
+platform; the far end of an ENI's veth stands in its node's namespace with the ENI's MAC, named
+eth<device index>, down, as a hot-plugged NIC would. There is no bridge: as in a VPC, delivery goes
+by the mapping from address to ENI, not by what a frame claims. So the router never asks a node by
+ARP (a node does not answer for pod addresses it only routes): every assigned address is a /32 route
+via a permanent neighbour with the ENI's MAC, and what is not assigned falls into a blackhole. Nodes
+may ask the router by ARP, and get its MAC for every address of the VPC (proxy_arp).
+
+Whatever comes off an ENI with another source than that ENI's own is dropped and counted; see
+`fabric_rules`. TTL: a VPC does not touch it, a Linux router takes one off.
+
+Called by the emulated EC2 on attach, detach and address changes, from any thread; one lock makes
+the changes one after the other, because the state kept here has to match what the kernel holds.
+Several Fabrics may exist side by side, each in its own namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any
+
+from providers.sim import fabric_rules, netns
+from providers.sim.fabric_rules import Port
+from providers.sim.lab_netlink import LOOPBACK_INDEX, Netlink
+from providers.sim.model import WiredEni
+
+METADATA_ADDRESS = IPv4Address("169.254.169.254")
+MTU = 9001  # EC2 user guide, "Network MTU": jumbo frames inside a VPC
+_NEXT_HOP = IPv4Address(
+    "169.254.0.1"
+)  # stands for "the other end of this veth" on every one of them
+_EVERYTHING = IPv4Network("0.0.0.0/0")
+_GROUP = 1  # of all wires, for destroy(); any number but 0, the default group
+_IFNAME_MAX = 15  # linux/if.h, IFNAMSIZ less the final NUL
+
+
+class Fabric:
+    """One VPC's network, in a namespace called `name`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.netns_path = str(netns.NETNS_DIR / name)
+        self._wired: dict[str, WiredEni] = {}
+        self._eni_of_link: dict[str, str] = {}  # also of links that are gone: counters outlive them
+        self._lock = threading.Lock()
+
+    def create(self) -> None:
+        """Make the namespace with its router, empty. FileExistsError if the name is taken."""
+        netns.create(self.name)
+        netns.call_in(self.netns_path, _set_up_router)
+        self._nft(fabric_rules.BASE)
+
+    def destroy(self) -> None:
+        """Remove every link (they vanish from the nodes) and the namespace; idempotent."""
+        if self.name not in netns.names():
+            return
+        with self._lock:
+            if self._wired:
+                self._netlink(_remove_all_wires)
+            self._wired.clear()
+            netns.delete(self.name)
+
+    def add_subnet(self, cidr: IPv4Network) -> None:
+        """Give the subnet its router: base + 1 answers from now on."""
+        gateway = IPv4Interface(cidr.network_address + 1)
+        self._netlink(lambda netlink: netlink.replace_address(LOOPBACK_INDEX, gateway))
+
+    def plug(self, eni: WiredEni, netns_path: str) -> None:
+        """Make the ENI appear in the node's namespace (a path, or a name under /run/netns): down.
+
+        FileExistsError if the node has a link of that name or the ENI is plugged already; whatever
+        fails, nothing is left behind.
+        """
+        with self._lock:
+            port = self._port(eni)
+            if eni.eni_id in self._wired:
+                raise FileExistsError(errno.EEXIST, "already plugged", eni.eni_id)
+            path = netns_path if "/" in netns_path else str(netns.NETNS_DIR / netns_path)
+            self._netlink(lambda netlink: _make_wire(netlink, eni, port.link, path))
+            self._wired[eni.eni_id] = eni
+            self._eni_of_link[port.link] = eni.eni_id
+            try:
+                self._nft(fabric_rules.plugged(port))  # before the link is up: no unchecked frame
+                self._netlink(lambda netlink: _bring_up(netlink, eni, port.link))
+            except BaseException:
+                self._unplug(eni)
+                raise
+
+    def unplug(self, eni_id: str) -> None:
+        """Remove the ENI's wire with its routes; an ENI that is not plugged is no error."""
+        with self._lock:
+            eni = self._wired.get(eni_id)
+            if eni is not None:
+                self._unplug(eni)
+
+    def readdress(self, eni: WiredEni) -> None:
+        """Take over the addresses and the source check of a plugged ENI; KeyError if it is not."""
+        with self._lock:
+            old = self._wired[eni.eni_id]
+            link = _link_name(eni.eni_id)
+            change = fabric_rules.changed(self._port(old), self._port(eni))
+            if change:
+                self._nft(change)
+            self._netlink(lambda netlink: _change_routes(netlink, link, old, eni))
+            self._wired[eni.eni_id] = eni
+
+    def dropped(self) -> list[dict[str, Any]]:
+        """What came off an ENI with a source that is not its own, since the last reset.
+
+        Dicts of `eni_id`, `kind` (which claim was wrong: "ip", "mac" or "arp"), `source` and
+        `packets`; also of ENIs that are unplugged by now.
+        """
+        listing = netns.run_in(self.netns_path, ["nft", "-j", "list", "table", "netdev", "vpc"])
+        return [
+            {
+                "eni_id": self._eni_of_link[drop.link],
+                "kind": drop.kind,
+                "source": drop.source,
+                "packets": drop.packets,
+            }
+            for drop in fabric_rules.drops(listing)
+        ]
+
+    def reset_dropped(self) -> None:
+        """Count from zero."""
+        self._nft(fabric_rules.reset())
+
+    def listening_socket(self, address: str, port: int) -> socket.socket:
+        """A listening TCP socket inside the VPC, at an address that the router takes on for it."""
+        self._netlink(
+            lambda netlink: netlink.replace_address(LOOPBACK_INDEX, IPv4Interface(address))
+        )
+        return netns.call_in(self.netns_path, lambda: socket.create_server((address, port)))
+
+    def _port(self, eni: WiredEni) -> Port:
+        link = _link_name(eni.eni_id)
+        if self._eni_of_link.get(link, eni.eni_id) != eni.eni_id:
+            raise ValueError(f"{eni.eni_id} and {self._eni_of_link[link]} would share link {link}")
+        return Port(
+            link=link,
+            mac=eni.mac,
+            addresses=frozenset(eni.addresses),
+            has_source_check=eni.has_source_check,
+        )
+
+    def _unplug(self, eni: WiredEni) -> None:
+        port = self._port(eni)
+        self._netlink(
+            lambda netlink: _silence(netlink, port.link)
+        )  # no frame between the two steps
+        self._nft(fabric_rules.unplugged(port))
+        self._netlink(lambda netlink: _remove_wire(netlink, port.link))
+        del self._wired[eni.eni_id]
+
+    def _netlink(self, body: Callable[[Netlink], None]) -> None:
+        def work() -> None:
+            with Netlink() as netlink:
+                body(netlink)
+
+        netns.call_in(self.netns_path, work)
+
+    def _nft(self, commands: str) -> None:
+        netns.run_in(self.netns_path, ["nft", "-f", "-"], stdin=commands)
+
+
+def _link_name(eni_id: str) -> str:
+    """The router's end of an ENI's wire: "eni-0123456789abcdef0" -> "e-456789abcdef0"."""
+    return "e-" + eni_id.removeprefix("eni-")[-(_IFNAME_MAX - 2) :]
+
+
+def _set_up_router() -> None:
+    netns.set_sysctl("ipv4/ip_forward", 1)
+    # A VPC's router never tells a host of a better way, nor checks anything by its own routes.
+    for scope in ("all", "default"):
+        netns.set_sysctl(f"ipv4/conf/{scope}/send_redirects", 0)
+        netns.set_sysctl(f"ipv4/conf/{scope}/rp_filter", 0)
+    with Netlink() as netlink:
+        netlink.set_up(LOOPBACK_INDEX)
+        netlink.replace_address(LOOPBACK_INDEX, IPv4Interface(METADATA_ADDRESS))
+        netlink.replace_blackhole(_EVERYTHING)
+
+
+def _make_wire(netlink: Netlink, eni: WiredEni, link: str, netns_path: str) -> None:
+    with netns.opened(netns_path) as node:
+        index = netlink.create_veth(
+            link, mtu=MTU, peer_name=f"eth{eni.device_index}", peer_mac=eni.mac, peer_netns=node
+        )
+    netlink.set_alias(index, eni.eni_id)
+    netlink.set_group(index, _GROUP)
+
+
+def _bring_up(netlink: Netlink, eni: WiredEni, link: str) -> None:
+    netns.set_sysctl(f"ipv4/conf/{link}/proxy_arp", 1)
+    # The default delays each proxied answer by up to 0.8 s; neigh/default is not in a child netns.
+    netns.set_sysctl(f"ipv4/neigh/{link}/proxy_delay", 0)
+    index = _existing(netlink, link)
+    netlink.set_up(index)
+    netlink.replace_neighbour(index, _NEXT_HOP, eni.mac)
+    for address in eni.addresses:
+        _route(netlink, index, address)
+
+
+def _change_routes(netlink: Netlink, link: str, old: WiredEni, new: WiredEni) -> None:
+    index = _existing(netlink, link)
+    for address in sorted(set(old.addresses) - set(new.addresses)):
+        netlink.delete_route(IPv4Network(address), index=index)
+    for address in sorted(set(new.addresses) - set(old.addresses)):
+        _route(netlink, index, address)
+
+
+def _route(netlink: Netlink, index: int, address: IPv4Address) -> None:
+    netlink.replace_route(IPv4Network(address), gateway=_NEXT_HOP, index=index, is_onlink=True)
+
+
+def _silence(netlink: Netlink, link: str) -> None:
+    with _gone_is_fine():
+        netlink.set_down(_existing(netlink, link))
+
+
+def _remove_wire(netlink: Netlink, link: str) -> None:
+    with _gone_is_fine():
+        netlink.delete_link(_existing(netlink, link))
+
+
+def _remove_all_wires(netlink: Netlink) -> None:
+    with _gone_is_fine():
+        netlink.delete_group(_GROUP)
+
+
+@contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    """A node's namespace takes its end of the wire, and so ours, with it whenever it ends."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+
+
+def _existing(netlink: Netlink, link: str) -> int:
+    index = netlink.index(link)
+    if index is None:
+        raise OSError(errno.ENODEV, "the link is gone (was its node's namespace deleted?)", link)
+    return index

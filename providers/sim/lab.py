@@ -1,0 +1,170 @@
+"""The whole thing on one machine: the emulated cloud and nodes with real daemons on its fabric.
+
+Used by the demo, the tests and the benchmarks. Everything it makes lives in one directory and in
+the sandbox's namespaces; it refuses to start outside of scripts/_sandbox, which is what takes care
+of the processes and namespaces should the lab itself be killed.
+
+    with Lab(Path("/tmp/lab")) as lab:
+        lab.start()
+        node = lab.add_node("n1", env={"WARM_IP_TARGET": "4"})
+        node.start()
+        started = node.runtime([launcher], config).start_pod("web-0")
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any, Self
+
+from providers.sim import netns
+from providers.sim.control import ControlClient
+from providers.sim.lab_node import PATH, Node, NodeIdentity, make_node_namespace
+from providers.sim.lab_process import Daemon, LabError, checked_socket_path
+
+DEFAULT_VPC = "10.0.0.0/16"
+DEFAULT_SUBNETS = ({"cidr": "10.0.0.0/24", "zone": "us-west-2a"},)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vpc:
+    """The VPC that the lab made; subnet ids in the order asked for."""
+
+    vpc_id: str
+    security_group_id: str
+    subnet_ids: tuple[str, ...]
+
+
+class Lab:
+    """One emulated cloud and its nodes, as a context manager that leaves nothing behind."""
+
+    def __init__(self, directory: Path, *, fabric_name: str = "vpc") -> None:
+        """`directory` is made if missing; files in it stay after close, for whoever looks why."""
+        self.directory = directory.resolve()
+        self.fabric_name = fabric_name
+        self.nodes: dict[str, Node] = {}
+        self.vpc: Vpc | None = None
+        self._control: ControlClient | None = None
+        self._cloud: Daemon | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    @property
+    def control(self) -> ControlClient:
+        """The emulated cloud's control door: faults, delays, counters."""
+        if self._control is None:
+            raise LabError("the lab is not started")
+        return self._control
+
+    @property
+    def cloud(self) -> Daemon:
+        """The process of the emulated cloud."""
+        if self._cloud is None:
+            raise LabError("the lab is not started")
+        return self._cloud
+
+    def start(
+        self, cidr: str = DEFAULT_VPC, subnets: Sequence[Mapping[str, str]] = DEFAULT_SUBNETS
+    ) -> Vpc:
+        """Start the emulated cloud and make the VPC with its subnets ({"cidr", "zone"} each)."""
+        if os.environ.get("VPC_IPAMD_SANDBOX") != "1":
+            raise LabError(
+                "the lab runs inside scripts/_sandbox only: nothing would clean up after it"
+            )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        socket_path = checked_socket_path(self.directory / "control.sock")
+        self._cloud = self._cloud_process()
+        self._cloud.start()
+        self._cloud.wait_ready(self._has_said_ready)
+        self._control = ControlClient(socket_path)
+        made: dict[str, Any] = self._control.call(
+            "make_vpc", cidr=cidr, subnets=[dict(subnet) for subnet in subnets]
+        )
+        self.vpc = Vpc(
+            vpc_id=made["vpc_id"],
+            security_group_id=made["security_group_id"],
+            subnet_ids=tuple(subnet["subnet_id"] for subnet in made["subnets"]),
+        )
+        return self.vpc
+
+    def add_node(
+        self,
+        name: str,
+        *,
+        instance_type: str = "m5.large",
+        subnet: int = 0,
+        env: Mapping[str, str] | None = None,
+    ) -> Node:
+        """An instance, booted, its daemons not yet started. `subnet` counts those given to start.
+
+        `env` adds to or overrides the daemons' environment (see `lab_node.daemon_environment`).
+        """
+        if self.vpc is None:
+            raise LabError("the lab is not started")
+        run_dir = self.directory / name
+        run_dir.mkdir(exist_ok=True)
+        node = Node(name, make_node_namespace(name), run_dir, env or {})
+        self.nodes[name] = node
+        said = self.control.call(
+            "add_node",
+            name=name,
+            instance_type=instance_type,
+            subnet_id=self.vpc.subnet_ids[subnet],
+            netns_path=node.netns_path,
+        )
+        node.bring_up(_identity(said))
+        return node
+
+    def remove_node(self, name: str) -> None:
+        """Terminate the instance: its ENIs vanish, its daemons and pods end."""
+        node = self.nodes.pop(name)
+        try:
+            if node.identity is not None:
+                self.control.call("remove_node", instance_id=node.identity.instance_id)
+        finally:
+            node.close()
+
+    def close(self) -> None:
+        """End every process and remove every namespace; the files in the directory stay."""
+        for node in self.nodes.values():
+            node.close()
+        self.nodes.clear()
+        if self._cloud is not None:
+            self._cloud.close()
+            netns.delete(self.fabric_name)  # the cloud does that itself, unless it was killed
+            (self.directory / "control.sock").unlink(missing_ok=True)
+        self._cloud = self._control = self.vpc = None
+
+    def _cloud_process(self) -> Daemon:
+        argv = [sys.executable, "-m", "providers.sim.server"]
+        return Daemon(
+            "the emulated cloud",
+            [*argv, "--dir", str(self.directory), "--fabric", self.fabric_name],
+            env={"PATH": PATH, "HOME": str(self.directory)},
+            netns_path="/proc/self/ns/net",
+            log_path=self.directory / "cloud.log",
+            stdout_path=self.directory / "cloud.ready",
+        )
+
+    def _has_said_ready(self) -> bool:
+        """The cloud prints one line of JSON when it serves."""
+        return (self.directory / "cloud.ready").read_text(encoding="utf-8").endswith("\n")
+
+
+def _identity(said: Mapping[str, Any]) -> NodeIdentity:
+    return NodeIdentity(
+        instance_id=said["instance_id"],
+        eni_id=said["eni_id"],
+        mac=said["mac"],
+        address=IPv4Address(said["address"]),
+        subnet_cidr=IPv4Network(said["subnet_cidr"]),
+        gateway=IPv4Address(said["gateway"]),
+    )

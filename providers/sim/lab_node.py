@@ -1,0 +1,125 @@
+"""A node of the lab: its namespace, its two daemons, and the runtime that starts pods on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from providers.sim import netns
+from providers.sim.lab_netlink import LOOPBACK_INDEX, Netlink
+from providers.sim.lab_process import Daemon, LabError, checked_socket_path, is_listening
+from providers.sim.runtime import Runtime
+
+EC2_ENDPOINT = "http://192.0.2.10"
+REGION = "us-west-2"
+# What `unshare` and the daemons find ip and nft by; an ordinary user's PATH lacks sbin.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeIdentity:
+    """What the emulated cloud says about the instance it made for the node."""
+
+    instance_id: str
+    eni_id: str
+    mac: str
+    address: IPv4Address
+    subnet_cidr: IPv4Network
+    gateway: IPv4Address
+
+
+class Node:
+    """One node. `ipamd` and `cnid` are its daemons, not started by the constructor."""
+
+    def __init__(self, name: str, netns_path: str, run_dir: Path, env: Mapping[str, str]) -> None:
+        self.name = name
+        self.netns_path = netns_path
+        self.run_dir = run_dir
+        self.ipamd_socket = checked_socket_path(run_dir / "ipamd.sock")
+        self.cni_socket = checked_socket_path(run_dir / "cni.sock")
+        self.identity: NodeIdentity | None = None
+        self.ipamd = self._daemon("ipamd", "ipamd", env)
+        self.cnid = self._daemon("vpc-cnid", "cni_shim", env)
+        self._runtimes: list[Runtime] = []
+
+    def start(self, timeout_seconds: float = 20.0) -> None:
+        """Start both daemons and wait until both sockets accept connections."""
+        self.ipamd.start()
+        self.cnid.start()
+        self.ipamd.wait_ready(lambda: is_listening(self.ipamd_socket), timeout_seconds)
+        self.cnid.wait_ready(lambda: is_listening(self.cni_socket), timeout_seconds)
+
+    def runtime(
+        self, plugin: Sequence[str], config: Mapping[str, Any], timeout_seconds: float = 60.0
+    ) -> Runtime:
+        """A container runtime on this node that calls this plugin; closed with the node."""
+        made = Runtime(
+            node_netns=self.netns_path,
+            plugin=plugin,
+            config=config,
+            run_dir=str(self.run_dir),
+            timeout_seconds=timeout_seconds,
+        )
+        self._runtimes.append(made)
+        return made
+
+    def bring_up(self, identity: NodeIdentity) -> None:
+        """What cloud-init does on first boot: lo and eth0 up, its address, the default route."""
+        self.identity = identity
+        netns.call_in(self.netns_path, lambda: _configure_primary(identity))
+
+    def close(self) -> None:
+        """End daemons and whatever they started, remove the pods' namespaces and the node's."""
+        self.cnid.close()
+        self.ipamd.close()
+        for runtime in self._runtimes:
+            runtime.close()
+        netns.delete(self.name)
+
+    def _daemon(self, name: str, module: str, env: Mapping[str, str]) -> Daemon:
+        return Daemon(
+            f"{name} on {self.name}",
+            [sys.executable, "-m", module],
+            env=daemon_environment(self.run_dir) | dict(env),
+            netns_path=self.netns_path,
+            log_path=self.run_dir / f"{name}.log",
+        )
+
+
+def make_node_namespace(name: str) -> str:
+    """An instance before its first boot: the namespace, with a distribution's defaults.
+
+    Reverse path filtering is strict on every link to come, as Amazon Linux sets it, so that a
+    missing loose mode on a secondary ENI shows here and not in production.
+    """
+    path = netns.create(name)
+    netns.call_in(path, lambda: netns.set_sysctl("ipv4/conf/default/rp_filter", 1))
+    return path
+
+
+def daemon_environment(run_dir: Path) -> dict[str, str]:
+    """The whole environment of a daemon; nothing of the caller's gets in."""
+    return {
+        "PATH": PATH,
+        "HOME": str(run_dir),  # so that nobody's ~/.aws has a say
+        "VPC_IPAMD_RUN_DIR": str(run_dir),
+        "AWS_ENDPOINT_URL_EC2": EC2_ENDPOINT,
+        "AWS_REGION": REGION,
+    }
+
+
+def _configure_primary(identity: NodeIdentity) -> None:
+    with Netlink() as netlink:
+        index = netlink.index("eth0")
+        if index is None:
+            raise LabError(f"{identity.instance_id} has no eth0: did the fabric plug its ENI?")
+        netlink.set_up(LOOPBACK_INDEX)
+        netlink.set_up(index)
+        prefix = identity.subnet_cidr.prefixlen
+        netlink.replace_address(index, IPv4Interface((identity.address, prefix)))
+        default = IPv4Network("0.0.0.0/0")
+        netlink.replace_route(default, gateway=identity.gateway, index=index)
