@@ -126,7 +126,7 @@ class Lab:
         return made
 
     def attach_eni(self, eni: DesiredEni) -> None:
-        """Give the node an ENI's link, down and without address, with the fabric's router behind it."""
+        """Give the node an ENI's link, down and bare, with the fabric's router behind it."""
         end = f"f{eni.device_index}"
         run("ip", "link", "add", f"ens{eni.device_index + 5}", "address", eni.mac, "type", "veth",
             "peer", "name", end, "netns", self.fabric.name)  # fmt: skip
@@ -142,7 +142,7 @@ class Lab:
         run("ip", "route", "add", "default", "via", "10.0.0.1")
 
     def deliver(self, eni: DesiredEni, address: IPv4Address) -> None:
-        """Make the fabric send packets for the address to the ENI, as a VPC does after assigning."""
+        """Make the fabric deliver the address to the ENI, as a VPC does after assigning."""
         self.fabric.ip("neighbour", "replace", str(address), "lladdr", eni.mac,
                        "dev", f"f{eni.device_index}")  # fmt: skip
 

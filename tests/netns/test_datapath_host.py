@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -7,12 +8,12 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
-
 from cni_shim.datapath import firewall
 from cni_shim.datapath.desired import DesiredHost, EniReadiness
 from cni_shim.datapath.diff import diff
 from cni_shim.datapath.host import observe
-from cni_shim.datapath.notices import LinkChanged, LinkVanished, Notice
+from cni_shim.datapath.notices import LinkChanged, LinkNotices, LinkVanished, Notice, NoticesLost
+
 from tests.netns.datapath_lab import BOTH, PRIMARY, SECONDARY, Lab, open_lab, run, wiring
 
 pytestmark = pytest.mark.netns
@@ -242,13 +243,26 @@ def test_host_veths_of_ours_are_heard_only_when_they_vanish(lab: Lab) -> None:
     wanted = wiring()
     wired = lab.pods.wire(lab.make_netns().fd, wanted)
     lab.pods.remove_leftover(lab.pods.observe()[0])
-    run("ip", "link", "set", "ens6", "alias", "last")
+    run("ip", "link", "set", "ens6", "up")
     kinds = []
     while True:
         notice = heard.get(timeout=5)
         assert isinstance(notice, LinkChanged | LinkVanished)
         if notice.link.ifname == wired.host_ifname:
             kinds.append(type(notice))
-        if notice.link.alias == "last":
+        if notice.link.ifname == "ens6":
             break
     assert kinds == [LinkVanished]
+
+
+def test_lost_notices_are_told(lab: Lab) -> None:
+    heard: SimpleQueue[Notice] = SimpleQueue()
+    notices = LinkNotices()
+    notices.subscribe(heard.put)
+    notices._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    for state in ("up", "down") * 10:
+        run("ip", "link", "set", "ens6", state)
+    notices.start()
+    while not isinstance(heard.get(timeout=5), NoticesLost):
+        pass
+    notices.close()

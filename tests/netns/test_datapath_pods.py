@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
-
 from cni_shim.datapath import messages, names
 from cni_shim.datapath.desired import DesiredEni
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
 from cni_shim.datapath.identity import encode_alias
 from cni_shim.datapath.wiring import PodWiring, host_requests, pod_requests, veth_pair
+
 from tests.netns.datapath_lab import BOTH, PRIMARY, SECONDARY, Lab, Netns, open_lab, run, wiring
 
 pytestmark = pytest.mark.netns
@@ -369,6 +370,22 @@ def test_a_leftover_that_changed_since_is_spared(lab: Lab) -> None:
     assert host_veths() == [again.host_ifname]
 
 
+def test_a_link_that_a_wire_is_working_on_is_spared(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[bool] = []
+
+    def look_in_between(pair: object, address: IPv4Address) -> tuple[messages.Request, ...]:
+        answers.extend(lab.pods.remove_leftover(seen) for seen in lab.pods.observe())
+        return pod_requests(pair, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("cni_shim.datapath.pods.pod_requests", look_in_between)
+    pod, wanted = lab.make_netns(), wiring()
+    lab.pods.wire(pod.fd, wanted)
+    assert answers == [False]
+    assert lab.can_reach_outside(pod, PRIMARY, wanted.address)
+
+
 def test_a_stray_route_of_ours_is_removed_and_the_link_spared(lab: Lab) -> None:
     run("ip", "route", "add", "10.0.0.77", "dev", "ens5", "table", "5120", "proto", "119")
     (seen,) = lab.pods.observe()
@@ -378,9 +395,9 @@ def test_a_stray_route_of_ours_is_removed_and_the_link_spared(lab: Lab) -> None:
 
 
 def test_the_worker_is_back_in_the_nodes_namespace(lab: Lab) -> None:
-    before = os.readlink("/proc/thread-self/ns/net")
+    before = Path("/proc/thread-self/ns/net").readlink()
     lab.pods.netns_cookie(lab.make_netns().fd)
-    assert os.readlink("/proc/thread-self/ns/net") == before
+    assert Path("/proc/thread-self/ns/net").readlink() == before
 
 
 def test_failing_to_come_back_ends_the_process(lab: Lab) -> None:
@@ -395,7 +412,7 @@ def test_failing_to_come_back_ends_the_process(lab: Lab) -> None:
         [sys.executable, "-c", script], pass_fds=(pod.fd,), capture_output=True, check=False
     )
     assert done.returncode == -signal.SIGABRT
-    assert b"cannot return from a pod's namespace (Bad file descriptor)" in done.stderr
+    assert b"cannot return from a pod's namespace" in done.stderr
 
 
 def test_cookies_tell_namespaces_apart(lab: Lab) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "cni-shim" / "launcher"
+BUILT = ROOT / "build" / "launcher"
 NO_COMPILER = 3  # build.sh
 
 
@@ -65,7 +66,7 @@ def finish(process: subprocess.Popen[bytes], stdin: bytes, *, started: float) ->
     return Finished(status=process.returncode, stdout=stdout, stderr=stderr, seconds=seconds)
 
 
-def build_launcher(directory: Path = ROOT / "build" / "launcher") -> Path:
+def build_launcher(directory: Path = BUILT) -> Path:
     """The C launcher, built when its source is newer. `CompilerMissing` where that cannot be."""
     made = subprocess.run(
         [str(SOURCES / "build.sh"), str(directory)], capture_output=True, text=True, check=False
@@ -77,10 +78,25 @@ def build_launcher(directory: Path = ROOT / "build" / "launcher") -> Path:
     return Path(made.stdout.strip())
 
 
+def pack_launcher(directory: Path = BUILT) -> Path:
+    """The Python launcher with its bytecode, made when a source of it is newer."""
+    packed = directory / "vpc-cni-python"
+    sources = [SOURCES / "vpc_cni.py", SOURCES / "pack.py"]
+    newest = max(source.stat().st_mtime for source in sources)
+    if not packed.exists() or packed.stat().st_mtime <= newest:
+        directory.mkdir(parents=True, exist_ok=True)
+        subprocess.run([interpreter(), str(SOURCES / "pack.py"), str(packed)], check=True)
+    return packed
+
+
+def interpreter() -> str:
+    """The Python of the launcher's first line; ours on a system that has none there."""
+    system = "/usr/bin/python3"
+    return system if os.access(system, os.X_OK) else sys.executable
+
+
 def launcher_command(kind: str) -> tuple[str, ...]:
-    """How to start the launcher of a kind, "c" or "python"."""
+    """How to start the launcher of a kind, "c" or "python", as it is installed."""
     if kind == "c":
         return (str(build_launcher()),)
-    system = "/usr/bin/python3"
-    interpreter = system if os.access(system, os.X_OK) else sys.executable
-    return (interpreter, "-IS", str(SOURCES / "vpc_cni.py"))
+    return (interpreter(), "-IS", str(pack_launcher()))

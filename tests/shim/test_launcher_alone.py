@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ from cni_shim.delete_queue import ENTRY_LIMIT, DeleteQueue
 from cni_shim.spec import AttachmentKey
 
 from tests.shim.fake_daemon import answering, dying, fake_daemon, stalling
-from tests.shim.launchers import Finished, Launcher, finish
+from tests.shim.launchers import CompilerMissing, Finished, Launcher, finish, launcher_command
 from tests.shim.test_launcher import CONFIG, add, error_of
 
 KEY = AttachmentKey(container_id="c1", ifname="eth0")
@@ -316,3 +317,42 @@ def code_of(finished: Finished) -> int:
     document = json.loads(finished.stdout) if finished.stdout else {}
     assert (finished.status == 0) == ("code" not in document)
     return int(document.get("code", 0))
+
+
+def test_a_daemon_whose_backlog_is_full_is_waited_for(launcher: Launcher, run_dir: Path) -> None:
+    """Somebody is there, so a DEL is not queued; it ends at the deadline like any other wait."""
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as stack:
+        listener.bind(str(run_dir / "cni.sock"))
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.settimeout(0)
+                waiting.connect(str(run_dir / "cni.sock"))
+        finished = launcher.run(delete(VPC_CNI_DEADLINE_MS="200"), CONFIG)
+    assert error_of(finished)["msg"] == "vpc-cnid did not answer in time"
+    assert DeleteQueue(run_dir).entries() == ()
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        pytest.param({}, id="no-command"),
+        pytest.param({"CNI_COMMAND": "NO\tNE"}, id="unknown-command"),
+        pytest.param(add(CNI_ARGS="x" * (64 << 10)), id="large-environment"),
+        pytest.param(add(VPC_CNI_RUN_DIR="/" + "r" * 99), id="long-run-directory"),
+        pytest.param(add(VPC_CNI_DEADLINE_MS="1"), id="away"),
+        pytest.param(add(CNI_COMMAND="STATUS"), id="no-heartbeat"),
+        pytest.param(brief_delete(CNI_CONTAINERID="?"), id="bad-id"),
+        pytest.param(brief_delete(CNI_IFNAME="a b"), id="bad-ifname"),
+        pytest.param(brief_delete(VPC_CNI_RUN_DIR="/nonexistent"), id="no-queue"),
+        pytest.param({"CNI_COMMAND": "VERSION"}, id="version"),
+    ],
+)
+def test_both_launchers_print_the_same_bytes(env: dict[str, str], run_dir: Path) -> None:
+    try:
+        commands = [launcher_command(kind) for kind in ("c", "python")]
+    except CompilerMissing as e:
+        pytest.skip(str(e))
+    c, python = (Launcher(command=each, run_dir=run_dir).run(env, CONFIG) for each in commands)
+    assert (c.status, c.stdout, c.stderr) == (python.status, python.stdout, python.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +15,8 @@ from tests.shim.launchers import (
     SOURCES,
     CompilerMissing,
     build_launcher,
-    launcher_command,
+    interpreter,
+    pack_launcher,
 )
 
 C_LINES_LIMIT = 300
@@ -33,11 +35,9 @@ def test_the_python_launcher_imports_only_what_is_loaded_anyway() -> None:
 
 
 def test_the_python_launcher_loads_one_module_more_than_the_bare_interpreter() -> None:
-    interpreter = launcher_command("python")[0]
-
     def loaded(*arguments: str) -> set[str]:
         process = subprocess.run(
-            [interpreter, "-IS", "-X", "importtime", *arguments],
+            [interpreter(), "-IS", "-X", "importtime", *arguments],
             env={"CNI_COMMAND": "VERSION"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -48,12 +48,47 @@ def test_the_python_launcher_loads_one_module_more_than_the_bare_interpreter() -
 
     bare = loaded("-c", "pass")
     assert loaded(str(SOURCES / "vpc_cni.py")) - bare == {"_socket"}
+    assert loaded(str(pack_launcher())) - bare == {"_socket"}
 
 
 def test_the_python_launcher_can_be_started_by_its_first_line() -> None:
     script = SOURCES / "vpc_cni.py"
     assert script.read_text().startswith("#!/usr/bin/python3 -IS\n")
     assert os.access(script, os.X_OK)
+
+
+def version_by(script: Path) -> bytes:
+    return subprocess.run(
+        [interpreter(), "-IS", str(script)],
+        env={"CNI_COMMAND": "VERSION"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    ).stdout
+
+
+def test_the_packed_launcher_is_an_executable_with_the_same_first_line() -> None:
+    packed = pack_launcher()
+    assert packed.read_text().startswith("#!/usr/bin/python3 -IS\n")
+    assert packed.stat().st_mode & 0o777 == 0o755
+
+
+def test_the_packed_launcher_runs_from_its_bytecode(tmp_path: Path) -> None:
+    text = pack_launcher().read_text()
+    without_source = tmp_path / "launcher"
+    without_source.write_text(re.sub(r"(?m)^SOURCE = .*$", "SOURCE = ''", text))
+    assert version_by(without_source) == version_by(SOURCES / "vpc_cni.py") != b""
+
+
+def test_another_python_runs_the_packed_launcher_from_its_source(tmp_path: Path) -> None:
+    text = pack_launcher().read_text()
+    foreign = tmp_path / "launcher"
+    foreign.write_text(
+        re.sub(r"(?m)^BYTECODE = .*$", "BYTECODE = b''", text).replace(
+            "MAGIC_NUMBER == b", "MAGIC_NUMBER == b'another' + b"
+        )
+    )
+    assert version_by(foreign) == version_by(SOURCES / "vpc_cni.py") != b""
 
 
 def build(directory: Path) -> Path:

@@ -1,6 +1,6 @@
 """Netlink sockets, here and in a pod's namespace.
 
-One socket belongs to one thread at a time. `host_socket()` keeps one per thread; `pod_socket(fd)`
+One socket belongs to one thread at a time. `HostNetlink.socket` keeps one per thread; `pod_socket`
 opens one inside another network namespace and closes it at the end of the block.
 
 Hazard: setns changes the calling thread only, and must be undone whatever happens. A thread that

@@ -69,7 +69,7 @@ class LinkNotices:
     def __init__(self) -> None:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        _enlarge_buffer(self._socket)
         _attach_filter(self._socket)
         self._socket.bind((0, _RTMGRP_LINK))
         self._is_closing = False
@@ -139,6 +139,17 @@ class LinkNotices:
     def _tell(self, notice: Notice) -> None:
         for callback in self._callbacks:
             callback(notice)
+
+
+def _enlarge_buffer(sock: socket.socket) -> None:
+    """Ask for room for a burst. In a user namespace net.core.rmem_max is the limit.
+
+    Notices lost for want of room are survived (NoticesLost, and the acknowledgement of a removal).
+    """
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
 def _attach_filter(sock: socket.socket) -> None:

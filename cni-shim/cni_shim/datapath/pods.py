@@ -85,6 +85,8 @@ class PodDatapath:
         self._netlink = netlink
         self._remover = LinkRemover(netlink, notices)
         self._indexes = IfindexChooser()
+        # Host ends between their creation and the end of their wire; for remove_leftover alone.
+        self._unfinished: set[int] = set()
         self._locks = tuple(threading.Lock() for _ in range(_LOCK_STRIPES))
         # With ipv6.disable=1 the kernel refuses a message that speaks of the family.
         self._has_ipv6 = Path("/proc/sys/net/ipv6").is_dir()
@@ -115,6 +117,8 @@ class PodDatapath:
             except BaseException as e:
                 self._undo(pair.host_ifindex, e)
                 raise
+            finally:
+                self._unfinished.discard(pair.host_ifindex)
 
     def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
         """What stands, if every part of this wiring stands exactly so; else None."""
@@ -155,8 +159,11 @@ class PodDatapath:
     def remove_leftover(self, observed: ObservedPod) -> bool:
         """Remove what `observe` found of ours, if it still stands as observed; True if it did.
 
-        Never touches a foreign link, route or rule.
+        Never touches a foreign link, route or rule, nor a link that a wire is still working on (it
+        has no alias yet, so that its key's lock does not protect it).
         """
+        if observed.ifindex in self._unfinished:
+            return False
         with self._locked(observed.container_id, observed.ifname):
             had_rules = observed.address is not None and self._remove_rules(
                 observed.address, {observed.ifindex}
@@ -206,9 +213,11 @@ class PodDatapath:
                 indexes=self._indexes.pair(),
                 netns_fd=netns_fd,
             )
+            self._unfinished.add(pair.host_ifindex)
             try:
                 self._netlink.socket().execute((messages.create_veth(pair),))
             except DatapathError as e:
+                self._unfinished.discard(pair.host_ifindex)
                 if e.errno not in {errno.EEXIST, errno.EBUSY}:
                     raise
                 error = e

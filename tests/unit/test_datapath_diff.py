@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+import pytest
+from cni_shim.datapath import names
+from cni_shim.datapath.answers import Link, LinkAddress
+from cni_shim.datapath.desired import (
+    DesiredEni,
+    DesiredHost,
+    eni_address,
+    eni_routes,
+    eni_rules,
+    pod_rule,
+)
+from cni_shim.datapath.diff import (
+    Action,
+    AddAddress,
+    AddRoute,
+    AddRule,
+    ObservedHost,
+    RemoveAddress,
+    RemoveRoute,
+    RemoveRule,
+    ReplaceFirewall,
+    SetLink,
+    WriteSysctl,
+    diff,
+    link_of_eni,
+    wanted_firewall,
+    wanted_sysctls,
+)
+from cni_shim.datapath.firewall import comments_in
+from cni_shim.datapath.messages import Route, Rule
+
+PRIMARY = DesiredEni(
+    eni_id="eni-0",
+    mac="02:00:00:00:00:10",
+    primary_address=IPv4Address("10.0.0.10"),
+    subnet_cidr=IPv4Network("10.0.0.0/24"),
+    gateway=IPv4Address("10.0.0.1"),
+    device_index=0,
+    route_table_id=254,
+    is_primary=True,
+)
+SECONDARY = DesiredEni(
+    eni_id="eni-1",
+    mac="02:00:00:00:00:11",
+    primary_address=IPv4Address("10.0.1.10"),
+    subnet_cidr=IPv4Network("10.0.1.0/24"),
+    gateway=IPv4Address("10.0.1.1"),
+    device_index=1,
+    route_table_id=2,
+    is_primary=False,
+)
+BOTH = DesiredHost(enis=(PRIMARY, SECONDARY))
+
+
+def link(ifindex: int, eni: DesiredEni, **changed: object) -> Link:
+    values: dict[str, object] = {
+        "ifindex": ifindex,
+        "ifname": f"ens{ifindex}",
+        "kind": "",
+        "mac": eni.mac,
+        "mtu": 9001,
+        "is_up": True,
+        "group": 0,
+        "alias": "",
+        "peer_ifindex": 0,
+    }
+    return Link(**(values | changed))  # type: ignore[arg-type]
+
+
+LINKS = (link(5, PRIMARY), link(6, SECONDARY))
+
+
+def bare(links: tuple[Link, ...] = LINKS) -> ObservedHost:
+    return ObservedHost(
+        links=links, addresses=(), routes=(), rules=(), sysctls=(), firewall_comments=None
+    )
+
+
+def whole() -> ObservedHost:
+    """A host on which everything of BOTH stands."""
+    address, firewall = eni_address(SECONDARY), wanted_firewall(BOTH)
+    assert address is not None
+    assert firewall is not None
+    return ObservedHost(
+        links=LINKS,
+        addresses=(LinkAddress(ifindex=6, address=address, protocol=names.PROTOCOL),),
+        routes=eni_routes(SECONDARY, 6),
+        rules=(pod_rule(), *eni_rules(SECONDARY)),
+        sysctls=tuple((wanted.name, wanted.value) for wanted in wanted_sysctls(LINKS, BOTH)),
+        firewall_comments=firewall.comments,
+    )
+
+
+def test_a_host_as_wanted_needs_nothing() -> None:
+    assert diff(whole(), BOTH) == ()
+
+
+def test_a_bare_host_gets_everything() -> None:
+    kinds = {type(action) for action in diff(bare(), BOTH)}
+    assert kinds == {WriteSysctl, AddAddress, AddRoute, AddRule, ReplaceFirewall}
+
+
+def test_the_gateway_is_reachable_before_the_default_route_is_added() -> None:
+    added = [action.route for action in diff(bare(), BOTH) if isinstance(action, AddRoute)]
+    assert [route.gateway for route in added] == [None, SECONDARY.gateway]
+
+
+def test_everything_is_added_before_anything_is_removed() -> None:
+    moved = DesiredHost(enis=(PRIMARY, replace(SECONDARY, device_index=2, route_table_id=3)))
+    is_removal = [
+        isinstance(action, RemoveAddress | RemoveRoute | RemoveRule)
+        for action in diff(whole(), moved)
+    ]
+    assert True in is_removal
+    assert is_removal == sorted(is_removal)
+
+
+def test_an_eni_no_longer_wanted_loses_what_was_its_own() -> None:
+    actions = diff(whole(), DesiredHost(enis=(PRIMARY,)))
+    assert [type(action).__name__ for action in actions] == [
+        "ReplaceFirewall",
+        "RemoveAddress",
+        "RemoveRule",
+        "RemoveRule",
+        "RemoveRoute",
+        "RemoveRoute",
+    ]
+
+
+def test_the_pod_table_is_not_the_hosts_business() -> None:
+    pod = Route(
+        table=names.POD_TABLE,
+        destination=IPv4Network("10.0.0.101/32"),
+        gateway=None,
+        ifindex=9,
+    )
+    assert diff(replace(whole(), routes=(*whole().routes, pod)), BOTH) == ()
+
+
+@pytest.mark.parametrize("protocol", [0, 3, 4])
+def test_foreign_rules_and_routes_stay(protocol: int) -> None:
+    rule = Rule(priority=100, table=77, protocol=protocol)
+    route = Route(
+        table=77,
+        destination=IPv4Network("10.8.0.0/16"),
+        gateway=None,
+        ifindex=5,
+        protocol=protocol,
+    )
+    seen = whole()
+    crowded = replace(seen, rules=(*seen.rules, rule), routes=(*seen.routes, route))
+    assert diff(crowded, BOTH) == ()
+
+
+def test_what_another_agent_did_just_so_is_taken_as_it_is() -> None:
+    theirs = whole()
+    theirs = replace(
+        theirs,
+        rules=tuple(replace(rule, protocol=0) for rule in theirs.rules),
+        routes=tuple(replace(route, protocol=3) for route in theirs.routes),
+    )
+    assert diff(theirs, BOTH) == ()
+
+
+def test_a_pods_own_rules_are_its_attachments_business() -> None:
+    rule = Rule(priority=1536, table=2, source=IPv4Network("10.0.1.101/32"))
+    assert diff(replace(whole(), rules=(*whole().rules, rule)), BOTH) == ()
+
+
+def test_a_foreign_address_on_a_secondary_eni_goes_and_on_the_primary_stays() -> None:
+    wide = LinkAddress(ifindex=6, address=IPv4Interface("10.0.1.10/24"), protocol=0)
+    own = LinkAddress(ifindex=5, address=IPv4Interface("10.0.0.10/24"), protocol=0)
+    seen = replace(whole(), addresses=(*whole().addresses, wide, own))
+    assert diff(seen, BOTH) == (
+        RemoveAddress(eni_id="eni-1", ifindex=6, address=IPv4Interface("10.0.1.10/24")),
+    )
+
+
+def test_our_own_stale_route_is_replaced_in_place() -> None:
+    stale = tuple(replace(route, ifindex=4) for route in whole().routes)
+    actions: tuple[Action, ...] = diff(replace(whole(), routes=stale), BOTH)
+    assert [action.replaces for action in actions if isinstance(action, AddRoute)] == [True, True]
+    assert not any(isinstance(action, RemoveRoute) for action in actions)
+
+
+def test_a_secondary_link_that_is_down_or_narrow_is_set_and_the_primary_is_not() -> None:
+    links = (link(5, PRIMARY, mtu=1500), link(6, SECONDARY, mtu=1500, is_up=False))
+    set_links = [a for a in diff(bare(links), BOTH) if isinstance(a, SetLink)]
+    assert set_links == [SetLink(eni_id="eni-1", ifindex=6, mtu=9001)]
+
+
+def test_an_eni_without_a_link_keeps_its_rules() -> None:
+    seen = replace(whole(), links=LINKS[:1], addresses=(), routes=())
+    assert diff(seen, BOTH) == ()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        link(3, SECONDARY, kind="vlan"),
+        link(3, SECONDARY, kind="bridge"),
+        link(3, SECONDARY, kind="veth", group=names.link_group(0)),
+    ],
+    ids=["vlan", "bridge", "pod"],
+)
+def test_a_link_that_only_borrows_the_mac_is_not_the_eni(other: Link) -> None:
+    assert link_of_eni((other, *LINKS), SECONDARY) == LINKS[1]
+
+
+def test_the_mac_is_compared_without_case() -> None:
+    assert link_of_eni(LINKS, replace(SECONDARY, mac=SECONDARY.mac.upper())) == LINKS[1]
+
+
+def test_the_firewall_marks_by_group_and_keeps_all_other_bits() -> None:
+    firewall = wanted_firewall(BOTH)
+    assert firewall is not None
+    assert "iifgroup 0x76630002 meta mark set meta mark & 0xffffff80 | 0x2" in firewall.script
+
+
+def test_without_secondary_enis_there_is_no_firewall() -> None:
+    assert wanted_firewall(DesiredHost(enis=(PRIMARY,))) is None
+
+
+def test_the_comments_change_with_the_content() -> None:
+    third = replace(SECONDARY, eni_id="eni-2", device_index=2, route_table_id=3)
+    one, two = wanted_firewall(BOTH), wanted_firewall(DesiredHost(enis=(SECONDARY, third)))
+    assert one is not None
+    assert two is not None
+    assert set(one.comments).isdisjoint(two.comments)
+
+
+def test_the_comments_are_found_in_what_was_rendered() -> None:
+    firewall = wanted_firewall(BOTH)
+    assert firewall is not None
+    assert comments_in(firewall.script) == firewall.comments != ()
+
+
+def test_the_order_in_which_enis_are_named_does_not_matter() -> None:
+    third = replace(SECONDARY, eni_id="eni-2", device_index=2, route_table_id=3)
+    assert wanted_firewall(DesiredHost(enis=(SECONDARY, third))) == wanted_firewall(
+        DesiredHost(enis=(third, SECONDARY))
+    )
+
+
+def test_a_secondary_eni_cannot_have_the_main_table() -> None:
+    with pytest.raises(ValueError, match="table 254"):
+        replace(SECONDARY, route_table_id=254)

@@ -1,0 +1,165 @@
+"""Our bytes, judged by pyroute2: it decodes what we encode."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any
+
+import pytest
+from cni_shim.datapath import answers, messages
+from cni_shim.datapath.answers import LinkAddress, Neighbour
+from cni_shim.datapath.messages import Request, Route, Rule, VethPair
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+PAIR = VethPair(
+    host_ifname="eni0123456789a",
+    host_ifindex=20000001,
+    host_mac=b"\x02\x01\x02\x03\x04\x05",
+    group=0x76630002,
+    mtu=9001,
+    pod_ifname="eth0",
+    pod_ifindex=20000002,
+    pod_mac=b"\x0a\x58\x0a\x00\x02\x07",
+    netns_fd=17,
+)
+HOST_ROUTE = Route(
+    table=5120, destination=IPv4Network("10.0.2.7/32"), gateway=None, ifindex=20000001
+)
+DEFAULT_ROUTE = Route(
+    table=2, destination=IPv4Network("0.0.0.0/0"), gateway=IPv4Address("10.0.1.1"), ifindex=3
+)
+MARK_RULE = Rule(priority=1536, table=2, mark=2, mask=0x7F)
+SOURCE_RULE = Rule(priority=32765, table=10101, source=IPv4Network("10.0.1.10/32"))
+POD_RULE = Rule(priority=512, table=5120)
+
+
+def decoded(request: Request, kind: type[Any]) -> Any:
+    message = kind(messages.serialise(request, 1, ack=True))
+    message.decode()
+    return message
+
+
+def test_the_header_carries_length_kind_flags_and_sequence() -> None:
+    message = decoded(messages.delete_link(9), ifinfmsg)["header"]
+    assert (message["type"], message["sequence_number"], message["length"]) == (17, 1, 32)
+    assert message["flags"] == messages.NLM_F_REQUEST | messages.NLM_F_ACK
+
+
+def test_a_veth_is_created_with_everything_in_one_message() -> None:
+    message = decoded(messages.create_veth(PAIR), ifinfmsg)
+    assert message["index"] == PAIR.host_ifindex
+    assert message.get_attr("IFLA_IFNAME") == PAIR.host_ifname
+    assert message.get_attr("IFLA_ADDRESS") == "02:01:02:03:04:05"
+    assert message.get_attr("IFLA_MTU") == 9001
+    assert message.get_attr("IFLA_GROUP") == 0x76630002
+    assert message.get_attr("IFLA_NUM_TX_QUEUES") == 1
+    assert message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "veth"
+
+
+def test_the_peer_is_born_in_the_pods_namespace() -> None:
+    message = decoded(messages.create_veth(PAIR), ifinfmsg)
+    peer = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "VETH_INFO_PEER")
+    assert peer["index"] == PAIR.pod_ifindex
+    assert peer.get_attr("IFLA_IFNAME") == "eth0"
+    assert peer.get_attr("IFLA_ADDRESS") == "0a:58:0a:00:02:07"
+    assert peer.get_attr("IFLA_MTU") == 9001
+    assert peer.get_attr("IFLA_NET_NS_FD") == 17
+
+
+def test_a_host_veth_is_dressed_and_brought_up() -> None:
+    message = decoded(messages.dress_host_veth(7, "an alias", has_ipv6=True), ifinfmsg)
+    assert (message["index"], message["flags"], message["change"]) == (7, 1, 1)
+    assert message.get_attr("IFLA_IFALIAS") == "an alias"
+    family = message.get_nested("IFLA_AF_SPEC", "AF_INET6")
+    assert family.get_attr("IFLA_INET6_ADDR_GEN_MODE") == 1
+
+
+def test_without_ipv6_in_the_kernel_the_family_is_not_spoken_of() -> None:
+    message = decoded(messages.dress_host_veth(7, "an alias", has_ipv6=False), ifinfmsg)
+    assert message.get_attr("IFLA_AF_SPEC") is None
+
+
+def test_an_address_brings_no_connected_route() -> None:
+    request = messages.add_address(7, IPv4Interface("10.0.2.7/32"))
+    message = decoded(request, ifaddrmsg)
+    assert (message["index"], message["prefixlen"]) == (7, 32)
+    assert message.get_attr("IFA_LOCAL") == message.get_attr("IFA_ADDRESS") == "10.0.2.7"
+    assert message.get_attr("IFA_FLAGS") == 0x200
+
+
+@pytest.mark.parametrize(
+    ("route", "scope", "gateway", "destination"),
+    [(HOST_ROUTE, 253, None, "10.0.2.7"), (DEFAULT_ROUTE, 0, "10.0.1.1", None)],
+    ids=["host", "default"],
+)
+def test_a_route_reads_as_written(
+    route: Route, scope: int, gateway: str | None, destination: str | None
+) -> None:
+    message = decoded(messages.add_route(route), rtmsg)
+    assert (message["scope"], message["proto"], message["type"]) == (scope, 119, 1)
+    assert message["dst_len"] == route.destination.prefixlen
+    assert message.get_attr("RTA_TABLE") == route.table
+    assert message.get_attr("RTA_OIF") == route.ifindex
+    assert message.get_attr("RTA_GATEWAY") == gateway
+    assert message.get_attr("RTA_DST") == destination
+
+
+def test_a_route_is_exclusive_unless_it_replaces() -> None:
+    assert messages.add_route(HOST_ROUTE).flags == 0x600
+    assert messages.add_route(HOST_ROUTE, replaces=True).flags == 0x500
+
+
+def test_a_rule_reads_as_written() -> None:
+    message = decoded(messages.add_rule(MARK_RULE), fibmsg)
+    assert message.get_attr("FRA_PRIORITY") == 1536
+    assert message.get_attr("FRA_TABLE") == 2
+    assert (message.get_attr("FRA_FWMARK"), message.get_attr("FRA_FWMASK")) == (2, 0x7F)
+    assert message.get_attr("FRA_PROTOCOL") == 119
+
+
+def test_a_neighbour_reads_as_written() -> None:
+    request = messages.add_neighbour(7, IPv4Address("169.254.1.1"), b"\x02\x01\x02\x03\x04\x05")
+    message = decoded(request, ndmsg)
+    assert (message["ifindex"], message["state"]) == (7, 0x80)
+    assert message.get_attr("NDA_DST") == "169.254.1.1"
+    assert message.get_attr("NDA_LLADDR") == "02:01:02:03:04:05"
+
+
+@pytest.mark.parametrize("rule", [MARK_RULE, SOURCE_RULE, POD_RULE])
+def test_rules_survive_encoding_and_decoding(rule: Rule) -> None:
+    assert answers.rule_of(messages.add_rule(rule).body) == rule
+
+
+@pytest.mark.parametrize("route", [HOST_ROUTE, DEFAULT_ROUTE])
+def test_routes_survive_encoding_and_decoding(route: Route) -> None:
+    assert answers.route_of(messages.add_route(route).body) == route
+
+
+def test_addresses_and_neighbours_survive_encoding_and_decoding() -> None:
+    address = IPv4Interface("10.0.1.10/32")
+    mac = b"\x02\x01\x02\x03\x04\x05"
+    assert answers.address_of(messages.add_address(7, address).body) == LinkAddress(
+        ifindex=7, address=address, protocol=119
+    )
+    assert answers.neighbour_of(
+        messages.add_neighbour(7, IPv4Address("169.254.1.1"), mac).body
+    ) == Neighbour(ifindex=7, address=IPv4Address("169.254.1.1"), mac=mac, is_permanent=True)
+
+
+def test_a_link_is_read_from_its_message() -> None:
+    link = answers.link_of(messages.create_veth(PAIR).body)
+    assert (link.ifindex, link.ifname, link.kind) == (PAIR.host_ifindex, PAIR.host_ifname, "veth")
+    assert (link.mac, link.mtu, link.group) == ("02:01:02:03:04:05", 9001, 0x76630002)
+
+
+def test_several_messages_in_one_datagram_are_split() -> None:
+    requests = [messages.delete_link(7), messages.get_link("eth0"), messages.delete_link(8)]
+    data = b""
+    for number, request in enumerate(requests):
+        data += messages.serialise(request, number, ack=False)
+        data += b"\0" * (-len(data) & 3)
+    assert [message.sequence for message in answers.split(data)] == [0, 1, 2]

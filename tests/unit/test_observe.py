@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Network, ip_address
+
+import pytest
+
+from ipamd.cloud import CloudEni, CloudSnapshot, EniStatus
+from ipamd.model import AddressState, EniId
+from ipamd.pool import observe
+from ipamd.pool.ledger import Change, Intent, IntentKind, Ledger
+from ipamd.pool.observe import FOREIGN, MISSING, CloudFindings, ObservedPod
+from tests import builders as b
+
+S = AddressState
+
+
+def cloud_eni(*addresses: str, eni_id: str = b.PRIMARY, index: int = 0, **more: object) -> CloudEni:
+    known = b.eni(eni_id, index=index)
+    made = CloudEni(
+        eni_id=EniId(eni_id),
+        mac=known.mac,
+        status=EniStatus.ATTACHED,
+        subnet_id=b.SUBNET,
+        subnet_cidr=b.CIDR,
+        primary_address=known.primary_address,
+        addresses=tuple(ip_address(a) for a in addresses),
+        device_index=index,
+        network_card=0,
+        is_primary=index == 0,
+        is_managed=True,
+    )
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def look(ledger: Ledger, *enis: CloudEni, now: float = 1000.0) -> tuple[CloudFindings, Ledger]:
+    snapshot = CloudSnapshot(enis=enis, vpc_cidrs=(IPv4Network("10.0.0.0/16"),))
+    findings = observe.cloud(ledger, snapshot, now=now)
+    return findings, ledger.applied(findings.change)
+
+
+def state_of(ledger: Ledger, text: str) -> AddressState | None:
+    held = ledger.addresses.get(ip_address(text))
+    return held.state if held else None
+
+
+def intent(kind: IntentKind, *, eni_id: str | None = b.PRIMARY, **more: object) -> Intent:
+    made = Intent(
+        token="t1",
+        kind=kind,
+        eni_id=EniId(eni_id) if eni_id else None,
+        subnet_id=b.SUBNET,
+        addresses=2,
+        device_index=-1,
+        network_card=0,
+        began_boottime=990.0,
+        reason="",
+    )
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def test_an_address_that_nobody_asked_for_cools_before_its_first_use() -> None:
+    _, after = look(b.ledger(), cloud_eni("10.0.0.5"))
+    assert state_of(after, "10.0.0.5") is S.COOLING
+
+
+def test_the_lost_answer_of_an_assign_explains_as_many_addresses_as_it_asked_for() -> None:
+    lost = intent(IntentKind.ASSIGN, is_open=False)
+    ledger = b.ledger().applied(Change(put_intents=(lost,)))
+    findings, after = look(ledger, cloud_eni("10.0.0.5", "10.0.0.6", "10.0.0.7"))
+    states = [state_of(after, f"10.0.0.{n}") for n in (5, 6, 7)]
+    assert states == [S.PREPARING, S.PREPARING, S.COOLING]
+    assert findings.change.drop_intents == ("t1",)
+
+
+def test_an_eni_with_a_call_in_flight_is_left_for_the_next_look() -> None:
+    ledger = b.ledger(b.address("10.0.0.9")).applied(
+        Change(put_intents=(intent(IntentKind.ASSIGN),))
+    )
+    findings, _ = look(ledger, cloud_eni("10.0.0.5"))
+    assert not findings.found
+    assert not findings.missing
+
+
+def test_what_the_cloud_lost_is_quarantined_first_and_forgotten_on_a_second_look() -> None:
+    findings, once = look(b.ledger(b.address("10.0.0.5")), cloud_eni())
+    assert state_of(once, "10.0.0.5") is S.QUARANTINED
+    assert findings.wants_second_look
+    _, soon = look(once, cloud_eni(), now=1029.0)
+    assert state_of(soon, "10.0.0.5") is S.QUARANTINED
+    _, later = look(once, cloud_eni(), now=1030.0)
+    assert state_of(later, "10.0.0.5") is None
+
+
+def test_an_address_that_was_missing_once_and_is_back_cools() -> None:
+    ledger = b.ledger(b.address("10.0.0.5", S.QUARANTINED, reason=MISSING))
+    _, after = look(ledger, cloud_eni("10.0.0.5"))
+    assert state_of(after, "10.0.0.5") is S.COOLING
+
+
+def test_an_address_under_a_running_pod_stays_whatever_the_cloud_says() -> None:
+    ledger = b.ledger(b.address("10.0.0.5", S.ALLOCATED), allocations=(b.allocation("10.0.0.5"),))
+    findings, after = look(ledger, now=99999.0)
+    assert state_of(after, "10.0.0.5") is S.ALLOCATED
+    assert [str(a) for a in findings.missing_allocated] == ["10.0.0.5"]
+    assert b.PRIMARY in after.enis
+
+
+def test_an_unassign_is_done_when_one_look_says_so() -> None:
+    _, after = look(b.ledger(b.address("10.0.0.5", S.UNASSIGNING)), cloud_eni())
+    assert state_of(after, "10.0.0.5") is None
+
+
+def test_an_eni_goes_only_after_its_addresses_went() -> None:
+    ledger = b.ledger(
+        b.address("10.0.0.5", eni_id=b.SECONDARY),
+        enis=(b.eni(), b.eni(b.SECONDARY, index=1)),
+    )
+    _, once = look(ledger, cloud_eni())
+    assert b.SECONDARY in once.enis
+    _, later = look(once, cloud_eni(), now=1030.0)
+    assert b.SECONDARY not in later.enis
+
+
+def test_an_eni_that_is_being_created_is_left_to_its_creation() -> None:
+    creating = intent(IntentKind.CREATE, eni_id=None, device_index=1)
+    ledger = b.ledger().applied(Change(put_intents=(creating,)))
+    new = cloud_eni("10.0.0.5", eni_id=b.SECONDARY, index=1)
+    _, after = look(ledger, cloud_eni(), new)
+    assert b.SECONDARY not in after.enis
+
+
+def test_an_unattached_eni_of_ours_is_a_stray() -> None:
+    stray = cloud_eni(eni_id="eni-9", index=-1, status=EniStatus.AVAILABLE)
+    findings, after = look(b.ledger(), cloud_eni(), stray)
+    assert findings.stray_enis == ("eni-9",)
+    assert "eni-9" not in after.enis
+
+
+def test_addresses_of_an_unmanaged_eni_are_not_ours() -> None:
+    _, after = look(b.ledger(), cloud_eni("10.0.0.5", is_managed=False))
+    assert state_of(after, "10.0.0.5") is None
+
+
+def pod(text: str, name: str | None = "c1", link: str = "eni123") -> ObservedPod:
+    return ObservedPod(
+        address=ip_address(text),
+        link_name=link,
+        key=b.key(name) if name else None,
+        netns_cookie=42,
+        network_name="net",
+        pod_namespace="default",
+        pod_name=name or "",
+    )
+
+
+def hear(ledger: Ledger, *pods: ObservedPod) -> Ledger:
+    findings = observe.node(ledger, pods, now=1000.0, now_unix=1.0)
+    return ledger.applied(findings.change)
+
+
+def test_a_new_store_adopts_the_pods_that_the_kernel_shows() -> None:
+    ledger = b.ledger(
+        b.address("10.0.0.5", S.COOLING), b.address("10.0.0.6", S.COOLING), has_heard_node=False
+    )
+    after = hear(ledger, pod("10.0.0.5"))
+    assert after.has_heard_node
+    assert state_of(after, "10.0.0.5") is S.ALLOCATED
+    assert after.allocations[b.key()].netns_cookie == 42
+    assert state_of(after, "10.0.0.6") is S.COOLING
+
+
+def test_a_new_store_quarantines_an_address_without_a_name() -> None:
+    ledger = b.ledger(b.address("10.0.0.5", S.COOLING), has_heard_node=False)
+    after = hear(ledger, pod("10.0.0.5", None))
+    assert state_of(after, "10.0.0.5") is S.QUARANTINED
+
+
+def test_two_links_with_one_address_are_adopted_once() -> None:
+    ledger = b.ledger(b.address("10.0.0.5", S.COOLING), has_heard_node=False)
+    after = hear(ledger, pod("10.0.0.5", "c1"), pod("10.0.0.5", "c2"))
+    assert len(after.allocations) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [(S.AVAILABLE, S.QUARANTINED), (S.COOLING, S.COOLING)],
+    ids=["it must not be given out", "a stale report of a pod that just went"],
+)
+def test_a_later_report_of_an_unexplained_address(before: S, expected: S) -> None:
+    after = hear(b.ledger(b.address("10.0.0.5", before)), pod("10.0.0.5"))
+    assert state_of(after, "10.0.0.5") is expected
+
+
+def test_a_foreign_use_that_ended_lets_the_address_cool() -> None:
+    ledger = b.ledger(b.address("10.0.0.5", S.QUARANTINED, reason=FOREIGN))
+    assert state_of(hear(ledger), "10.0.0.5") is S.COOLING
+
+
+def test_readiness_moves_idle_addresses_and_nothing_else() -> None:
+    ledger = b.ledger(
+        b.address("10.0.0.5", S.PREPARING),
+        b.address("10.0.0.6", S.COOLING),
+        b.address("10.0.0.7", S.ALLOCATED),
+        enis=(b.eni(is_ready=False),),
+    )
+    after = ledger.applied(observe.readiness(ledger, {b.PRIMARY: True}))
+    assert [state_of(after, f"10.0.0.{n}") for n in (5, 6, 7)] == [
+        S.AVAILABLE,
+        S.COOLING,
+        S.ALLOCATED,
+    ]
+    back = after.applied(observe.readiness(after, {b.PRIMARY: False}))
+    assert state_of(back, "10.0.0.5") is S.PREPARING
