@@ -98,6 +98,10 @@ class Actions:
             subnet_room=dict(self._room),
         )
 
+    def exhausted(self, now: float) -> dict[SubnetId, float]:
+        """Subnets that refused last, with the seconds until the next try (0: it is under way)."""
+        return {subnet: max(until - now, 0.0) for subnet, (until, _) in self._exhausted.items()}
+
     def due_times(self, now: float) -> Iterable[float]:
         """Boot times after `now` at which a pause ends and a plan may differ."""
         times = [self._paused_until, self._changed_at + 30.5, self._changed_at + 60.5]

@@ -252,9 +252,9 @@ class Reconciler:
         ledger, now = self._keeper.ledger, clock.boottime()
         cooled = attachments.next_expiry(ledger, cooldown_seconds=self._settings.cooldown_seconds)
         cooling_ends = max(cooled - now, 0.0) if cooled is not None else None
-        pace = self.actions.pace(now)
-        if pace.exhausted_subnets:
-            subnet_id, seconds = min(pace.exhausted_subnets.items(), key=lambda item: item[1])
+        exhausted = self.actions.exhausted(now)
+        if exhausted:
+            subnet_id, seconds = min(exhausted.items(), key=lambda item: item[1])
             retry = seconds if cooling_ends is None else min(seconds, cooling_ends)
             return Shortage(
                 sentence=f"subnet {subnet_id} has no free address"
@@ -302,7 +302,7 @@ class Reconciler:
             said.append("no report from vpc-cnid yet, nothing is handed out: is vpc-cnid running?")
         said += [
             f"subnet {subnet} is exhausted; next try in {seconds:.0f} s"
-            for subnet, seconds in self.actions.pace(now).exhausted_subnets.items()
+            for subnet, seconds in self.actions.exhausted(now).items()
         ]
         if self.actions.last_error:
             said.append(f"the last cloud call failed: {self.actions.last_error}")

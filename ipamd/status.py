@@ -80,7 +80,7 @@ def _eni(ledger: Ledger, eni: Eni, report: pb.EniReport | None, slots: int) -> p
 
 
 def _subnets(reconciler: Reconciler, now: float) -> list[pb.SubnetStatus]:
-    exhausted = reconciler.actions.pace(now).exhausted_subnets
+    exhausted = reconciler.actions.exhausted(now)
     return [
         pb.SubnetStatus(
             subnet_id=subnet_id,

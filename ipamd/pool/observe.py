@@ -115,7 +115,7 @@ def _found(
             state = AddressState.COOLING
             if expected.get(eni_id, 0) > 0:  # the lost answer of an assign that we asked for
                 expected[eni_id] -= 1
-                state = AddressState.PREPARING
+                state = _idle_state(ledger, eni_id)
             found.append(Address(address=address, eni_id=eni_id, state=state, since_boottime=now))
         elif held is not None and held.state is AddressState.QUARANTINED and held.reason == MISSING:
             found.append(replace(held, state=AddressState.COOLING, since_boottime=now, reason=""))
@@ -300,12 +300,17 @@ def assigned(
     ledger: Ledger, intent: Intent, eni_id: EniId, added: Iterable[IPAddress], *, now: float
 ) -> Change:
     """The answer of an assign arrived whole: its addresses are ours, ready as their ENI is."""
-    eni = ledger.enis.get(eni_id)
-    is_ready = eni is not None and eni.is_ready
-    state = AddressState.AVAILABLE if is_ready else AddressState.PREPARING
+    state = _idle_state(ledger, eni_id)
     fresh = tuple(
         Address(address=a, eni_id=eni_id, state=state, since_boottime=now)
         for a in added
         if a not in ledger.addresses
     )
     return Change(put_addresses=fresh, drop_intents=(intent.token,))
+
+
+def _idle_state(ledger: Ledger, eni_id: EniId) -> AddressState:
+    """What an unused, never used address of an ENI is: available if the node has the ENI ready."""
+    eni = ledger.enis.get(eni_id)
+    is_ready = eni is not None and eni.is_ready
+    return AddressState.AVAILABLE if is_ready else AddressState.PREPARING

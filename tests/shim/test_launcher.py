@@ -335,8 +335,9 @@ def test_a_killed_launcher_ends_its_connection(launcher: Launcher) -> None:
         process.stdin = None
         daemon.wait_for_calls(1)
         process.send_signal(signal.SIGKILL)
-        finish(process, b"", started=time.monotonic())
-        # stop() joins the step, which asserts that it saw the end of the connection
+        finished = finish(process, b"", started=time.monotonic())
+        # The end of this block joins the step, which asserts that it saw the connection end.
+    assert finished.status == -signal.SIGKILL
 
 
 def test_twenty_launchers_at_once_each_get_their_own_answer(launcher: Launcher) -> None:

@@ -213,12 +213,15 @@ def test_the_lock_keeps_others_out_until_released(queue: DeleteQueue, tmp_path: 
     other.release()
 
 
-def test_releasing_twice_is_harmless(queue: DeleteQueue) -> None:
+def test_releasing_twice_leaves_the_fds_of_others_alone(queue: DeleteQueue) -> None:
     queue.take_lock()
     queue.release()
+    reader, writer = os.pipe()  # the freed number is given out again
     queue.release()
-    queue.take_lock(timeout_seconds=0)
-    queue.release()
+    assert os.write(writer, b"x") == 1
+    assert os.read(reader, 1) == b"x"
+    os.close(reader)
+    os.close(writer)
 
 
 class Crash(BaseException):

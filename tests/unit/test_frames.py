@@ -62,10 +62,11 @@ def test_an_answer_comes_back_as_it_went(status: int, stdout: bytes, stderr: byt
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_cause_anything_but_a_frame_error(data: bytes) -> None:
-    for parse in (frames.parse_request, frames.parse_answer):
-        with contextlib.suppress(frames.FrameError):
-            parse(data)
+def test_bytes_are_a_frame_that_packs_to_the_same_or_a_frame_error(data: bytes) -> None:
+    with contextlib.suppress(frames.FrameError):
+        assert frames.pack_request(frames.parse_request(data)) == data
+    with contextlib.suppress(frames.FrameError):
+        assert frames.pack_answer(frames.parse_answer(data)) == data
 
 
 def test_the_layout_of_a_request_is_the_documented_one() -> None:

@@ -69,7 +69,7 @@ def test_the_lost_answer_of_an_assign_explains_as_many_addresses_as_it_asked_for
     ledger = b.ledger().applied(Change(put_intents=(lost,)))
     findings, after = look(ledger, cloud_eni("10.0.0.5", "10.0.0.6", "10.0.0.7"))
     states = [state_of(after, f"10.0.0.{n}") for n in (5, 6, 7)]
-    assert states == [S.PREPARING, S.PREPARING, S.COOLING]
+    assert states == [S.AVAILABLE, S.AVAILABLE, S.COOLING]
     assert findings.change.drop_intents == ("t1",)
 
 

@@ -315,4 +315,4 @@ def test_an_error_carries_the_configs_version_where_it_can(stdin: bytes, version
 )
 def test_no_input_causes_anything_but_a_cni_error(env: dict[str, str], stdin: bytes) -> None:
     with contextlib.suppress(CniError):
-        parse(ENV | env, stdin)
+        assert parse(ENV | env, stdin).cni_version in spec.SUPPORTED_VERSIONS
