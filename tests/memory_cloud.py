@@ -131,7 +131,7 @@ class MemoryCloud:
         primary, *others = self._pop(1 + secondaries)
         return CloudEni(
             eni_id=eni_id,
-            mac=f"02:00:00:00:01:{index:02x}",
+            mac=f"02:00:00:00:00:{index:02x}",
             status=EniStatus.ATTACHED,
             subnet_id=SUBNET,
             subnet_cidr=self.cidr,

@@ -36,6 +36,10 @@ class Imds:
         self._token = ""
         self._token_ends = 0.0
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.clear()
+
     def get(self, path: str) -> str | None:
         """The text at `/latest/<path>`, or None for a 404. Raises Transient for all else."""
         answer = self._request("GET", path, {"X-aws-ec2-metadata-token": self._fresh_token()})

@@ -8,7 +8,7 @@ aws-node, so that either agent finds the other's ENIs.
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
@@ -60,6 +60,12 @@ class AwsProvider:
         self._ec2_client: Any = None
         self._node: NodeIdentity | None = None
         self._subnet_cidrs: dict[str, IPv4Network] = {}
+
+    def close(self) -> None:
+        """Close the connections; the child ends without it, tests do not."""
+        if self._ec2_client is not None:
+            self._ec2_client.close()
+        self._imds.close()
 
     def capabilities(self) -> Capabilities:
         """EC2 creates ENIs at run time and changes addresses one by one."""
@@ -151,7 +157,7 @@ class AwsProvider:
         )
 
     def create_interface(self, request: InterfaceRequest) -> CloudEni:
-        """Create (idempotent by ClientToken), attach, protect, wait; undone when attaching fails."""
+        """Create (idempotent by token), attach, protect, wait; undone when attaching fails."""
         eni_id = self._create(request)
         try:
             attachment_id = self._attach(eni_id, request)
@@ -208,7 +214,7 @@ class AwsProvider:
     def _tags(self, request: InterfaceRequest) -> list[dict[str, str]]:
         # A repeated create must send equal parameters or EC2 answers IdempotentParameterMismatch:
         # the creation time is that of the token, not of the try.
-        made = datetime.datetime.fromtimestamp(token_unix(request.token), datetime.UTC)
+        made = dt.datetime.fromtimestamp(token_unix(request.token), dt.UTC)
         tags = {
             TAG_INSTANCE: self._identity().instance_id,
             TAG_CREATED: made.strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -1,0 +1,159 @@
+"""The pipe to the cloud child, with real processes: killed, hung and talking nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Thread
+from typing import TypeVar
+from unittest import mock
+
+import pytest
+
+from ipamd import cloud_process
+from ipamd.cloud_child import Answer, Call, CloudChild, InProcessCloud
+from ipamd.errors import SubnetExhausted, Transient
+from tests.memory_cloud import MemoryCloud
+
+T = TypeVar("T")
+
+# A child with the memory cloud; "limits" ends it at once, "subnet_free" never answers.
+CHILD = """
+import os, sys, time
+sys.path[:0] = [{root!r}]
+from multiprocessing.connection import Connection
+from ipamd.cloud_process import serve
+from tests.memory_cloud import MemoryCloud
+
+class Cloud(MemoryCloud):
+    def limits(self):
+        os._exit(9)
+    def subnet_free(self, subnet_ids):
+        time.sleep(600)
+    def capabilities(self):
+        raise ZeroDivisionError("a bug in a provider")
+
+serve(Cloud(), Connection(int(sys.argv[-1])))
+os._exit(0)
+"""
+
+
+def with_child(
+    tmp_path: Path, work: Callable[[CloudChild], Awaitable[T]], *, call_seconds: float = 20.0
+) -> T:
+    """Run `work` with a child that is the program above in place of a cloud SDK."""
+    program = tmp_path / "child.py"
+    program.write_text(CHILD.format(root=str(Path(__file__).resolve().parents[2])))
+    launcher = tmp_path / "python"
+    launcher.write_text(f'#!/bin/sh\nexec {sys.executable} {program} "$@"\n')
+    launcher.chmod(0o755)
+
+    async def main() -> T:
+        child = CloudChild("memory", call_seconds=call_seconds)
+        try:
+            return await work(child)
+        finally:
+            child.close()
+
+    with mock.patch("ipamd.cloud_child.sys.executable", str(launcher)):
+        return asyncio.run(main())
+
+
+def test_calls_run_in_the_child_and_in_parallel(tmp_path: Path) -> None:
+    async def work(child: CloudChild) -> None:
+        identity, snapshot = await asyncio.gather(child.discover_node(), child.snapshot())
+        assert identity.instance_id == "i-01"
+        assert len(snapshot.enis) == 1
+        assert child.pid not in (None, os.getpid())
+
+    with_child(tmp_path, work)
+
+
+def test_a_killed_child_fails_its_calls_and_the_next_call_starts_another(tmp_path: Path) -> None:
+    async def work(child: CloudChild) -> None:
+        await child.discover_node()
+        first = child.pid
+        assert first is not None
+        hanging = asyncio.create_task(child.subnet_free(()))
+        await asyncio.sleep(0.05)
+        os.kill(first, signal.SIGKILL)
+        with pytest.raises(Transient, match="the cloud child"):
+            await hanging
+        await child.discover_node()
+        assert child.pid not in (None, first)
+
+    with_child(tmp_path, work)
+
+
+def test_a_child_that_ends_by_itself_is_a_transient_error(tmp_path: Path) -> None:
+    async def work(child: CloudChild) -> None:
+        with pytest.raises(Transient):
+            await child.limits()
+        await child.discover_node()
+
+    with_child(tmp_path, work)
+
+
+def test_a_call_that_hangs_ends_the_child_and_names_itself(tmp_path: Path) -> None:
+    async def work(child: CloudChild) -> None:
+        with pytest.raises(Transient, match=r"subnet_free gave no answer in 1 s"):
+            await child.subnet_free(())
+        assert child.pid is None
+
+    with_child(tmp_path, work, call_seconds=1.0)
+
+
+def test_a_bug_in_a_provider_is_an_answer_and_not_silence(tmp_path: Path) -> None:
+    async def work(child: CloudChild) -> None:
+        with pytest.raises(Transient, match="ZeroDivisionError: a bug in a provider"):
+            await child.capabilities()
+        await child.discover_node()
+
+    with_child(tmp_path, work)
+
+
+def test_a_child_that_cannot_start_is_a_transient_error() -> None:
+    async def main() -> None:
+        child = CloudChild("memory", call_seconds=20.0)
+        try:
+            with pytest.raises(Transient):
+                await child.discover_node()
+        finally:
+            child.close()
+
+    with mock.patch("ipamd.cloud_child.sys.executable", "/bin/false"):
+        asyncio.run(main())
+
+
+def test_the_child_serves_until_its_parent_has_gone() -> None:
+    ours, theirs = socket.socketpair()
+    parent, child = Connection(ours.detach()), Connection(theirs.detach())
+    thread = Thread(target=cloud_process.serve, args=(MemoryCloud(), child))
+    thread.start()
+    parent.send(Call(number=7, method="limits", arguments=()))
+    answer = parent.recv()
+    assert isinstance(answer, Answer)
+    assert (answer.number, answer.value.max_enis) == (7, 3)
+    parent.close()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    child.close()
+
+
+def test_the_binding_without_a_process_raises_the_same_errors() -> None:
+    async def main() -> None:
+        from ipamd.cloud import AddressChange
+        from tests.builders import PRIMARY
+
+        memory = MemoryCloud()
+        memory.free.clear()
+        with pytest.raises(SubnetExhausted):
+            await InProcessCloud(memory).apply(AddressChange(eni_id=PRIMARY, add=1))
+
+    asyncio.run(main())
