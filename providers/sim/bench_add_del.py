@@ -28,10 +28,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from providers.sim import netns
-from providers.sim.bench_sides import PEER_PLUGINS, NotReady, Ours, Peer, Side, Timing, wait_available
+from providers.sim.bench_sides import (
+    PEER_PLUGINS,
+    NotReady,
+    Ours,
+    Peer,
+    Side,
+    Timing,
+    wait_available,
+)
 from providers.sim.bench_statistics import Pair, Row, document, row, table
-from providers.sim.lab import Lab, LabError
+from providers.sim.lab import Lab
 from providers.sim.lab_node import Node
+from providers.sim.lab_process import LabError
 from providers.sim.runtime import Pod, Runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,7 +194,7 @@ def _measure(options: Options, sides: tuple[Side, ...], namespaces: Runtime) -> 
         for number in range(options.rounds)
         for side in sides
     }
-    chance = random.Random(options.seed)
+    chance = random.Random(options.seed)  # noqa: S311 - an order that can be repeated
     pairs: defaultdict[tuple[str, str], list[Pair]] = defaultdict(list)
     for number in range(options.rounds):
         if number % 10 == 0:

@@ -16,6 +16,7 @@ import re
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Attached:
     document: Mapping[str, Any]
 
 
-class Side:
+class Side(ABC):
     """One plugin with its config. `name` is "peer", or which launcher of ours it is."""
 
     def __init__(self, name: str, program: Path, config: Mapping[str, Any], run_dir: str) -> None:
@@ -70,6 +71,7 @@ class Side:
         self._env = {"CNI_PATH": str(program.parent), "PATH": PATH, "VPC_CNI_RUN_DIR": run_dir}
         self._attached: dict[str, Attached] = {}
 
+    @abstractmethod
     def wait_ready(self, timeout_seconds: float) -> None:
         """Return once an ADD need not wait for anybody. Raises NotReady."""
 
@@ -97,11 +99,13 @@ class Side:
         fault = fault or _kernel_fault(attached) or self._ledger_fault(attached.address)
         return Timing(milliseconds=run.milliseconds, fault=fault)
 
+    @abstractmethod
     def _probe_target(self, attached: Attached) -> str:
-        raise NotImplementedError
+        """Who answers a pod only if it is wired as the side means it."""
 
+    @abstractmethod
     def _ledger_fault(self, address: str) -> str:
-        raise NotImplementedError
+        """Why the side's own book still holds a deleted pod's address; empty if it does not."""
 
     def _call(self, command: str, pod: Pod, config: Mapping[str, Any]) -> Run:
         env = {
@@ -139,6 +143,7 @@ class Ours(Side):
 
     def _probe_target(self, attached: Attached) -> str:
         """The VPC's router: it answers only if the packet left by the ENI that has the address."""
+        del attached
         return self._gateway
 
     def _ledger_fault(self, address: str) -> str:
@@ -147,7 +152,7 @@ class Ours(Side):
 
 
 class Peer(Side):
-    """ptp + host-local. It has no daemon, so it is always ready."""
+    """ptp + host-local."""
 
     def __init__(self, data_dir: Path) -> None:
         config = {
@@ -166,6 +171,9 @@ class Peer(Side):
         super().__init__("peer", PEER_PLUGINS / "ptp", config, "")
         self._leases = data_dir / PEER_NAME
 
+    def wait_ready(self, timeout_seconds: float) -> None:
+        """At once: it has no daemon, and its subnet is never full."""
+
     def _probe_target(self, attached: Attached) -> str:
         """Its own host end: the peer's addresses are nobody's outside of the node."""
         return attached.gateway
@@ -182,9 +190,7 @@ def address_states(enis_socket: Path) -> dict[str, str]:
         body = json.load(connection.getresponse())
     finally:
         connection.close()
-    return {
-        address: state for eni in body["enis"] for address, state in eni["addresses"].items()
-    }
+    return {address: state for eni in body["enis"] for address, state in eni["addresses"].items()}
 
 
 def wait_available(enis_socket: Path, addresses: int, timeout_seconds: float) -> None:

@@ -48,7 +48,7 @@ def timed_run(
     try:
         began = time.monotonic_ns()
         pid = os.posix_spawn(
-            argv[0], argv, env, file_actions=actions, setsigdef=_IGNORED_BY_PYTHON
+            argv[0], list(argv), env, file_actions=actions, setsigdef=_IGNORED_BY_PYTHON
         )
         os.close(sink)
         sink = -1

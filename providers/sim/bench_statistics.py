@@ -39,9 +39,7 @@ class Row:
     rounds: int
 
 
-def row(
-    pairs: Sequence[Pair], *, verb: str, launcher: str, pods: int, mode: str, peer: str
-) -> Row:
+def row(pairs: Sequence[Pair], *, verb: str, launcher: str, pods: int, mode: str, peer: str) -> Row:
     """The row of these rounds; `ratio` is median to median, so below 1 we are the faster."""
     ours, theirs = [pair.ours_ms for pair in pairs], [pair.peer_ms for pair in pairs]
     return Row(

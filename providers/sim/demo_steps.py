@@ -1,0 +1,316 @@
+"""The demo's steps up to running pods that reach each other; each looks before it says ok."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+
+from providers.sim import demo_looks, netns, ping
+from providers.sim.demo_run import CheckFailed, Seen, Step, Table
+from providers.sim.demo_world import (
+    ATTACH_SECONDS,
+    INSTANCE_TYPE,
+    NODE_NAMES,
+    SUBNETS,
+    DemoWorld,
+    Placement,
+    RunningPod,
+    gateway_of,
+    identity_of,
+    make_launcher,
+    refuse_any,
+)
+from providers.sim.lab_node import EC2_ENDPOINT, Node
+from providers.sim.ping import Probe
+
+LAUNCHER = "the vpc-cni launcher answers VERSION"
+CLOUD = "the emulated cloud answers: EC2 API, metadata, VPC router"
+NODES = "two nodes run ipamd and vpc-cnid and report no problem"
+PODS = "pods started by vpc-cni fill both nodes up to a secondary ENI"
+AGREE = "ledger, cloud and kernel agree on every pod's address"
+PING_PODS = "every pod reaches every pod"
+PING_ROUTER = "every pod reaches the VPC router"
+
+METADATA = "http://169.254.169.254/latest"
+_HTTP_SECONDS = 5.0
+_PING_SECONDS = 2.0
+_SETTLE_SECONDS = 10.0  # ipamd's first look at the cloud takes well under one
+_POLL_SECONDS = 0.1
+_FIRST_PODS = 10  # per node: nine fill the primary ENI of an m5.large
+_MOST_PODS = 20  # per node; the first ENI after the primary is full then
+_ON_SECONDARY = 2  # pods wanted on a secondary ENI of each node
+
+
+def prepare_launcher(world: DemoWorld) -> Seen:
+    """Build it, and let it speak."""
+    command, kind = make_launcher(world.wanted_launcher, world.directory)
+    said = subprocess.run(
+        command, env={"CNI_COMMAND": "VERSION"}, input="{}", capture_output=True, text=True,
+        check=False, timeout=_HTTP_SECONDS,
+    )  # fmt: skip
+    if said.returncode != 0 or "supportedVersions" not in said.stdout:
+        raise CheckFailed(f"{command[-1]} ended with {said.returncode}: {said.stdout}{said.stderr}")
+    world.plugin = command
+    return Seen(text=f"{kind}: {' '.join(command)}")
+
+
+def start_cloud(world: DemoWorld) -> Seen:
+    """The cloud with a VPC of two subnets, asked from inside the VPC."""
+    vpc = world.lab.start(subnets=SUBNETS)
+    world.lab.control.call("set_delays", attach_seconds=ATTACH_SECONDS)
+    world.free_at_start = dict(world.cloud().free)
+    fabric = str(netns.NETNS_DIR / world.lab.fabric_name)
+    status = netns.call_in(fabric, _ask_api)
+    if set(world.free_at_start) != set(vpc.subnet_ids):
+        raise CheckFailed(f"the cloud has the subnets {sorted(world.free_at_start)}")
+    free = " and ".join(str(count) for count in world.free_at_start.values())
+    subnets = " and ".join(subnet["cidr"] for subnet in SUBNETS)
+    return Seen(
+        text=f"{vpc.vpc_id} with {subnets}, {free} addresses free; the API answers with"
+        f" status {status}; attaching an ENI takes {ATTACH_SECONDS:g} s"
+    )
+
+
+def _ask_api() -> int:
+    """One unsigned call to the EC2 API: any answer of HTTP will do."""
+    request = urllib.request.Request(
+        f"{EC2_ENDPOINT}/?Action=DescribeVpcs&Version=2016-11-15", method="GET"
+    )
+    with urllib.request.urlopen(request, timeout=_HTTP_SECONDS) as answer:  # noqa: S310 - http
+        return int(answer.status)
+
+
+def start_nodes(world: DemoWorld) -> Seen:
+    """Both nodes; each asks its metadata service who it is, and its ipamd whether all is well."""
+    world.add_nodes()
+    rows = []
+    for node in world.nodes:
+        identity = identity_of(node)
+        told = netns.call_in(node.netns_path, _own_instance_id)
+        if told != identity.instance_id:
+            raise CheckFailed(f"the metadata service calls {node.name} {told!r}")
+        rows.append(
+            (node.name, told, INSTANCE_TYPE, str(identity.address), str(identity.subnet_cidr),
+             identity.eni_id)
+        )  # fmt: skip
+    _wait_well(world)
+    head = ("node", "instance", "type", "address", "subnet", "primary ENI")
+    return Seen(
+        text=f"{len(rows)} nodes, each with a metadata service that knows it",
+        table=Table(head=head, rows=tuple(rows)),
+    )
+
+
+def _own_instance_id() -> str:
+    token = urllib.request.Request(
+        f"{METADATA}/api/token",
+        method="PUT",
+        headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"},
+    )
+    with urllib.request.urlopen(token, timeout=_HTTP_SECONDS) as answer:  # noqa: S310 - http
+        value = answer.read().decode()
+    asked = urllib.request.Request(
+        f"{METADATA}/meta-data/instance-id", headers={"X-aws-ec2-metadata-token": value}
+    )
+    with urllib.request.urlopen(asked, timeout=_HTTP_SECONDS) as answer:  # noqa: S310 - http
+        return str(answer.read().decode())
+
+
+def _wait_well(world: DemoWorld) -> None:
+    """Until every ipamctl says that all is well: the cloud observed, vpc-cnid heard."""
+
+    def faults() -> list[str]:
+        said = world.ledgers()
+        return [
+            f"{name}: {'; '.join(one.problems) or 'its primary ENI is not ready'}"
+            for name, one in said.items()
+            if one.exit_status != 0 or not any(eni.is_ready for eni in one.enis)
+        ]
+
+    refuse_any(wait_until_none(faults, _SETTLE_SECONDS))
+
+
+def wait_until_none(faults: Callable[[], list[str]], seconds: float) -> list[str]:
+    """Look until there is no fault or the time is over; what the last look found."""
+    deadline = time.monotonic() + seconds
+    while (found := faults()) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return found
+
+
+def start_pods(world: DemoWorld) -> Seen:
+    """Pods on both nodes until each has some on a secondary ENI; who got what."""
+    world.start_pods([(node, f"web-{n}") for n in range(_FIRST_PODS) for node in NODE_NAMES])
+    for number in range(_FIRST_PODS, _MOST_PODS):
+        behind = [node for node, count in _on_secondary(world).items() if count < _ON_SECONDARY]
+        if not behind:
+            break
+        world.start_pods([(node, f"web-{number}") for node in behind])
+    counts = _on_secondary(world)
+    if min(counts.values()) < _ON_SECONDARY:
+        raise CheckFailed(f"pods on secondary ENIs after {len(world.pods)} pods: {counts}")
+    adds = sorted(one.add_seconds for one in world.pods)
+    waited = sum(seconds > ATTACH_SECONDS / 2 for seconds in adds)
+    return Seen(
+        text=f"{len(world.pods)} pods, "
+        + ", ".join(f"{count} on a secondary ENI of {node}" for node, count in counts.items())
+        + f"; ADD median {1000 * statistics.median(adds):.1f} ms, {waited} waited for a new ENI",
+    )
+
+
+def _on_secondary(world: DemoWorld) -> dict[str, int]:
+    """Per node, how many pods have an address that the cloud has on a secondary ENI."""
+    cloud = world.cloud()
+    counts = Counter(
+        one.node for one in world.pods if cloud.holder_of(one.address).device_index > 0
+    )
+    return {node: counts[node] for node in NODE_NAMES}
+
+
+def compare_views(world: DemoWorld) -> Seen:
+    """Each pod's address once everywhere, and on the same ENI in the ledger and in the cloud."""
+    twice = [a for a, n in Counter(one.address for one in world.pods).items() if n > 1]
+    refuse_any(f"{address} is on more than one pod" for address in twice)
+    cloud, ledgers, kernels = world.cloud(), world.ledgers(), world.kernels()
+    world.placements = tuple(
+        _placed(one, cloud, ledgers[one.node], kernels[one.node]) for one in world.pods
+    )
+    unheld = sum(len(one.holders) for one in ledgers.values()) - len(world.pods)
+    if unheld:
+        raise CheckFailed(f"the ledgers hold {unheld} allocations more than there are pods")
+    refuse_any(cloud.fabric_failures)
+    return Seen(
+        text=f"{len(world.placements)} addresses, each once in a ledger, once in the cloud on the"
+        " same ENI, on its pod's eth0 and in one route of its node",
+        table=_placement_table(world),
+    )
+
+
+def _placed(
+    one: RunningPod,
+    cloud: demo_looks.Cloud,
+    ledger: demo_looks.Ledger,
+    kernel: demo_looks.NodeKernel,
+) -> Placement:
+    where = f"{one.node} {one.pod.name} {one.address}"
+    holder = cloud.holder_of(one.address)
+    container_id, eni_id = ledger.holders.get(one.address, ("nobody", "no ENI"))
+    inside = demo_looks.addresses_in(one.pod.netns_path, one.pod.ifname)
+    if (container_id, eni_id) != (one.pod.container_id, holder.eni_id):
+        raise CheckFailed(
+            f"{where}: {holder.eni_id} in the cloud; {eni_id} and {container_id} in the ledger"
+        )
+    if inside != (one.address,):
+        raise CheckFailed(f"{where}: the pod's {one.pod.ifname} has {inside}")
+    eni = ledger.eni(eni_id)
+    return Placement(
+        running=one,
+        eni_id=eni_id,
+        eni_link=eni.link,
+        is_primary=eni.is_primary,
+        host_link=kernel.link_to(one.address),
+    )
+
+
+def _placement_table(world: DemoWorld) -> Table:
+    ordered = sorted(world.placements, key=lambda p: (p.node, not p.is_primary, p.eni_id))
+    return Table(
+        head=("node", "pod", "address", "ENI", "by link", "pod's link on the node", "ADD ms"),
+        rows=tuple(
+            (
+                one.node,
+                one.name,
+                one.address,
+                one.eni_id + (" (primary)" if one.is_primary else ""),
+                one.eni_link,
+                one.host_link,
+                f"{1000 * one.running.add_seconds:7.1f}",
+            )
+            for one in ordered
+        ),
+    )
+
+
+def ping_pods(world: DemoWorld) -> Seen:
+    """All pairs at once; then some alone, because a crowd's round trips measure the crowd."""
+    pairs = [
+        (source, target)
+        for source in world.placements
+        for target in world.placements
+        if source is not target
+    ]
+    answers = ping.ping_all([_probe(a, b.address) for a, b in pairs], _PING_SECONDS)
+    lost = [
+        f"{a.node} {a.name} ({a.address}) got no answer from {b.node} {b.name} ({b.address})"
+        for (a, b), answer in zip(pairs, answers, strict=True)
+        if answer is None
+    ]
+    if lost:
+        raise CheckFailed(_answered(len(pairs), lost))
+    same, across = [
+        _median_alone([_probe(a, b.address) for a, b in pairs if (a.node == b.node) is is_same])
+        for is_same in (True, False)
+    ]
+    return Seen(
+        text=f"{len(pairs)} of {len(pairs)} answers; median round trip"
+        f" {same:.3f} ms on one node, {across:.3f} ms between the nodes"
+    )
+
+
+def ping_router(world: DemoWorld) -> Seen:
+    """The gateway of its own subnet from every pod."""
+    probes = [router_probe(node, one) for node in world.nodes for one in placed_on(world, node)]
+    answers = ping.ping_all(probes, _PING_SECONDS)
+    lost = [
+        f"no answer from {probe.target} to {probe.source}"
+        for probe, answer in zip(probes, answers, strict=True)
+        if answer is None
+    ]
+    if lost:
+        raise CheckFailed(_answered(len(probes), lost))
+    routers = sorted({probe.target for probe in probes})
+    return Seen(
+        text=f"{len(probes)} of {len(probes)} answers from {' and '.join(routers)};"
+        f" median round trip {_median_alone(probes):.3f} ms"
+    )
+
+
+def placed_on(world: DemoWorld, node: Node) -> tuple[Placement, ...]:
+    """The pods of a node."""
+    return tuple(one for one in world.placements if one.node == node.name)
+
+
+def router_probe(node: Node, one: Placement) -> Probe:
+    """Ask the router of the node's subnet from the pod."""
+    return _probe(one, str(gateway_of(node)))
+
+
+def _probe(source: Placement, target: str) -> Probe:
+    return Probe(netns_path=source.netns_path, source=source.address, target=target)
+
+
+def _answered(asked: int, lost: list[str]) -> str:
+    some = lost[:5] + ([f"and {len(lost) - 5} more"] if len(lost) > 5 else [])
+    return "\n".join([f"{asked - len(lost)} of {asked} answers", *some])
+
+
+def _median_alone(probes: list[Probe], most: int = 25) -> float:
+    """Median round trip in ms of up to `most` probes, evenly chosen, one after the other."""
+    chosen = probes[:: max(len(probes) // most, 1)][:most]
+    times = [ping.ping(probe.netns_path, probe.source, probe.target) for probe in chosen]
+    return 1000 * statistics.median(time for time in times if time is not None)
+
+
+STEPS: tuple[Step[DemoWorld], ...] = (
+    Step(name=LAUNCHER, act=prepare_launcher),
+    Step(name=CLOUD, act=start_cloud),
+    Step(name=NODES, act=start_nodes, needs=(LAUNCHER, CLOUD)),
+    Step(name=PODS, act=start_pods, needs=(NODES,)),
+    Step(name=AGREE, act=compare_views, needs=(PODS,)),
+    Step(name=PING_PODS, act=ping_pods, needs=(AGREE,)),
+    Step(name=PING_ROUTER, act=ping_router, needs=(AGREE,)),
+)
