@@ -28,7 +28,7 @@ from ipamd.log import configure
 from ipamd.metrics import LedgerCollector, Metrics
 from ipamd.reconciler import Reconciler
 from ipamd.settings import Settings, load
-from ipamd.store import Store
+from ipamd.store import Store, set_aside
 
 log = structlog.get_logger()
 
@@ -106,19 +106,20 @@ async def run(settings: Settings) -> None:
     """Run until SIGTERM. What ends otherwise ends the process with an error."""
     store = open_store(settings)
     cloud = CloudChild(settings.cloud, call_seconds=settings.api_timeout_seconds * 3)
+    foreign: ForeignStore | None = None
     try:
         await _serve(settings, store, cloud)
     except* Stopped:
         log.info("stopped")
     except* ForeignStore as group:
-        # The next start finds no store and begins a new one, which waits for the kernel's report.
-        log.error("store_is_foreign", error=str(group.exceptions[0]))
-        store.close()
-        store.path.rename(store.path.with_name(f"{store.path.name}.foreign"))
-        raise SystemExit(1) from None
+        foreign = ForeignStore(str(group.exceptions[0]))
     finally:
         cloud.close()
         store.close()
+    if foreign is not None:
+        # The next start finds no store and begins a new one, which waits for the kernel's report.
+        set_aside(store.path)
+        raise foreign
 
 
 async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:

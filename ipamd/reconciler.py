@@ -118,6 +118,9 @@ class Reconciler:
                 await self._ask_who_we_are()
             except CloudError as e:
                 await asyncio.sleep(self._cloud_failed(e))
+            except StoreError as e:
+                log.error("store_failed", error=str(e))
+                await asyncio.sleep(1.0)
 
     async def _ask_who_we_are(self) -> None:
         identity = await self._cloud.discover_node()

@@ -94,20 +94,37 @@ class Attempt:
         self.began_boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.deadline_monotonic = deadline_monotonic
         self._ipam = ipam
-        self._is_cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._is_cancelled = False
+        self._is_wiring = False
 
     @property
     def is_cancelled(self) -> bool:
         """True once the launcher has gone."""
-        return self._is_cancelled.is_set()
+        return self._is_cancelled
+
+    def may_wire(self) -> bool:
+        """Go from asking to wiring, unless the launcher has gone; what is wired must be unwired
+        before its address is released, so from here on only the verb itself gives it back."""
+        with self._lock:
+            self._is_wiring = not self._is_cancelled
+            return self._is_wiring
+
+    def ask_again(self) -> None:
+        """Back from wiring to asking, for another address."""
+        with self._lock:
+            self._is_wiring = False
 
     def cancel(self) -> None:
         """The launcher has gone. An Allocate of ours that still waits is refused at once.
 
         Runs on the watching thread, so the call that tells ipamd gets a thread of its own.
         """
-        self._is_cancelled.set()
-        threading.Thread(target=self.release, name="cancel", daemon=True).start()
+        with self._lock:
+            self._is_cancelled = True
+            is_asking = not self._is_wiring
+        if is_asking:
+            threading.Thread(target=self.release, name="cancel", daemon=True).start()
 
     def release(self) -> None:
         """Give back whatever this attempt was given, and refuse it anything more."""
@@ -168,12 +185,16 @@ class Verbs:
         in_use = ""
         for _ in range(ADDRESS_TRIES):
             reply = self._allocate(request, cookie, attempt)
+            if not attempt.may_wire():
+                attempt.release()
+                raise CniError(CniErrorCode.TRY_AGAIN_LATER, "the launcher has gone")
             wiring = _wiring(request, attempt.key, reply.allocation)
             try:
                 wired = self._wire(netns_fd, wiring, is_repeat=reply.is_repeat)
             except AddressInUse as e:
                 in_use = str(e)
                 self._give_back(attempt, reply.allocation, in_use, is_foreign_use=True)
+                attempt.ask_again()
                 continue
             except DatapathError as e:
                 self._give_back(attempt, reply.allocation, str(e))

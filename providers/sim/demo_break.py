@@ -56,7 +56,9 @@ def cut_off(world: DemoWorld) -> Seen:
     primary = neighbour.eni_id
     seen = [row for row in dropped if (row["eni_id"], row["source"]) == (primary, victim.address)]
     if sum(row["packets"] for row in seen) < len(lost):
-        raise CheckFailed(f"the VPC did not drop {len(lost)} packets of {victim.address}: {dropped}")
+        raise CheckFailed(
+            f"the VPC did not drop {len(lost)} packets of {victim.address}: {dropped}"
+        )
     return Seen(
         text=f"{victim.name} on {victim.node} ({victim.address}, {victim.eni_id}) got 0 of"
         f" {len(lost)} answers, {neighbour.name} on the primary ENI still 1 of 1; vpc-cnid was"

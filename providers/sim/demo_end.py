@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from providers.sim import demo_looks, netns
+from providers.sim import demo_looks
 from providers.sim.demo_looks import CloudEni
 from providers.sim.demo_run import CheckFailed, Seen, Step, Table
 from providers.sim.demo_steps import CLOUD, NODES, PODS, wait_until_none
@@ -19,6 +19,7 @@ KEPT = "a stopped node keeps its ENIs and nothing of a pod"
 TERMINATE = "terminated nodes give every address back to the subnets"
 NOTHING = "nothing is left: no process, namespace, link or file"
 
+_KERNEL_TABLES = {"local", "main", "default"}
 _RUNTIME_DELS = 3  # containerd's, at a pod's end
 _END_SECONDS = 5.0
 
@@ -101,7 +102,7 @@ def stop_daemons(world: DemoWorld) -> Seen:
 def look_at_stopped(world: DemoWorld) -> Seen:
     """A node whose daemons are away, during an upgrade say: ready to go on, free of pods."""
     refuse_any(_traces(world))
-    cloud = world.cloud()
+    cloud, kernels = world.cloud(), world.kernels()
     rows: list[tuple[str, ...]] = []
     for node in world.nodes:
         enis = cloud.of_instance(identity_of(node).instance_id)
@@ -113,9 +114,12 @@ def look_at_stopped(world: DemoWorld) -> Seen:
         rows += [_eni_row(node, eni) for eni in enis]
     refuse_any(cloud.fabric_failures)
     head = ("node", "index", "ENI", "state in the cloud", "secondary addresses")
+    rules = sum(
+        one.table not in _KERNEL_TABLES for kernel in kernels.values() for one in kernel.rules
+    )
     return Seen(
-        text="no link, route or rule of a pod; the ENIs, with their tables and rules, stay for the"
-        " next start",
+        text=f"no link, route or rule of a pod; {len(rows)} ENIs and the {rules} rules that belong"
+        " to nodes and ENIs stay for the next start",
         table=Table(head=head, rows=tuple(rows)),
     )
 
@@ -142,31 +146,19 @@ def terminate_nodes(world: DemoWorld) -> Seen:
 
 
 def look_for_leftovers(world: DemoWorld) -> Seen:
-    """End the cloud too, remove the folder, and look at what the sandbox still has."""
-    namespaces = set(netns.names()) - set(world.namespaces_before) - _expected(world)
+    """End the cloud too, remove the folder, and look at what there is beside what was before."""
     world.close()
-    refuse_any(f"namespace {name} was left by the nodes" for name in sorted(namespaces))
+    running = wait_until_none(lambda: list(demo_looks.processes_of(world.directory)), _END_SECONDS)
+    after = world.surroundings()
     refuse_any(
-        f"namespace {name} is left"
-        for name in sorted(set(netns.names()) - set(world.namespaces_before))
+        [
+            *(f"process {one} is left" for one in running),
+            *(f"{one} is left" for one in sorted(after - world.before)),
+        ]
     )
-    running = wait_until_none(
-        lambda: list(demo_looks.processes_of(world.directory)), _END_SECONDS
-    )
-    refuse_any(f"process {one} is left" for one in running)
-    links = demo_looks.node_kernel("/proc/self/ns/net").links
-    refuse_any(f"link {name} is left" for name, _ in links if name not in world.links_before)
     if world.directory.exists():
         raise CheckFailed(f"{world.directory} is left")
     return Seen(text=f"{world.directory} is gone, and all that was started for it")
-
-
-def _expected(world: DemoWorld) -> set[str]:
-    """Namespaces that may be there before the end: the VPC's, and those of nodes and pods that an
-    earlier failure has kept."""
-    nodes = set(world.lab.nodes)
-    pods = {one.pod.netns_name for one in world.pods} if nodes else set()
-    return {world.lab.fabric_name} | nodes | pods
 
 
 STEPS: tuple[Step[DemoWorld], ...] = (

@@ -62,7 +62,9 @@ def run_steps(
     for step in steps:
         yield step, None
         missing = [name for name in step.needs if name in failed]
-        check = skipped(step, f"not tried: {missing[0]!r} failed") if missing else tried(step, world)
+        check = (
+            skipped(step, f"not tried: {missing[0]!r} failed") if missing else tried(step, world)
+        )
         if not check.is_ok:
             failed.add(step.name)
         yield step, check

@@ -104,7 +104,16 @@ class DemoWorld:
         self.placements: tuple[Placement, ...] = ()
         self.victim: Placement | None = None
         self.free_at_start: dict[str, int] = {}
-        self.namespaces_before = netns.names()
+        self.before = self.surroundings()
+
+    @staticmethod
+    def surroundings() -> frozenset[str]:
+        """The namespaces and links around us, in words: what the demo must leave as it was."""
+        own = demo_looks.node_kernel("/proc/self/ns/net")
+        return frozenset(
+            [f"namespace {name}" for name in netns.names()]
+            + [f"link {name}" for name, _ in own.links]
+        )
 
     def add_nodes(self) -> None:
         """Both nodes, booted, daemons listening; side by side, as machines are."""

@@ -1,0 +1,112 @@
+"""Daemons and launchers die at every point of every verb, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from random import Random
+
+import pytest
+
+from providers.sim import ping
+from providers.sim.lab import Lab
+from tests.node.ground import Ground, Site, until
+from tests.node.kill_audit import audit
+from tests.node.kill_driver import SEED_VARIABLE, Driver, Killer, Stage, Tally, Victim
+
+VERBS = 200
+MOST_VERBS = 500  # should so many not be enough for the kills, something is wrong
+KILLS = 60
+WARM_UP_VERBS = 40
+WORKERS = 4
+PODS_EACH = 4  # 16 pods at most: one full ENI and a part of the next
+
+
+@pytest.mark.netns
+@pytest.mark.slow
+def test_kills_at_any_point_lose_nothing_and_double_nothing(
+    ground: Ground, lab: Lab, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    site = ground.started(env={"IP_COOLDOWN_PERIOD": "2", "WARM_IP_TARGET": "3"})
+    driver = Driver(site, workers=WORKERS, pods_each=PODS_EACH, seed=seed)
+    driver.run(is_enough=lambda: driver.tally.verbs >= WARM_UP_VERBS)
+    usual, warm = driver.usual_seconds(), driver.tally
+    driver.stop_all()
+    assert not warm.failures and not warm.violations, "the warm-up has no kills and no failures"
+
+    driver.tally = tally = Tally()
+    driver.killer = killer = Killer(site, Random(f"{seed}/kills"), usual)
+    killer.start()
+    driver.run(is_enough=lambda: _is_enough(tally, killer))
+    killer.stop()
+    driver.killer = None
+
+    with capsys.disabled():
+        _print_report(seed, usual, tally, killer, time.monotonic() - began)
+    _settle(site, lab, driver)
+    assert tally.violations == []
+    assert audit(site, lab, driver.live) == []
+    assert _unreachable(site, driver) == []
+    assert len(killer.kills) >= KILLS
+    assert tally.adds_ok >= 0.8 * tally.adds
+    assert {kill.victim for kill in killer.kills} == set(Victim)
+    assert len({kill.stage for kill in killer.kills} - {Stage.AWAY}) >= 5, "kills are spread"
+
+    driver.stop_all()
+    _settle(site, lab, driver)
+    assert audit(site, lab, {}) == []
+    assert tally.violations == []
+
+
+def _is_enough(tally: Tally, killer: Killer) -> bool:
+    if killer.error is not None or tally.verbs >= MOST_VERBS:
+        return True
+    return tally.verbs >= VERBS and len(killer.kills) >= KILLS
+
+
+def _settle(site: Site, lab: Lab, driver: Driver) -> None:
+    """Wait for what still runs: queued DELs, cloud calls, the sweep of leftovers."""
+    deadline = time.monotonic() + 45.0
+    while audit(site, lab, driver.live) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    until(lambda: not list((site.node.run_dir / "delete-queue").glob("*,*")), what="empty queue")
+
+
+def _unreachable(site: Site, driver: Driver) -> list[str]:
+    """Pods that were started before some kill and do not work after the last one."""
+    assert site.node.identity is not None
+    gateway = str(site.node.identity.gateway)
+    probes = [
+        ping.Probe(netns_path=pod.netns_path, target=gateway, source=address)
+        for pod, address in driver.live.values()
+    ]
+    answers = ping.ping_all(probes, timeout_seconds=2.0)
+    return [p.netns_path for p, answer in zip(probes, answers, strict=True) if answer is None]
+
+
+def _print_report(
+    seed: int, usual: dict[str, float], tally: Tally, killer: Killer, seconds: float
+) -> None:
+    spread = Counter((kill.verb, kill.stage) for kill in killer.kills)
+    by_victim = Counter(kill.victim for kill in killer.kills)
+    print(f"\nkill test: {SEED_VARIABLE}={seed}, {seconds:.0f} s")
+    print(f"  usual time: {', '.join(f'{v} {s * 1000:.1f} ms' for v, s in usual.items())}")
+    print(
+        f"  verbs {tally.verbs}: {tally.adds} ADD, {tally.adds_ok} of them good "
+        f"({100 * tally.adds_ok / max(tally.adds, 1):.0f} %), {tally.dels} DEL, "
+        f"{tally.dels_sent_again} DELs sent again"
+    )
+    print(
+        f"  kills that hit a verb in flight: {len(killer.kills)} "
+        f"({', '.join(f'{v.value} {n}' for v, n in by_victim.items())}); "
+        f"{killer.missed} came after its end"
+    )
+    for verb in ("ADD", "DEL"):
+        for stage in Stage:
+            if count := spread[(verb, stage)]:
+                print(f"  {verb} {stage.value:28} {count:3} {'#' * count}")
+    for reason, count in tally.failures.most_common():
+        print(f"  failed {count:3} x {reason}")
+    for text in tally.violations:
+        print(f"  BROKEN {text}")
