@@ -199,10 +199,10 @@ class Verbs:
             except DatapathError as e:
                 self._give_back(attempt, reply.allocation, str(e))
                 raise _setup_error(e, request) from e
+            self._cache[attempt.key] = reply.allocation
             if attempt.is_cancelled:
                 self.undo(request, attempt)
                 raise CniError(CniErrorCode.TRY_AGAIN_LATER, "the launcher has gone")
-            self._cache[attempt.key] = reply.allocation
             log.info(
                 "attached",
                 key=str(attempt.key),

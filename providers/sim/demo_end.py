@@ -67,15 +67,8 @@ def look_at_cooling(world: DemoWorld) -> Seen:
     )
     for one in world.pods:
         cloud.holder_of(one.address)
-    head = ("node", "cooling", "available", "allocated")
-    rows = tuple(
-        (name, *(str(one.pool.get(state, 0)) for state in head[1:]))
-        for name, one in ledgers.items()
-    )
-    return Seen(
-        text=f"{len(world.pods)} addresses, each on its ENI in the cloud",
-        table=Table(head=head, rows=rows),
-    )
+    counts = ", ".join(f"{name} {one.pool['cooling']}" for name, one in ledgers.items())
+    return Seen(text=f"{len(world.pods)} addresses ({counts}), none allocated any more")
 
 
 def stop_daemons(world: DemoWorld) -> Seen:

@@ -43,6 +43,7 @@ ATTACH_SECONDS = 1.0
 CNI_SECONDS = 20.0
 PARALLEL_CALLS = 3  # pods that a kubelet starts at once, per node
 _BUILD_SECONDS = 60.0
+_FAULTS_SHOWN = 5
 _NO_COMPILER = 3  # build.sh
 
 Item = TypeVar("Item")
@@ -192,11 +193,14 @@ def gateway_of(node: Node) -> IPv4Address:
     return identity_of(node).gateway
 
 
-def refuse_any(faults: Iterable[str]) -> None:
-    """CheckFailed with every fault, one per line, if there is one."""
+def refuse_any(faults: Iterable[str], head: str = "") -> None:
+    """CheckFailed if there is a fault: the head, the first faults and how many more there are."""
     found = tuple(faults)
-    if found:
-        raise CheckFailed("\n".join(found))
+    if not found:
+        return
+    more = len(found) - _FAULTS_SHOWN
+    lines = [head, *found[:_FAULTS_SHOWN], f"and {more} more" if more > 0 else ""]
+    raise CheckFailed("\n".join(line for line in lines if line))
 
 
 def network_config() -> dict[str, Any]:

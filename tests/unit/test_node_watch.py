@@ -1,0 +1,238 @@
+"""Applying, reporting and sweeping, against a host and a ledger in memory."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import grpc
+import pytest
+from cni_shim.datapath.desired import DesiredHost, EniReadiness
+from cni_shim.datapath.errors import DatapathError
+from cni_shim.datapath.pods import ObservedPod
+from cni_shim.ipam_client import IpamdError
+from cni_shim.node_watch import REPORT_SECONDS, SUSPECT_SECONDS, NodeWatch
+from cni_shim.spec import AttachmentKey
+from cni_shim.verbs import Verbs
+from ipam_api.v1 import ipam_pb2 as pb
+
+from tests.unit.test_verbs import FakeDatapath, FakeIpam
+
+
+class Ledger(FakeIpam):
+    """ipamd's side of a report."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.reports: list[pb.ReportNodeRequest] = []
+        self.unknown: list[str] = []
+        self.accepts = True
+
+    def report(self, request: pb.ReportNodeRequest, *, seconds: float) -> pb.ReportNodeReply:
+        self._enter("report")
+        self.reports.append(request)
+        return pb.ReportNodeReply(is_accepted=self.accepts, unknown_addresses=self.unknown)
+
+
+class Kernel:
+    """The host's side and the pods' side."""
+
+    def __init__(self) -> None:
+        self.applied: list[DesiredHost] = []
+        self.is_ready = True
+        self.pods: tuple[ObservedPod, ...] = ()
+        self.removed: list[str] = []
+        self.failure: DatapathError | None = None
+
+    def apply(self, desired: DesiredHost) -> tuple[EniReadiness, ...]:
+        if self.failure is not None:
+            raise self.failure
+        self.applied.append(desired)
+        return tuple(
+            EniReadiness(
+                eni_id=e.eni_id,
+                is_ready=self.is_ready,
+                link_name="eth0",
+                message="" if self.is_ready else "no link",
+            )
+            for e in desired.enis
+        )
+
+    def observe(self) -> tuple[ObservedPod, ...]:
+        return self.pods
+
+    def remove_leftover(self, observed: ObservedPod) -> bool:
+        self.removed.append(observed.link_name)
+        return True
+
+
+class Bench:
+    def __init__(self, tmp_path: Path) -> None:
+        self.ledger, self.kernel = Ledger(), Kernel()
+        self.verbs = Verbs(
+            self.ledger,
+            FakeDatapath([]),
+            queue_release=lambda request: None,
+            finish_queued=lambda key: None,
+        )
+        self.heartbeat = tmp_path / "heartbeat"
+        self.watch = NodeWatch(
+            self.ledger,
+            self.kernel,
+            self.kernel,
+            self.verbs,
+            heartbeat=self.heartbeat,
+            eni_mtu=9001,
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+NETWORK = pb.NodeNetwork(
+    epoch="e1",
+    enis=[
+        pb.NodeEni(
+            eni_id="eni-1",
+            mac="02:00:00:00:00:01",
+            primary_address="10.0.0.4",
+            subnet_cidr="10.0.0.0/24",
+            gateway="10.0.0.1",
+            route_table_id=254,
+            is_primary=True,
+        )
+    ],
+)
+
+
+def pod(name: str = "c1", address: str | None = "10.0.0.5", link: str = "eni1") -> ObservedPod:
+    return ObservedPod(
+        address=IPv4Address(address) if address else None,
+        link_name=link,
+        ifindex=7,
+        container_id=name,
+        ifname="eth0" if name else "",
+        netns_cookie=9,
+        is_ours=True,
+    )
+
+
+def test_nothing_is_touched_before_something_is_wanted(bench: Bench) -> None:
+    assert bench.watch.step(0.0)
+    assert bench.kernel.applied == []
+
+
+def test_the_wanted_network_is_applied_and_reported(bench: Bench) -> None:
+    bench.kernel.pods = (pod(),)
+    bench.watch.wanted(NETWORK)
+    assert bench.watch.step(0.0)
+    (report,) = bench.ledger.reports
+    assert report.epoch == "e1"
+    assert [(e.eni_id, e.is_ready) for e in report.enis] == [("eni-1", True)]
+    assert [(a.address, a.key.container_id) for a in report.addresses] == [("10.0.0.5", "c1")]
+
+
+def test_what_was_said_is_not_said_again_before_its_time(bench: Bench) -> None:
+    bench.watch.wanted(NETWORK)
+    for now in (0.0, 1.0, REPORT_SECONDS - 1):
+        bench.watch.step(now)
+    assert len(bench.ledger.reports) == 1
+    bench.watch.step(REPORT_SECONDS)
+    assert len(bench.ledger.reports) == 2
+
+
+def test_an_eni_that_is_not_ready_is_tried_again_soon_and_news_is_told(bench: Bench) -> None:
+    bench.kernel.is_ready = False
+    bench.watch.wanted(NETWORK)
+    assert not bench.watch.step(0.0)
+    bench.kernel.is_ready = True
+    assert bench.watch.step(0.5)
+    assert [r.enis[0].is_ready for r in bench.ledger.reports] == [False, True]
+
+
+def test_a_report_that_was_not_taken_is_repeated(bench: Bench) -> None:
+    bench.ledger.accepts = False
+    bench.watch.wanted(NETWORK)
+    assert not bench.watch.step(0.0)
+    bench.ledger.accepts = True
+    assert bench.watch.step(0.5)
+    assert len(bench.ledger.reports) == 2
+
+
+def test_a_kernel_that_cannot_be_read_is_tried_again(bench: Bench) -> None:
+    bench.kernel.failure = DatapathError("dump links", 105)
+    bench.watch.wanted(NETWORK)
+    assert not bench.watch.step(0.0)
+    assert bench.ledger.reports == []
+
+
+def test_an_ipamd_that_is_away_is_tried_again(bench: Bench) -> None:
+    bench.ledger.script["report"] = [IpamdError(grpc.StatusCode.UNAVAILABLE, "away", None)]
+    bench.watch.wanted(NETWORK)
+    assert not bench.watch.step(0.0)
+    assert bench.watch.step(0.5)
+
+
+def test_a_link_without_an_allocation_is_removed(bench: Bench) -> None:
+    bench.kernel.pods = (pod(),)
+    bench.ledger.unknown = ["10.0.0.5"]
+    bench.watch.wanted(NETWORK)
+    bench.watch.step(0.0)
+    assert bench.kernel.removed == ["eni1"]
+
+
+def test_a_link_with_its_allocation_stays(bench: Bench) -> None:
+    bench.kernel.pods = (pod(),)
+    bench.ledger.unknown = ["10.0.0.5"]  # the report was older than the allocation
+    bench.ledger.held["c1"] = pb.Allocation(address="10.0.0.5")
+    bench.watch.wanted(NETWORK)
+    bench.watch.step(0.0)
+    assert bench.kernel.removed == []
+
+
+def test_a_half_made_link_of_an_allocation_stays(bench: Bench) -> None:
+    bench.kernel.pods = (pod(address=None),)
+    bench.ledger.held["c1"] = pb.Allocation(address="10.0.0.5")
+    bench.watch.wanted(NETWORK)
+    bench.watch.step(0.0)
+    assert bench.kernel.removed == []
+
+
+def test_a_link_whose_verb_is_running_is_left_to_it(bench: Bench) -> None:
+    bench.kernel.pods = (pod(),)
+    bench.ledger.unknown = ["10.0.0.5"]
+    bench.watch.wanted(NETWORK)
+    key = AttachmentKey(container_id="c1", ifname="eth0")
+    with bench.verbs.locked(key, timeout_seconds=1):
+        bench.watch.step(0.0)
+    assert bench.kernel.removed == []
+
+
+def test_nothing_is_swept_against_a_report_that_was_not_taken(bench: Bench) -> None:
+    bench.kernel.pods = (pod(),)
+    bench.ledger.unknown = ["10.0.0.5"]
+    bench.ledger.accepts = False
+    bench.watch.wanted(NETWORK)
+    bench.watch.step(0.0)
+    assert bench.kernel.removed == []
+
+
+def test_a_nameless_link_of_ours_is_removed_only_when_it_stays(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("cni_shim.node_watch.time.monotonic", lambda: now[0])
+    bench.kernel.pods = (pod("", address=None),)
+    bench.watch.wanted(NETWORK)
+    bench.watch.step(0.0)
+    assert bench.kernel.removed == []
+    now[0] += SUSPECT_SECONDS
+    bench.watch.step(REPORT_SECONDS)
+    assert bench.kernel.removed == ["eni1"]
+
+
+def test_the_heartbeat_is_a_files_time(bench: Bench) -> None:
+    bench.watch.beat()
+    assert bench.heartbeat.exists()

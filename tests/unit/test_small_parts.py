@@ -1,0 +1,93 @@
+"""Back-off, key locks, hang-ups and the status screen."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+from cni_shim import settings as shim_settings
+from cni_shim.hangups import Hangups
+from cni_shim.key_locks import KeyLocks
+from hypothesis import given
+from hypothesis import strategies as st
+from ipam_api.v1 import ipam_pb2 as pb
+
+from ipamd.backoff import Backoff
+from ipamd.cli.status import screen, table
+
+
+def test_the_worked_example_of_the_backoff_holds() -> None:
+    assert Backoff(first_seconds=2, cap_seconds=60).delay(3, 0.5) == 6.0
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
+def test_a_delay_stays_between_half_a_step_and_the_cap(failures: int, chance: float) -> None:
+    delay = Backoff(first_seconds=0.5, cap_seconds=30).delay(failures, chance)
+    assert 0.25 <= delay <= 30
+
+
+def test_a_key_lock_is_kept_only_while_it_is_used() -> None:
+    locks = KeyLocks()
+    with (
+        locks.held("a", timeout_seconds=1),
+        pytest.raises(TimeoutError, match="a"),
+        locks.held("a", timeout_seconds=0),
+    ):
+        raise AssertionError("the lock was taken twice")
+    with locks.held("a", timeout_seconds=0):
+        pass
+    assert locks._locks == {}
+
+
+def test_a_peer_that_goes_is_noticed_once_and_only_within_the_block() -> None:
+    hangups = Hangups()
+    ours, theirs = socket.socketpair()
+    gone = threading.Event()
+    with ours, hangups.watched(ours, gone.set):
+        assert not gone.is_set()
+        theirs.close()
+        assert gone.wait(5)
+    assert hangups._callbacks == {}
+
+
+def test_a_peer_that_stays_is_not_reported() -> None:
+    hangups = Hangups()
+    ours, theirs = socket.socketpair()
+    gone = threading.Event()
+    with ours, theirs, hangups.watched(ours, gone.set):
+        theirs.send(b"more")
+        assert not gone.wait(0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VPC_IPAMD_RUN_DIR", "run"),
+        ("VPC_IPAMD_LOG_LEVEL", "loud"),
+        ("AWS_VPC_ENI_MTU", "9002"),
+        ("AWS_VPC_ENI_MTU", "big"),
+    ],
+)
+def test_vpc_cnid_refuses_unusable_settings_by_name(name: str, value: str) -> None:
+    with pytest.raises(shim_settings.SettingsError, match=f"{name}='{value}'"):
+        shim_settings.load({name: value})
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    assert table(("a", "b"), [("long cell", "x")]) == "  a          b\n  long cell  x\n"
+
+
+def test_the_screen_names_problems_and_the_reason_of_the_last_plan() -> None:
+    shown = screen(
+        pb.Status(
+            version="1",
+            pool={"allocated": 2, "available": 3},
+            problems=["subnet subnet-1 is exhausted"],
+            last_plan=pb.PlanStatus(summary="targets met"),
+            waiting_allocations=4,
+            enis=[pb.EniStatus(eni_id="eni-1", is_primary=True, slots=9)],
+        )
+    )
+    for text in ("targets met", "! subnet subnet-1 is exhausted", "4 attachments wait", "eni-1"):
+        assert text in shown

@@ -1,0 +1,399 @@
+"""ADD and DEL against an ipamd and a kernel that keep a diary and say no on demand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
+
+import grpc
+import pytest
+from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
+from cni_shim.datapath.pods import PodWiring, Wired
+from cni_shim.errors import CniError, CniErrorCode
+from cni_shim.ipam_client import IpamdError
+from cni_shim.spec import AttachmentKey, CniRequest, PluginConfig, Pod, Verb
+from cni_shim.verbs import Attempt, Verbs
+from ipam_api.v1 import ipam_pb2 as pb
+
+KEY = AttachmentKey(container_id="c1", ifname="eth0")
+R = pb.ErrorDetail
+
+
+def away() -> IpamdError:
+    return IpamdError(grpc.StatusCode.UNAVAILABLE, "nobody listens", None)
+
+
+def refusal(status: grpc.StatusCode, reason: R.Reason) -> IpamdError:
+    return IpamdError(status, "no", pb.ErrorDetail(reason=reason, message="the reason"))
+
+
+class FakeIpam:
+    """A ledger of one node; `script` raises before a call of that name."""
+
+    def __init__(self, diary: list[str]) -> None:
+        self.diary = diary
+        self.held: dict[str, pb.Allocation] = {}
+        self.script: dict[str, list[IpamdError | None]] = {}
+        self.on_allocate: Callable[[], None] = lambda: None
+        self.next = 5
+
+    def _enter(self, name: str) -> None:
+        queue = self.script.get(name, [])
+        error = queue.pop(0) if queue else None
+        if error is not None:
+            self.diary.append(f"{name} refused")
+            raise error
+
+    def allocate(
+        self, request: pb.AllocateRequest, *, deadline_monotonic: float
+    ) -> pb.AllocateReply:
+        self._enter("allocate")
+        self.on_allocate()
+        held = self.held.get(request.key.container_id)
+        if held is not None and held.netns_cookie == request.netns_cookie:
+            return pb.AllocateReply(allocation=held, is_repeat=True)
+        if held is not None:
+            raise refusal(grpc.StatusCode.FAILED_PRECONDITION, R.ATTACHMENT_CONFLICT)
+        made = pb.Allocation(
+            key=request.key,
+            attempt_id=request.attempt_id,
+            generation=self.next,
+            netns_cookie=request.netns_cookie,
+            pod_namespace=request.pod_namespace,
+            pod_name=request.pod_name,
+            address=f"10.0.0.{self.next}",
+            eni_id="eni-1",
+            device_index=1,
+        )
+        self.next += 1
+        self.held[request.key.container_id] = made
+        self.diary.append(f"allocate {made.address}")
+        return pb.AllocateReply(allocation=made)
+
+    def release(self, request: pb.ReleaseRequest, *, deadline_monotonic: float) -> pb.ReleaseReply:
+        self._enter("release")
+        held = self.held.get(request.key.container_id)
+        if held is None or (request.attempt_id and request.attempt_id != held.attempt_id):
+            return pb.ReleaseReply(outcome=pb.ReleaseReply.UNKNOWN_KEY)
+        del self.held[request.key.container_id]
+        how = " as foreign" if request.is_foreign_use else ""
+        self.diary.append(f"release {held.address}{how}")
+        return pb.ReleaseReply(outcome=pb.ReleaseReply.RELEASED, address=held.address)
+
+    def get(self, key: pb.AttachmentKey, *, deadline_monotonic: float) -> pb.Allocation | None:
+        self._enter("get")
+        return self.held.get(key.container_id)
+
+
+class FakeDatapath:
+    """Links by key; `script` raises on wire or unwire."""
+
+    def __init__(self, diary: list[str]) -> None:
+        self.diary = diary
+        self.links: dict[str, str] = {}
+        self.script: dict[str, list[DatapathError | None]] = {}
+        self.during_wire: Callable[[], None] = lambda: None
+        self.cookie = 7
+
+    def _enter(self, name: str) -> None:
+        queue = self.script.get(name, [])
+        error = queue.pop(0) if queue else None
+        if error is not None:
+            self.diary.append(f"{name} refused")
+            raise error
+
+    def netns_cookie(self, netns_fd: int) -> int:
+        self._enter("cookie")
+        return self.cookie
+
+    def wire(self, netns_fd: int, wiring: PodWiring) -> Wired:
+        self._enter("wire")
+        self.during_wire()
+        self.links[wiring.container_id] = str(wiring.address)
+        self.diary.append(f"wire {wiring.address} mark {wiring.mark}")
+        return self._wired()
+
+    def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
+        is_there = self.links.get(wiring.container_id) == str(wiring.address)
+        return self._wired() if is_there else None
+
+    def unwire(
+        self,
+        container_id: str,
+        ifname: str,
+        pod_namespace: str,
+        pod_name: str,
+        veth_prefix: str,
+        address: IPv4Address | None,
+    ) -> bool:
+        self._enter("unwire")
+        self.diary.append(f"unwire {address} of {pod_name}")
+        return self.links.pop(container_id, None) is not None
+
+    def _wired(self) -> Wired:
+        return Wired(
+            host_ifname="eni123",
+            host_ifindex=9,
+            host_mac="02:00:00:00:00:01",
+            pod_mac="0a:58:0a:00:00:05",
+            netns_cookie=self.cookie,
+        )
+
+
+class Bench:
+    """A Verbs on fakes; `diary` is what happened, in order."""
+
+    def __init__(self) -> None:
+        self.diary: list[str] = []
+        self.ipam = FakeIpam(self.diary)
+        self.datapath = FakeDatapath(self.diary)
+        self.queued: list[AttachmentKey | None] = []
+        self.verbs = Verbs(
+            self.ipam,
+            self.datapath,
+            queue_release=self._queue,
+            finish_queued=lambda key: None,
+        )
+
+    def _queue(self, request: CniRequest) -> None:
+        self.diary.append("queue")
+        self.queued.append(request.key)
+
+    def request(self, verb: Verb = Verb.ADD) -> CniRequest:
+        return CniRequest(
+            verb=verb,
+            key=KEY,
+            netns_path="/run/netns/p",
+            allows_own_netns=False,
+            pod=Pod(namespace="default", name="web", uid="u"),
+            network_name="net",
+            cni_version="1.0.0",
+            config=PluginConfig(),
+            prev_result=None,
+        )
+
+    def attempt(self) -> Attempt:
+        return Attempt(KEY, self.ipam, deadline_monotonic=time.monotonic() + 10)
+
+    def add(self, attempt: Attempt | None = None) -> Mapping[str, str]:
+        result = self.verbs.add(self.request(), 3, attempt or self.attempt())
+        return {"address": str(result.ips[0].address), "host": result.interfaces[0].name}
+
+    def delete(self) -> None:
+        self.verbs.delete(self.request(Verb.DEL), KEY, deadline_monotonic=time.monotonic() + 5)
+
+    def refused(self, call: Callable[[], object]) -> CniError:
+        with pytest.raises(CniError) as caught:
+            call()
+        return caught.value
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_an_add_allocates_wires_and_answers(bench: Bench) -> None:
+    assert bench.add() == {"address": "10.0.0.5/32", "host": "eni123"}
+    assert bench.diary == ["allocate 10.0.0.5", "wire 10.0.0.5 mark 2"]
+
+
+def test_a_del_unwires_before_it_releases(bench: Bench) -> None:
+    bench.add()
+    bench.diary.clear()
+    bench.delete()
+    assert bench.diary == ["unwire 10.0.0.5 of web", "release 10.0.0.5"]
+
+
+def test_a_repeated_add_of_what_stands_wires_nothing(bench: Bench) -> None:
+    first = bench.add()
+    bench.diary.clear()
+    assert bench.add() == first
+    assert bench.diary == []
+
+
+def test_a_repeated_add_of_a_half_wired_pod_wires_it_anew(bench: Bench) -> None:
+    bench.add()
+    bench.datapath.links.clear()
+    bench.diary.clear()
+    bench.add()
+    assert bench.diary == ["wire 10.0.0.5 mark 2"]
+
+
+def test_another_namespace_under_the_key_has_the_old_one_torn_down_first(bench: Bench) -> None:
+    bench.add()
+    bench.datapath.cookie = 8
+    bench.diary.clear()
+    assert bench.add()["address"] == "10.0.0.6/32"
+    assert bench.diary == [
+        "unwire 10.0.0.5 of web",
+        "release 10.0.0.5",
+        "allocate 10.0.0.6",
+        "wire 10.0.0.6 mark 2",
+    ]
+
+
+def test_an_address_the_kernel_uses_is_quarantined_and_the_next_one_taken(bench: Bench) -> None:
+    bench.datapath.script["wire"] = [AddressInUse(IPv4Address("10.0.0.5"), "a route to veth9")]
+    assert bench.add()["address"] == "10.0.0.6/32"
+    assert "release 10.0.0.5 as foreign" in bench.diary
+
+
+def test_when_every_address_is_used_the_error_names_the_last(bench: Bench) -> None:
+    bench.datapath.script["wire"] = [
+        AddressInUse(IPv4Address(f"10.0.0.{n}"), "a route") for n in range(5, 9)
+    ]
+    error = bench.refused(bench.add)
+    assert error.code is CniErrorCode.TRY_AGAIN_LATER
+    assert "10.0.0.8" in error.details
+    assert not bench.ipam.held
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [DatapathError("create veth", 12), ForeignInterface("eth0")],
+    ids=["no memory", "foreign eth0"],
+)
+def test_a_wiring_that_fails_gives_the_address_back(bench: Bench, failure: DatapathError) -> None:
+    bench.datapath.script["wire"] = [failure]
+    error = bench.refused(bench.add)
+    assert error.code is CniErrorCode.INTERFACE_SETUP
+    assert not bench.ipam.held
+
+
+def test_no_address_is_an_error_that_carries_ipamds_reason(bench: Bench) -> None:
+    bench.ipam.script["allocate"] = [refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, R.NO_ADDRESS)]
+    error = bench.refused(bench.add)
+    assert error.code is CniErrorCode.TRY_AGAIN_LATER
+    assert "the reason" in error.details
+
+
+def test_a_launcher_that_goes_while_ipamd_is_asked_gets_nothing_wired(bench: Bench) -> None:
+    attempt = bench.attempt()
+    bench.ipam.on_allocate = attempt.cancel
+    bench.refused(lambda: bench.add(attempt))
+    _wait(lambda: not bench.ipam.held)
+    assert not bench.datapath.links
+    assert not [line for line in bench.diary if line.startswith("wire")]
+
+
+def test_a_launcher_that_goes_while_wiring_is_undone_before_the_release(bench: Bench) -> None:
+    attempt = bench.attempt()
+    bench.datapath.during_wire = attempt.cancel
+    bench.refused(lambda: bench.add(attempt))
+    assert bench.diary == [
+        "allocate 10.0.0.5",
+        "wire 10.0.0.5 mark 2",
+        "unwire 10.0.0.5 of web",
+        "release 10.0.0.5",
+    ]
+
+
+def test_an_answer_that_could_not_be_delivered_is_undone(bench: Bench) -> None:
+    attempt = bench.attempt()
+    bench.add(attempt)
+    bench.verbs.undo_locked(bench.request(), attempt)
+    assert not bench.ipam.held
+    assert not bench.datapath.links
+
+
+def test_an_undelivered_answer_of_an_older_attempt_undoes_nothing(bench: Bench) -> None:
+    old = bench.attempt()
+    bench.add(old)
+    bench.ipam.held["c1"].attempt_id = "f" * 16
+    bench.verbs._cache[KEY].attempt_id = "f" * 16
+    bench.verbs.undo_locked(bench.request(), old)
+    assert bench.ipam.held
+
+
+def test_a_del_whose_kernel_part_fails_keeps_the_address(bench: Bench) -> None:
+    bench.add()
+    bench.datapath.script["unwire"] = [DatapathError("delete link", 16)]
+    error = bench.refused(bench.delete)
+    assert error.code is CniErrorCode.TRY_AGAIN_LATER
+    assert "stays allocated" in error.details
+    assert bench.ipam.held
+    bench.delete()
+    assert not bench.ipam.held
+
+
+def test_a_del_while_ipamd_is_away_is_queued_and_succeeds(bench: Bench) -> None:
+    bench.add()
+    bench.ipam.script["release"] = [away()]
+    bench.delete()
+    assert bench.queued == [KEY]
+    assert not bench.datapath.links
+
+
+def test_a_del_that_ipamd_cannot_record_is_queued(bench: Bench) -> None:
+    bench.add()
+    bench.ipam.script["release"] = [refusal(grpc.StatusCode.INTERNAL, R.STORE_FAILED)]
+    bench.delete()
+    assert bench.queued == [KEY]
+
+
+def test_a_del_of_what_never_was_succeeds_and_leaves_a_tombstone(bench: Bench) -> None:
+    bench.delete()
+    assert bench.diary == ["unwire None of web"]
+
+
+def test_a_del_after_a_restart_asks_the_ledger(bench: Bench) -> None:
+    bench.add()
+    bench.verbs._cache.clear()
+    bench.diary.clear()
+    bench.delete()
+    assert bench.diary == ["unwire 10.0.0.5 of web", "release 10.0.0.5"]
+
+
+def test_a_del_goes_on_without_the_ledgers_word(bench: Bench) -> None:
+    bench.add()
+    bench.verbs._cache.clear()
+    bench.ipam.script["get"] = [away()]
+    bench.delete()
+    assert not bench.datapath.links
+
+
+def test_verbs_of_one_key_wait_for_each_other(bench: Bench) -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        started.set()
+        assert go.wait(10)
+
+    bench.datapath.during_wire = hold
+    adding = threading.Thread(target=bench.add)
+    adding.start()
+    assert started.wait(10)
+    deleting = threading.Thread(target=bench.delete)
+    deleting.start()
+    go.set()
+    adding.join(10)
+    deleting.join(10)
+    assert bench.diary[-2:] == ["unwire 10.0.0.5 of web", "release 10.0.0.5"]
+    assert not bench.datapath.links
+
+
+def test_a_key_that_stays_busy_is_an_error_to_try_again(bench: Bench) -> None:
+    with bench.verbs.locked(KEY, timeout_seconds=1):
+        error = bench.refused(
+            lambda: bench.verbs.delete(
+                bench.request(Verb.DEL), KEY, deadline_monotonic=time.monotonic() + 0.05
+            )
+        )
+    assert error.code is CniErrorCode.TRY_AGAIN_LATER
+    assert "c1/eth0" in error.details
+
+
+def test_a_descriptor_that_is_no_namespace_is_code_8(bench: Bench) -> None:
+    bench.datapath.script["cookie"] = [DatapathError("enter the pod's namespace", 22)]
+    assert bench.refused(bench.add).code is CniErrorCode.INVALID_NETNS
+    assert not bench.ipam.held
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
