@@ -15,8 +15,8 @@ environment variable, read once at the start. An empty value is the same as an u
 
 TAIL = """
 vpc-cnid reads `VPC_IPAMD_RUN_DIR` and `VPC_IPAMD_LOG_LEVEL` as above, and `AWS_VPC_ENI_MTU`
-(576 to 9001, default 9001; an unusable value ends the start). What belongs to pods comes with the CNI
-config: `vethPrefix` (1 to 4 characters, default `eni`) and `mtu` (576 to 9001, default 9001).
+(576 to 9001, default 9001; an unusable value ends the start). What belongs to pods comes with the
+CNI config: `vethPrefix` (1 to 4 characters, default `eni`) and `mtu` (576 to 9001, default 9001).
 
 The launcher reads `VPC_CNI_RUN_DIR` (default `/run/vpc-ipamd`) and `VPC_CNI_DEADLINE_MS`, which can
 only lower its deadlines.

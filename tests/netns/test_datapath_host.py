@@ -266,3 +266,4 @@ def test_lost_notices_are_told(lab: Lab) -> None:
     while not isinstance(heard.get(timeout=5), NoticesLost):
         pass
     notices.close()
+    assert not notices._thread.is_alive()

@@ -334,6 +334,7 @@ def test_unplug_after_the_node_is_gone_leaves_no_rules(lab: Lab) -> None:
 
 def test_unplugging_what_is_not_plugged_is_no_error(lab: Lab) -> None:
     lab.fabric.unplug("eni-unknown")
+    assert lab.fabric.dropped() == []
 
 
 def test_a_plug_that_fails_leaves_nothing_behind(lab: Lab) -> None:

@@ -178,9 +178,7 @@ def test_cooling_ends_after_the_cooldown(since: float, is_ready: bool, state: S)
 def test_tombstones_end_after_their_time() -> None:
     ledger = b.ledger()
     after = ledger.applied(attachments.release(ledger, b.key(), now=0.0).change)
-    assert attachments.expire(after, cooldown_seconds=30.0, now=TOMBSTONE_SECONDS - 1) == (
-        Change()
-    )
+    assert attachments.expire(after, cooldown_seconds=30.0, now=TOMBSTONE_SECONDS - 1) == (Change())
     ended = attachments.expire(after, cooldown_seconds=30.0, now=TOMBSTONE_SECONDS)
     assert not after.applied(ended).tombstones
 

@@ -1,0 +1,142 @@
+"""The demo as a program: what it prints, how it ends, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from providers.sim import demo_looks, netns
+
+pytestmark = pytest.mark.netns
+
+NAMES = [
+    "the vpc-cni launcher answers VERSION",
+    "the emulated cloud answers, with a VPC of two subnets",
+    "two nodes run ipamd and vpc-cnid and report no problem",
+    "pods started by vpc-cni fill both nodes up to a secondary ENI",
+    "ledger, cloud and kernel agree on every pod's address",
+    "every pod reaches every pod",
+    "every pod reaches the VPC router",
+    "without its ENI's rule a pod's packets are dropped by the VPC",
+    "vpc-cnid puts the rule back and the pod is reachable again",
+    "ipamctl status says that both nodes are well",
+    "deleted pods leave no link, route or rule",
+    "their addresses are cooling, still ours in the cloud",
+    "both daemons of both nodes end on SIGTERM",
+    "a stopped node keeps its ENIs and nothing of a pod",
+    "terminated nodes give every address back to the subnets",
+    "nothing is left: no process, namespace, link or file",
+]
+
+# It answers VERSION as the real one does, and fails every pod.
+BROKEN_LAUNCHER = """#!/bin/sh
+[ "$CNI_COMMAND" = VERSION ] && exec echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}'
+echo '{"cniVersion":"1.0.0","code":99,"msg":"broken on purpose"}'
+exit 1
+"""
+
+TIMEOUT_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a demo ended. `temporary` is where it made its folder."""
+
+    status: int
+    checks: list[dict[str, Any]]
+    stderr: str
+    temporary: Path
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        return {one["name"]: one["seen"] for one in self.checks if one["result"] != "ok"}
+
+    @property
+    def leftovers(self) -> list[str]:
+        files = [str(path) for path in self.temporary.iterdir()]
+        return [*files, *demo_looks.processes_of(self.temporary)]
+
+
+def start_demo(temporary: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "providers.sim.demo", "--json", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+
+
+def outcome_of(demo: subprocess.Popen[str], temporary: Path) -> Outcome:
+    with demo:
+        try:
+            out, err = demo.communicate(timeout=TIMEOUT_SECONDS)
+        finally:
+            demo.kill()
+    checks = json.loads(out)["checks"]
+    return Outcome(status=demo.returncode, checks=checks, stderr=err, temporary=temporary)
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A short path: that of a unix socket has 107 bytes at most, and tmp_path alone half of it."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+@pytest.mark.slow
+def test_the_demo_passes_every_check_and_leaves_nothing(temporary: Path) -> None:
+    before = netns.names()
+
+    outcome = outcome_of(start_demo(temporary), temporary)
+
+    assert outcome.failed == {}, outcome.stderr
+    assert [one["name"] for one in outcome.checks] == NAMES
+    assert {tuple(one) for one in outcome.checks} == {("name", "result", "seconds", "seen")}
+    assert outcome.status == 0
+    assert outcome.leftovers == []
+    assert netns.names() == before
+
+
+def test_a_launcher_that_fails_fails_the_demo_and_what_depends_on_pods(temporary: Path) -> None:
+    launcher = temporary / "vpc-cni"
+    launcher.write_text(BROKEN_LAUNCHER)
+    launcher.chmod(0o755)
+    folder = temporary / "demo"
+    folder.mkdir()
+
+    outcome = outcome_of(start_demo(folder, "--launcher", str(launcher)), folder)
+
+    assert outcome.status == 1
+    assert [one["name"] for one in outcome.checks] == NAMES
+    pods, *dependent = [name for name in NAMES if name in outcome.failed]
+    assert "broken on purpose" in outcome.failed[pods]
+    assert len(dependent) == 8
+    assert all(outcome.failed[name].startswith("not tried: ") for name in dependent)
+    assert NAMES[-1] not in outcome.failed
+    assert outcome.leftovers == []
+
+
+def test_an_interrupted_demo_cleans_up_and_says_what_was_not_tried(temporary: Path) -> None:
+    demo = start_demo(temporary)
+    assert demo.stderr is not None
+    while NAMES[1] not in demo.stderr.readline():  # ended, and the nodes begin to start
+        assert demo.poll() is None
+    demo.send_signal(signal.SIGINT)
+
+    outcome = outcome_of(demo, temporary)
+
+    assert outcome.status == 128 + signal.SIGINT
+    assert [one["name"] for one in outcome.checks] == NAMES
+    assert outcome.failed[NAMES[-1]] == "ended by SIGINT"
+    assert outcome.leftovers == []
