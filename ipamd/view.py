@@ -37,6 +37,7 @@ def build_view(
     for address in ledger.addresses.values():
         by_eni.setdefault(address.eni_id, []).append(address)
     intents = tuple(ledger.intents.values())
+    creations = [i for i in intents if i.kind is IntentKind.CREATE]
     in_flight = {i.eni_id: i.addresses for i in intents}
     return View(
         targets=Targets(
@@ -52,7 +53,8 @@ def build_view(
         ),
         slots_per_eni=facts.limits.slots_per_eni,
         max_enis=facts.max_enis(settings),
-        creating=tuple(i.device_index for i in intents if i.kind is IntentKind.CREATE),
+        creating=tuple(i.device_index for i in creations),
+        creating_room=sum(facts.limits.slots_per_eni - i.addresses for i in creations),
         node_subnet_id=facts.identity.primary_subnet_id,
         exhausted_subnets=pace.exhausted_subnets,
         subnet_room=pace.subnet_room,

@@ -12,9 +12,10 @@ from ipamd.cli import status
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run one command."""
-    arguments = _parser().parse_args(argv)
-    if arguments.command == "demo":
-        return _demo(arguments.rest)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["demo"]:  # argparse would take the demo's own options for ipamctl's
+        return _demo(words[1:])
+    arguments = _parser().parse_args(words)
     return status.run(arguments.socket, arguments.output)
 
 
@@ -30,10 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(run_dir) / "ipamd.sock",
         help="ipamd's gRPC socket (default: %(default)s)",
     )
-    demo = commands.add_parser(
-        "demo", help="run the main job on an emulated cloud (as ./scripts/demo)", add_help=False
-    )
-    demo.add_argument("rest", nargs=argparse.REMAINDER)
+    commands.add_parser("demo", help="run the main job on an emulated cloud (as ./scripts/demo)")
     return parser
 
 

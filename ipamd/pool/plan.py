@@ -54,6 +54,7 @@ class View:
     slots_per_eni: int
     max_enis: int
     creating: tuple[int, ...]  # device indexes that creations in flight will take
+    creating_room: int  # addresses those ENIs can take beside what they were asked to bring
     node_subnet_id: SubnetId
     exhausted_subnets: dict[SubnetId, float]  # -> seconds until the next try
     subnet_room: dict[SubnetId, int]  # at most this many, where a larger request was refused
@@ -184,8 +185,9 @@ def _growth(view: View, missing: int) -> tuple[tuple[Action, ...], int]:
 
 
 def _busy_room(view: View) -> int:
-    """Room on ENIs that are only busy: worth the moment's wait, where an ENI costs four calls."""
-    return sum(
+    """Room on ENIs that are busy or on their way: worth the wait, since one more ENI costs four
+    calls and takes no less time."""
+    return view.creating_room + sum(
         e.room(view.slots_per_eni)
         for e in view.enis
         if e.is_managed and e.is_busy and e.subnet_id not in view.exhausted_subnets

@@ -42,7 +42,7 @@ _PING_SECONDS = 2.0
 _SETTLE_SECONDS = 10.0  # ipamd's first look at the cloud takes well under one
 _POLL_SECONDS = 0.1
 _FIRST_PODS = 10  # per node: nine fill the primary ENI of an m5.large
-_MOST_PODS = 20  # per node; the first ENI after the primary is full then
+_MOST_PODS = 18  # per node; two ENIs are full then
 _ON_SECONDARY = 2  # pods wanted on a secondary ENI of each node
 
 

@@ -37,7 +37,8 @@ NODE_NAMES = ("node-a", "node-b")
 # ENI. Small targets, so that it is made when the pods come and not before.
 INSTANCE_TYPE = "m5.large"
 NODE_ENV = {"WARM_IP_TARGET": "2", "IP_COOLDOWN_PERIOD": "30"}
-# EC2 takes one to a few seconds from AttachNetworkInterface to "attached".
+# To make and attach an ENI takes EC2 up to 10 s (amazon-vpc-cni-k8s, docs/eni-and-ip-target.md);
+# one is enough to see who waits.
 ATTACH_SECONDS = 1.0
 # A pod that waits for an ENI waits 2 s here; what takes longer than this is broken.
 CNI_SECONDS = 20.0

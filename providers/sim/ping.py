@@ -3,6 +3,10 @@
 One short-lived thread visits each namespace in turn and opens a raw socket there (a socket stays
 where it was opened); then all requests go out and one poll loop collects the answers. One request
 per probe, never repeated, so that a test can count what the fabric dropped.
+
+A round trip runs from before the request is handed to the kernel (on a veth most of the way is
+covered inside that call) to the kernel's own time stamp on the answer, which may wait to be read
+behind many others.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from providers.sim import netns
 _ECHO_REPLY, _ECHO_REQUEST = 0, 8  # RFC 792
 _SOL_RAW, _ICMP_FILTER = 255, 1  # linux/icmp.h: a set bit hides that type of message
 _IDENTIFIERS = 1 << 16
+_SO_TIMESTAMPNS = 35  # asm-generic/socket.h; the control message has the same number
+_TIMESPEC = struct.Struct("@qq")
+_NANOSECONDS = 1_000_000_000
 
 Sockets = dict[tuple[str, str | None], socket.socket]
 
@@ -69,6 +76,7 @@ def _open(source: str | None) -> socket.socket:
     try:
         hidden = ~(1 << _ECHO_REPLY) & 0xFFFFFFFF
         opened.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", hidden))
+        opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         opened.setblocking(False)  # noqa: FBT003 - the only form it has
         if source is not None:
             opened.bind((source, 0))
@@ -82,11 +90,12 @@ def _exchange(
     probes: Sequence[Probe], sockets: Sockets, timeout_seconds: float
 ) -> list[float | None]:
     base = int.from_bytes(os.urandom(2), "big")  # another pinger's answers reach our sockets too
-    sent: dict[int, tuple[int, float]] = {}
+    sent: dict[int, tuple[int, int]] = {}
     for number, probe in enumerate(probes):
         identifier = (base + number) % _IDENTIFIERS
+        sent_unix_ns = time.time_ns()
         if _send(sockets[(probe.netns_path, probe.source)], probe.target, identifier):
-            sent[identifier] = (number, time.monotonic())
+            sent[identifier] = (number, sent_unix_ns)
     return _collect(probes, sockets, sent, time.monotonic() + timeout_seconds)
 
 
@@ -103,7 +112,7 @@ def _send(opened: socket.socket, target: str, identifier: int) -> bool:
 def _collect(
     probes: Sequence[Probe],
     sockets: Sockets,
-    sent: dict[int, tuple[int, float]],
+    sent: dict[int, tuple[int, int]],
     deadline: float,
 ) -> list[float | None]:
     answers: list[float | None] = [None] * len(probes)
@@ -113,22 +122,31 @@ def _collect(
         poll.register(descriptor, select.POLLIN)
     while sent and (left := deadline - time.monotonic()) > 0:
         for descriptor, _events in poll.poll(left * 1000):
-            identifier, source = _receive(by_descriptor[descriptor])
+            identifier, source, received_unix_ns = _receive(by_descriptor[descriptor])
             if identifier in sent and probes[sent[identifier][0]].target == source:
-                number, sent_at = sent.pop(identifier)
-                answers[number] = time.monotonic() - sent_at
+                number, sent_unix_ns = sent.pop(identifier)
+                answers[number] = (received_unix_ns - sent_unix_ns) / _NANOSECONDS
     return answers
 
 
-def _receive(opened: socket.socket) -> tuple[int, str]:
-    """Identifier and sender of one reply; -1 where only an error was waiting."""
+def _receive(opened: socket.socket) -> tuple[int, str, int]:
+    """Identifier, sender and arrival of one reply; -1 where only an error was waiting."""
     try:
-        packet, sender = opened.recvfrom(2048)
+        packet, ancillary, _, sender = opened.recvmsg(2048, 256)
     except OSError:
-        return -1, ""
+        return -1, "", 0
     header = (packet[0] & 0x0F) * 4  # RFC 791: the header's length in 32-bit words
     identifier = int.from_bytes(packet[header + 4 : header + 6], "big")
-    return identifier, str(sender[0])
+    return identifier, str(sender[0]), _arrival(ancillary)
+
+
+def _arrival(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """The kernel's time stamp in nanoseconds of wall time; now, where it gave none."""
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+            seconds, nanoseconds = _TIMESPEC.unpack(data[: _TIMESPEC.size])
+            return int(seconds * _NANOSECONDS + nanoseconds)
+    return time.time_ns()
 
 
 def checksum(data: bytes) -> int:

@@ -59,6 +59,7 @@ def view(*enis: EniView, waiting: int = 0, cooling: int = 0, **more: object) -> 
         slots_per_eni=SLOTS,
         max_enis=3,
         creating=(),
+        creating_room=0,
         node_subnet_id=b.SUBNET,
         exhausted_subnets={},
         subnet_room={},
@@ -127,6 +128,12 @@ def test_taken_device_indexes_are_passed_over() -> None:
 def test_creations_in_flight_count_against_the_limit() -> None:
     made = plan(view(eni(0, 9), eni(1, 9), targets=warm(1), creating=(2,)))
     assert made.actions == ()
+
+
+def test_an_eni_on_its_way_with_room_is_waited_for() -> None:
+    made = plan(view(eni(0, 9), targets=warm(3), creating=(1,), creating_room=7))
+    assert made.actions == ()
+    assert "wait for calls in flight" in made.summary
 
 
 def test_unmanaged_enis_count_but_are_left_alone() -> None:

@@ -1,6 +1,6 @@
-"""One thread that hears about links: who appeared, changed or vanished.
+"""One thread that hears about links (appeared, changed, vanished) and about deleted rules.
 
-Callers: the server (re-apply the host network when an ENI's link shows up) and `removal` (a DEL is
+Callers: the server (re-apply the host network when an ENI's link shows up or a rule goes) and `removal` (a DEL is
 done when the kernel says that the link is gone). A shared listener was chosen over a subscribed
 socket per DEL: 50 DELs at once took 25 ms against 41, because every such socket receives every
 other pod's notices (28 with a kernel filter per socket, whose set-up costs as much as it saves). A
@@ -25,7 +25,7 @@ from typing import Any
 from cni_shim.datapath import answers, messages, names
 from cni_shim.datapath.answers import Link, Message
 
-_RTMGRP_LINK = 1
+_RTMGRP_LINK, _RTMGRP_IPV4_RULE = 1, 0x80
 _SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 33, 26
 # About 2500 notices (3 KiB each as the kernel counts them); 64 pods at once make under 500.
 _RECEIVE_BUFFER = 8 << 20
@@ -52,11 +52,16 @@ class LinkVanished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RuleVanished:
+    """A routing rule was deleted; if it was one of ours, pods may be cut off until it is back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoticesLost:
     """The kernel dropped notices (ENOBUFS): whoever relies on them must look for itself."""
 
 
-Notice = LinkChanged | LinkVanished | NoticesLost
+Notice = LinkChanged | LinkVanished | RuleVanished | NoticesLost
 Callback = Callable[[Notice], None]
 
 
@@ -71,7 +76,7 @@ class LinkNotices:
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         _enlarge_buffer(self._socket)
         _attach_filter(self._socket)
-        self._socket.bind((0, _RTMGRP_LINK))
+        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_RULE))
         self._is_closing = False
         self._callbacks: tuple[Callback, ...] = ()
         self._waiting: defaultdict[int, list[SimpleQueue[Any]]] = defaultdict(list)
@@ -135,6 +140,8 @@ class LinkNotices:
                 self._tell(LinkVanished(link=answers.link_of(message.body)))
         elif message.kind == messages.RTM_NEWLINK and self._callbacks:
             self._tell(LinkChanged(link=answers.link_of(message.body)))
+        elif message.kind == messages.RTM_DELRULE:
+            self._tell(RuleVanished())
 
     def _tell(self, notice: Notice) -> None:
         for callback in self._callbacks:
