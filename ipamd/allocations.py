@@ -85,7 +85,8 @@ class Allocations:
             self._wake_queue()
 
     def _try(self, request: Request, queued: asyncio.Event | None) -> Granted | None:
-        if not self._is_turn(queued):
+        is_repeat = request.key in self._keeper.ledger.allocations  # takes nothing from others
+        if not is_repeat and not self._is_turn(queued):
             attachments.refuse_revoked(self._keeper.ledger, request)
             return None
         try:

@@ -21,7 +21,7 @@ import structlog
 from ipamd import clock, grpc_server
 from ipamd.allocations import Allocations
 from ipamd.cloud_child import CloudChild
-from ipamd.errors import ForeignStore, SettingsError, StoreError
+from ipamd.errors import Corrupt, ForeignStore, SettingsError, StoreError, UnknownVersion
 from ipamd.http_server import HttpServer, enis_page
 from ipamd.keeper import Keeper
 from ipamd.log import configure
@@ -93,7 +93,8 @@ def open_store(settings: Settings) -> Store:
         try:
             store = Store.open(path, boot_id=boot_id)
             store.load()
-        except StoreError as e:
+        except (Corrupt, UnknownVersion, ForeignStore) as e:
+            # Not for a plain StoreError: on a full disk the store is as good as ever.
             if store is not None:
                 store.close()
             log.error("store_set_aside", error=str(e), path=str(path))

@@ -45,13 +45,13 @@ def serve(provider: CloudProvider, pipe: Connection) -> None:
         with lock, contextlib.suppress(OSError):
             pipe.send(reply)
 
-    with ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="cloud") as pool:
+    pool = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="cloud")
+    try:
         while True:
-            try:
-                call = pipe.recv()
-            except (EOFError, OSError):
-                return
-            pool.submit(answer, call)
+            pool.submit(answer, pipe.recv())
+    except (EOFError, OSError):
+        # Not waited for: the next ipamd's child may be at work already, and two would race.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def main() -> None:

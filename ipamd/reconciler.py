@@ -17,8 +17,9 @@ import structlog
 from ipamd import backoff, clock
 from ipamd.actions import Actions
 from ipamd.allocations import Shortage
+from ipamd.cloud import CloudSnapshot, EniStatus, NodeIdentity
 from ipamd.cloud_child import Cloud
-from ipamd.errors import CloudError, ForeignStore, StoreError
+from ipamd.errors import CloudError, ForeignStore, StoreError, Transient
 from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
 from ipamd.model import AddressState, EniId
@@ -61,6 +62,7 @@ class Reconciler:
         self.cloud_error = ""
         self.missing_allocated: tuple[str, ...] = ()
         self.has_observed = False
+        self._has_resumed = False
         self.facts: NodeFacts | None = from_json(keeper.noted(NOTE))
         self.last_plan = plan.Plan(actions=(), summary="nothing planned yet")
         self.planned_boottime = self.started_boottime = clock.boottime()
@@ -100,7 +102,6 @@ class Reconciler:
         async with asyncio.TaskGroup() as group:
             self.actions.group = group
             await self._learn_node()
-            self.actions.resume(self.facts_needed())
             while True:
                 self._wake.clear()
                 await self._cycle()
@@ -122,16 +123,20 @@ class Reconciler:
                 log.error("store_failed", error=str(e))
                 await asyncio.sleep(1.0)
 
-    async def _ask_who_we_are(self) -> None:
+    async def _ask_who_we_are(self) -> CloudSnapshot:
+        """Identity and limits, and the look at the cloud that confirmed them."""
         identity = await self._cloud.discover_node()
+        limits = await self._cloud.limits()
+        snapshot = await self._cloud.snapshot()
+        _require_own_primary(identity, snapshot)
         if self.facts is not None and self.facts.identity.instance_id != identity.instance_id:
             raise ForeignStore(
                 f"the store is of instance {self.facts.identity.instance_id}, "
                 f"this node is {identity.instance_id}"
             )
-        limits = await self._cloud.limits()
         before = self.facts.vpc_cidrs if self.facts else ()
         self._set_facts(NodeFacts(identity=identity, limits=limits, vpc_cidrs=before))
+        return snapshot
 
     def _set_facts(self, facts: NodeFacts) -> None:
         if facts != self.facts:
@@ -159,14 +164,16 @@ class Reconciler:
 
     async def _observe(self) -> None:
         try:
-            if not self.has_observed:
-                await self._ask_who_we_are()
-            snapshot = await self._cloud.snapshot()
+            if self.has_observed:
+                snapshot = await self._cloud.snapshot()
+            else:
+                snapshot = await self._ask_who_we_are()
             subnets = {e.subnet_id for e in snapshot.enis}
             free = await self._cloud.subnet_free(tuple(sorted(subnets)))
         except CloudError as e:
             self._observe_at = clock.boottime() + self._cloud_failed(e)
             return
+        self._resume()
         now = clock.boottime()
         findings = observe.cloud(self._keeper.ledger, snapshot, now=now)
         self._keeper.commit(findings.change)
@@ -186,6 +193,12 @@ class Reconciler:
             pause = observe.SECOND_LOOK_SECONDS + 1
         self._observe_at = now + pause
         self._tell(findings)
+
+    def _resume(self) -> None:
+        """Once, when it is certain which instance we are: calls that were in flight go on."""
+        if not self._has_resumed:
+            self._has_resumed = True
+            self.actions.resume(self.facts_needed())
 
     def _tell(self, findings: observe.CloudFindings) -> None:
         log.info(
@@ -322,3 +335,16 @@ class Reconciler:
             if e.is_managed and not e.is_ready and now - e.attached_boottime > 10
         ]
         return tuple(said)
+
+
+def _require_own_primary(identity: NodeIdentity, snapshot: CloudSnapshot) -> None:
+    """The metadata service is believed only where the cloud shows the same primary ENI on the same
+    instance: in the name of another we would attach ENIs to it, and call our store foreign."""
+    attached = [e.eni_id for e in snapshot.enis if e.status is EniStatus.ATTACHED]
+    if identity.primary_eni_id not in attached:
+        raise Transient(
+            f"the metadata service says that this is {identity.instance_id} with primary ENI "
+            f"{identity.primary_eni_id}, but the cloud shows on that instance "
+            f"{', '.join(attached) or 'no ENI'}",
+            operation="discover_node",
+        )

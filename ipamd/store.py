@@ -77,13 +77,11 @@ class Store:
             raise StoreError(f"no store at {path}")
         store = cls(path, _connect(path))
         try:
-            store._check(boot_id)
+            with _store_errors(path):
+                store._check(boot_id)
         except StoreError:
             store.close()
             raise
-        except sqlite3.DatabaseError as e:
-            store.close()
-            raise Corrupt(f"store {path} cannot be read: {e}") from e
         return store
 
     @classmethod
@@ -224,14 +222,35 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _store_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as e:
+    except sqlite3.DatabaseError as e:
+        if not _is_of_the_disk(e):
+            raise Corrupt(f"store {path}: {e}") from e
         raise StoreError(
             f"store {path}: {e}; check the free space and the permissions of {path.parent}"
         ) from e
-    except sqlite3.DatabaseError as e:
-        raise Corrupt(f"store {path}: {e}") from e
     except OSError as e:
         raise StoreError(f"store {path}: {e}") from e
+
+
+_DISK_ERRORS = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
+
+
+def _is_of_the_disk(error: sqlite3.DatabaseError) -> bool:
+    """Whether the surroundings failed and the file may be whole. A read that ends early is the
+    file's own fault: somebody cut it (https://sqlite.org/rescode.html)."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code != sqlite3.SQLITE_IOERR_SHORT_READ and code & 0xFF in _DISK_ERRORS
 
 
 def _set_meta(db: sqlite3.Connection, name: str, value: str) -> None:

@@ -44,5 +44,13 @@ class Hangups:
             for descriptor, _ in self._epoll.poll():
                 with self._lock:
                     callback = self._callbacks.get(descriptor)
-                if callback is not None:
+                    # The event may be of an earlier connection with the same number.
+                    is_gone = callback is not None and _is_hung_up(descriptor)
+                if callback is not None and is_gone:
                     callback()
+
+
+def _is_hung_up(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLRDHUP)  # POLLHUP and POLLERR come unasked
+    return bool(poll.poll(0))

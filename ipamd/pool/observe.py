@@ -44,7 +44,8 @@ class CloudFindings:
     @property
     def wants_second_look(self) -> bool:
         """True when something disagreed, so that a second look should follow soon."""
-        return bool(self.missing or self.missing_allocated)
+        # After a lost answer, too: the call may have its effect only after this look.
+        return bool(self.missing or self.missing_allocated or self.change.drop_intents)
 
 
 def cloud(ledger: Ledger, snapshot: CloudSnapshot, *, now: float) -> CloudFindings:

@@ -51,8 +51,9 @@ GOALS = {("ADD", "c"): 0.45, ("DEL", "c"): 0.20, ("ADD", "python"): 1.30}
 
 STANDING_PODS = 10
 ROUNDS, QUICK_ROUNDS = 60, 25
-PAUSE_SECONDS = 0.04
-"""A DEL's link takes some 20 ms to be freed after its answer (kernel, rcu_barrier)."""
+PAUSE_SECONDS = 0.06
+"""A DEL's link takes some 20 ms to be freed after its answer (kernel, rcu_barrier), and vpc-cnid
+looks at the host for 10-20 ms after the peer's links came and went."""
 
 COOLDOWN_SECONDS = 10
 POOL_ADDRESSES = 87
@@ -175,7 +176,7 @@ def _sides(node: Node, enis_socket: Path, scratch: Path) -> tuple[Side, ...]:
         Ours(name, program, node=node, gateway=node.identity.gateway, enis_socket=enis_socket)
         for name, program in zip(LAUNCHERS, programs, strict=True)
     )
-    return (*ours, Peer(scratch / "leases"))
+    return (*ours, Peer(scratch / "leases", node))
 
 
 def build_launcher(directory: Path) -> Path:

@@ -271,6 +271,10 @@ class PodDatapath:
                 raise AddressInUse(wiring.address, f"a route in table {names.POD_TABLE}") from e
             raise
         pod.execute(pod_requests(pair, wiring.address))
+        # The host end was up before the pod end gave it a carrier, so the kernel starts its queue
+        # from a work queue, and until then drops what is sent to the pod. Asking for the link
+        # makes that happen now (rtnl_getlink calls linkwatch_sync_dev in newer kernels; seen on 6.18).
+        find_link_by_index(self._netlink.socket(), pair.host_ifindex)
         return Wired(
             host_ifname=pair.host_ifname,
             host_ifindex=pair.host_ifindex,
