@@ -273,7 +273,7 @@ class PodDatapath:
         pod.execute(pod_requests(pair, wiring.address))
         # The host end was up before the pod end gave it a carrier, so the kernel starts its queue
         # from a work queue, and until then drops what is sent to the pod. Asking for the link
-        # makes that happen now (rtnl_getlink calls linkwatch_sync_dev in newer kernels; seen on 6.18).
+        # starts it now (since Linux 6.8: "synchronize link-watch when carrier is queried").
         find_link_by_index(self._netlink.socket(), pair.host_ifindex)
         return Wired(
             host_ifname=pair.host_ifname,
