@@ -1,10 +1,10 @@
 """One thread that hears about links (appeared, changed, vanished) and about deleted rules.
 
 Callers: the server (re-apply the host network when an ENI's link shows up or a rule goes) and
-`removal` (a DEL is done when the kernel says that the link is gone). A shared listener was chosen over a subscribed
-socket per DEL: 50 DELs at once took 25 ms against 41, because every such socket receives every
-other pod's notices (28 with a kernel filter per socket, whose set-up costs as much as it saves). A
-single DEL is 0.1 ms slower for it, the price of one more thread switch.
+`removal` (a DEL is done when the kernel says that the link is gone). A shared listener was chosen
+over a subscribed socket per DEL: 50 DELs at once took 25 ms against 41, because every such socket
+receives every other pod's notices (28 with a kernel filter per socket, whose set-up costs as much
+as it saves). A single DEL is 0.1 ms slower for it, the price of one more thread switch.
 """
 
 from __future__ import annotations
