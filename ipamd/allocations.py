@@ -24,6 +24,11 @@ from ipamd.pool.ledger import Change, Ledger
 log = structlog.get_logger()
 
 
+WAKE_SECONDS = 0.02
+"""How long after a served Allocate the planner looks. Nobody waits for it: who does wakes it at
+once. A burst of ADDs within it is planned, and asked of the cloud, in one go."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortage:
     """Why there is no address now, for the one who asked in vain."""
@@ -48,6 +53,7 @@ class Allocations:
         self._max_pods = max_pods
         self._explain = explain
         self._wake = wake
+        self._soon: asyncio.TimerHandle | None = None
         self._queue: deque[asyncio.Event] = deque()
         keeper.listen(self._on_commit)
 
@@ -103,7 +109,7 @@ class Allocations:
             return None
         self._keeper.commit(granted.change)
         if not granted.is_repeat:
-            self._wake()
+            self._wake_soon()
         return granted
 
     def _is_turn(self, queued: asyncio.Event | None) -> bool:
@@ -151,8 +157,17 @@ class Allocations:
         )
         self._keeper.commit(released.change)
         if released.outcome is Outcome.RELEASED:
-            self._wake()  # the cooldown just started is the next thing to happen
+            self._wake_soon()  # the cooldown just started is the next thing to happen
         return released
+
+    def _wake_soon(self) -> None:
+        """Plan once the answer is out, and once for a burst: planning beside it costs the ADD."""
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(WAKE_SECONDS, self._wake_now)
+
+    def _wake_now(self) -> None:
+        self._soon = None
+        self._wake()
 
     def get(self, key: AttachmentKey) -> Allocation | None:
         """The allocation under a key."""

@@ -36,7 +36,7 @@ from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
 from ipamd.model import Allocation, AttachmentKey, AttemptId, ContainerId, EniId
 from ipamd.pool import observe
-from ipamd.pool.attachments import Outcome, Request
+from ipamd.pool.attachments import Granted, Outcome, Request
 from ipamd.pool.ledger import Change, Ledger
 from ipamd.reconciler import Reconciler
 
@@ -104,16 +104,8 @@ class IpamServicer(pb_grpc.IpamServicer):
         seconds = clock.boottime() - began
         self._metrics.allocated("repeat" if granted.is_repeat else "granted", seconds)
         allocation = granted.allocation
-        log.info(
-            "allocated",
-            key=str(allocation.key),
-            address=str(allocation.address),
-            eni=allocation.eni_id,
-            generation=allocation.generation,
-            pod=f"{allocation.pod_namespace}/{allocation.pod_name}",
-            is_repeat=granted.is_repeat,
-            waited_ms=round(seconds * 1000, 1),
-        )
+        # Told on the loop's next turn, when the answer is on its way.
+        asyncio.get_running_loop().call_soon(_tell_allocated, granted, seconds)
         ledger = self._keeper.ledger
         return pb.AllocateReply(
             allocation=allocation_message(ledger, allocation),
@@ -276,6 +268,20 @@ class IpamServicer(pb_grpc.IpamServicer):
             reported_boottime=self.reported_boottime,
             now=clock.boottime(),
         )
+
+
+def _tell_allocated(granted: Granted, seconds: float) -> None:
+    allocation = granted.allocation
+    log.info(
+        "allocated",
+        key=str(allocation.key),
+        address=str(allocation.address),
+        eni=allocation.eni_id,
+        generation=allocation.generation,
+        pod=f"{allocation.pod_namespace}/{allocation.pod_name}",
+        is_repeat=granted.is_repeat,
+        waited_ms=round(seconds * 1000, 1),
+    )
 
 
 async def abort(context: Context, error: IpamError) -> NoReturn:

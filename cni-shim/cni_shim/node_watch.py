@@ -19,7 +19,7 @@ from ipam_api.v1 import ipam_pb2 as pb
 
 from cni_shim.datapath.desired import DesiredEni, DesiredHost, EniReadiness
 from cni_shim.datapath.errors import DatapathError
-from cni_shim.datapath.notices import Notice
+from cni_shim.datapath.notices import LinkChanged, LinkVanished, Notice
 from cni_shim.datapath.pods import ObservedPod
 from cni_shim.ipam_client import IpamdError
 from cni_shim.spec import AttachmentKey
@@ -90,8 +90,15 @@ class NodeWatch:
         self._wake.set()
 
     def on_notice(self, notice: Notice) -> None:
-        """A link changed: it may be an ENI's. Runs on the listening thread."""
-        del notice
+        """Look again, unless the notice is of a link that is no ENI: every pod's coming and going
+        would otherwise have the whole host read. Runs on the listening thread."""
+        network = self._wanted
+        if (
+            isinstance(notice, LinkChanged | LinkVanished)
+            and network is not None
+            and notice.link.mac not in {e.mac for e in network.enis}
+        ):
+            return
         self._wake.set()
 
     def run(self, is_stopping: Callable[[], bool]) -> None:

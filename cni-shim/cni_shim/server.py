@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -58,8 +58,21 @@ _CREDENTIALS = struct.Struct("3i")
 _NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x40000000
 
 
+def _nothing() -> None:
+    """An answer that changed nothing needs no undoing when it is lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """An answer, what to do if it cannot be delivered, and what to log once it was."""
+
+    answer: frames.Answer
+    undo: Callable[[], None] = _nothing
+    tell: Callable[[], None] = _nothing
+
+
 class Server:
-    """Turns frames into verbs and their outcome into answers."""
+    """Turns frames into verbs and what came of them into answers."""
 
     def __init__(self, verbs: Verbs, ipam: IpamClient, hangups: Hangups) -> None:
         self._verbs = verbs
@@ -86,15 +99,16 @@ class Server:
         raw, netns_fd = frames.recv_request(connection, time.monotonic() + REQUEST_SECONDS)
         deadline = time.monotonic() + raw.deadline_ms / 1000
         try:
-            answer, undo = self._answer(raw, netns_fd, connection, deadline)
+            outcome = self._answer(raw, netns_fd, connection, deadline)
         finally:
             if netns_fd is not None:
                 os.close(netns_fd)
         try:
-            frames.send_answer(connection, answer, time.monotonic() + REQUEST_SECONDS)
+            frames.send_answer(connection, outcome.answer, time.monotonic() + REQUEST_SECONDS)
         except (OSError, frames.FrameError):
-            undo()
+            outcome.undo()
             raise
+        outcome.tell()
 
     def _answer(
         self,
@@ -102,35 +116,32 @@ class Server:
         netns_fd: int | None,
         connection: socket.socket,
         deadline: float,
-    ) -> tuple[frames.Answer, Callable[[], None]]:
-        """The answer, and what to do if it cannot be delivered."""
-        version = spec.NEWEST_VERSION
+    ) -> Outcome:
+        """What the launcher is to be told."""
         try:
-            version = spec.error_version(raw.stdin)
             request = spec.parse(raw.value, raw.stdin)
-            with structlog.contextvars.bound_contextvars(verb=request.verb.value):
-                match request.verb:
-                    case Verb.ADD:
-                        return self._add(request, raw, netns_fd, connection, deadline)
-                    case Verb.DEL:
-                        assert request.key is not None
-                        self._verbs.delete(request, request.key, deadline_monotonic=deadline)
-                        return frames.Answer(exit_status=0), _nothing
-                    case Verb.CHECK | Verb.GC | Verb.STATUS:
-                        raise CniError(
-                            CniErrorCode.INVALID_ENVIRONMENT,
-                            f"CNI_COMMAND={request.verb.name} is not available in this version",
-                            "ADD, DEL and VERSION are; set disableCheck in the network config",
-                        )
+            match request.verb:
+                case Verb.ADD:
+                    return self._add(request, raw, netns_fd, connection, deadline)
+                case Verb.DEL:
+                    assert request.key is not None
+                    self._verbs.delete(request, request.key, deadline_monotonic=deadline)
+                    return Outcome(answer=frames.Answer(exit_status=0))
+                case Verb.CHECK | Verb.GC | Verb.STATUS:
+                    raise CniError(
+                        CniErrorCode.INVALID_ENVIRONMENT,
+                        f"CNI_COMMAND={request.verb.name} is not available in this version",
+                        "ADD, DEL and VERSION are; set disableCheck in the network config",
+                    )
         except CniError as e:
             log.warning("verb_failed", container=raw.value("CNI_CONTAINERID"), error=str(e))
-            return frames.Answer(exit_status=1, stdout=e.to_json(version)), _nothing
+            return _failed(e, raw)
         except Exception as e:  # the runtime must get a document whatever happens
             log.exception("verb_crashed", container=raw.value("CNI_CONTAINERID"))
             error = CniError(
                 CniErrorCode.IO_FAILURE, "vpc-cnid failed", f"{type(e).__name__}: {e}; see its log"
             )
-            return frames.Answer(exit_status=1, stdout=error.to_json(version)), _nothing
+            return _failed(error, raw)
 
     def _add(
         self,
@@ -139,14 +150,25 @@ class Server:
         netns_fd: int | None,
         connection: socket.socket,
         deadline: float,
-    ) -> tuple[frames.Answer, Callable[[], None]]:
+    ) -> Outcome:
         assert request.key is not None
         descriptor = self._checked_netns(request, raw, netns_fd)
         attempt = Attempt(request.key, self._ipam, deadline_monotonic=deadline)
         with self._hangups.watched(connection, attempt.cancel):
             result = self._verbs.add(request, descriptor, attempt)
-        answer = frames.Answer(exit_status=0, stdout=results.to_json(result, request.cni_version))
-        return answer, lambda: self._verbs.undo_locked(request, attempt)
+        return Outcome(
+            answer=frames.Answer(
+                exit_status=0, stdout=results.to_json(result, request.cni_version)
+            ),
+            undo=lambda: self._verbs.undo_locked(request, attempt),
+            tell=lambda: log.info(
+                "attached",
+                key=str(request.key),
+                pod=f"{request.pod.namespace}/{request.pod.name}",
+                address=str(result.ips[0].address.ip),
+                link=result.interfaces[0].name,
+            ),
+        )
 
     def _checked_netns(self, request: CniRequest, raw: frames.Request, netns_fd: int | None) -> int:
         """The pod's namespace descriptor. Raises CniError 8 for anything that cannot be one."""
@@ -178,8 +200,9 @@ class Server:
         return netns_fd
 
 
-def _nothing() -> None:
-    """An answer that changed nothing needs no undoing when it is lost."""
+def _failed(error: CniError, raw: frames.Request) -> Outcome:
+    document = error.to_json(spec.error_version(raw.stdin))
+    return Outcome(answer=frames.Answer(exit_status=1, stdout=document))
 
 
 def _is_root(connection: socket.socket) -> bool:
@@ -219,7 +242,7 @@ class Daemon:
             heartbeat=wanted.heartbeat,
             eni_mtu=wanted.eni_mtu,
         )
-        self._workers = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="verb")
+        self._busy = threading.Semaphore(WORKERS)
 
     def start(self) -> None:
         """Drain the queue, listen, and start every thread."""
@@ -236,7 +259,8 @@ class Daemon:
         self._thread("watch", self._watch_ipamd)
         self._thread("node", lambda: self._watch.run(self._is_stopping.is_set))
         self._thread("queue", lambda: self._queue_worker.run(self._is_stopping.is_set))
-        self._thread("accept", lambda: self._accept(listener, server))
+        for number in range(WORKERS):
+            self._thread(f"verb-{number}", lambda: self._accept(listener, server))
         log.info(
             "serving",
             socket=str(self._settings.cni_socket),
@@ -254,9 +278,11 @@ class Daemon:
             pass
         with suppress(OSError):
             self._settings.cni_socket.unlink()  # launchers queue at once, in place of knocking
-        done = threading.Thread(target=self._workers.shutdown, daemon=True)
-        done.start()
-        done.join(STOP_SECONDS)
+        deadline = time.monotonic() + STOP_SECONDS
+        for _ in range(WORKERS):  # each that is taken is a verb that has ended
+            if not self._busy.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
+                log.warning("verbs_cut_off")
+                break
         return self._exit_status
 
     def _thread(self, name: str, work: Callable[[], None]) -> None:
@@ -273,9 +299,11 @@ class Daemon:
         threading.Thread(target=guarded, name=name, daemon=True).start()
 
     def _accept(self, listener: socket.socket, server: Server) -> None:
+        """One worker: the kernel wakes one of them per connection, with no hand-over between."""
         while not self._is_stopping.is_set():
             connection, _ = listener.accept()
-            self._workers.submit(server.handle, connection)
+            with self._busy:
+                server.handle(connection)
 
     def _watch_ipamd(self) -> None:
         """Follow the wanted network for ever; ipamd may come and go."""

@@ -203,14 +203,6 @@ class Verbs:
             if attempt.is_cancelled:
                 self.undo(request, attempt)
                 raise CniError(CniErrorCode.TRY_AGAIN_LATER, "the launcher has gone")
-            log.info(
-                "attached",
-                key=str(attempt.key),
-                address=reply.allocation.address,
-                link=wired.host_ifname,
-                eni=reply.allocation.eni_id,
-                is_repeat=reply.is_repeat,
-            )
             return _result(request, wiring, wired)
         raise CniError(
             CniErrorCode.TRY_AGAIN_LATER,

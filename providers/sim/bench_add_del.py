@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +41,10 @@ from providers.sim.bench_statistics import Pair, Row, document, row, table
 from providers.sim.lab import Lab
 from providers.sim.lab_node import Node
 from providers.sim.lab_process import LabError
-from providers.sim.runtime import Pod, Runtime
+from providers.sim.runtime import Pod
 
 ROOT = Path(__file__).resolve().parents[2]
+SYSTEM_PYTHON = "/usr/bin/python3"  # of the Python launcher's first line
 LAUNCHERS = ("c", "python")
 VERBS = ("ADD", "DEL")
 MODE, PEER = "grouped", "ptp+host-local"
@@ -74,6 +75,7 @@ class Options:
     rounds: int
     seed: int
     is_json: bool
+    pause_seconds: float = PAUSE_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +155,8 @@ def _run(options: Options, scratch: Path) -> Result:
         say(f"filling the pool with {POOL_ADDRESSES} addresses")
         wait_available(enis_socket, POOL_ADDRESSES, READY_SECONDS)
         sides = _sides(node, enis_socket, scratch)
-        namespaces = node.runtime(["/nonexistent"], {})
-        return netns.call_in(node.netns_path, lambda: _measure(options, sides, namespaces))
+        namespaces = node.runtime(["/nonexistent"], {})  # for its pods alone; the sides make calls
+        return netns.call_in(node.netns_path, lambda: measure(options, sides, namespaces.new_pod))
 
 
 def _environment(enis_socket: Path) -> dict[str, str]:
@@ -170,8 +172,7 @@ def _environment(enis_socket: Path) -> dict[str, str]:
 def _sides(node: Node, enis_socket: Path, scratch: Path) -> tuple[Side, ...]:
     """Both launchers of ours and the peer, in the order of the names in LAUNCHERS."""
     assert node.identity is not None
-    directory = ROOT / "cni-shim" / "launcher"
-    programs = (build_launcher(scratch / "bin"), directory / "vpc_cni.py")
+    programs = (build_launcher(scratch / "bin"), pack_launcher(scratch / "bin"))
     ours = (
         Ours(name, program, node=node, gateway=node.identity.gateway, enis_socket=enis_socket)
         for name, program in zip(LAUNCHERS, programs, strict=True)
@@ -186,12 +187,23 @@ def build_launcher(directory: Path) -> Path:
     return Path(done.stdout.decode().strip())
 
 
-def _measure(options: Options, sides: tuple[Side, ...], namespaces: Runtime) -> Result:
-    """In the node's namespace: the standing pods, then the rounds."""
+def pack_launcher(directory: Path) -> Path:
+    """The Python launcher as it is installed: one file with its bytecode, run by its first line."""
+    packed = directory / "vpc-cni-python"
+    source = ROOT / "cni-shim" / "launcher" / "pack.py"
+    subprocess.run([SYSTEM_PYTHON, str(source), str(packed)], check=True)
+    return packed
+
+
+def measure(options: Options, sides: Sequence[Side], new_pod: Callable[[str], Pod]) -> Result:
+    """The standing pods, then the rounds; in the node's namespace, as the sides want it.
+
+    `sides` are named as in LAUNCHERS and "peer", each once.
+    """
     say(f"starting {STANDING_PODS} pods of each side")
-    faults = [*_stand(sides, namespaces)]
+    faults = list(_stand(sides, new_pod))
     pods = {
-        (number, side.name): namespaces.new_pod(f"bench-{side.name}-{number}")
+        (number, side.name): new_pod(f"bench-{side.name}-{number}")
         for number in range(options.rounds)
         for side in sides
     }
@@ -202,26 +214,29 @@ def _measure(options: Options, sides: tuple[Side, ...], namespaces: Runtime) -> 
             say(f"round {number} of {options.rounds}")
         for verb in VERBS:
             order = chance.sample(sides, len(sides))
-            timings = {side.name: _verb(verb, side, pods[number, side.name]) for side in order}
+            timings = {
+                side.name: _verb(verb, side, pods[number, side.name], options.pause_seconds)
+                for side in order
+            }
             faults += _faults(f"round {number}, {verb}", timings)
             for launcher, pair in _pairs(timings):
                 pairs[verb, launcher].append(pair)
     return Result(rows=_rows(pairs), faults=tuple(faults))
 
 
-def _stand(sides: Iterable[Side], namespaces: Runtime) -> Iterable[str]:
+def _stand(sides: Iterable[Side], new_pod: Callable[[str], Pod]) -> Iterable[str]:
     """Pods that stay; ours come from the first launcher, since the kernel cannot tell."""
     launched = {side.name: side for side in sides}
     for name in (LAUNCHERS[0], "peer"):
         for number in range(STANDING_PODS):
-            timing = launched[name].add(namespaces.new_pod(f"standing-{name}-{number}"))
+            timing = launched[name].add(new_pod(f"standing-{name}-{number}"))
             yield from _faults(f"standing pod {number}, ADD", {name: timing})
 
 
-def _verb(verb: str, side: Side, pod: Pod) -> Timing:
+def _verb(verb: str, side: Side, pod: Pod, pause_seconds: float) -> Timing:
     if verb == "ADD":
         side.wait_ready(READY_SECONDS)
-    time.sleep(PAUSE_SECONDS)
+    time.sleep(pause_seconds)
     return side.add(pod) if verb == "ADD" else side.delete(pod)
 
 

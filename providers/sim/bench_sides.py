@@ -83,7 +83,10 @@ class Side(ABC):
         run = self._call("ADD", pod, self._config)
         if run.exit_code != 0:
             return Timing(milliseconds=run.milliseconds, fault=f"ADD {run}")
-        attached = _attached(run.stdout)
+        try:
+            attached = _attached(run.stdout)
+        except (ValueError, LookupError) as e:
+            return Timing(milliseconds=run.milliseconds, fault=f"ADD's result lacks {e!r}: {run}")
         self._attached[pod.container_id] = attached
         target = self._probe_target(attached)
         fault = ""
@@ -99,7 +102,7 @@ class Side(ABC):
             return Timing(milliseconds=run.milliseconds, fault="its ADD had failed")
         run = self._call("DEL", pod, {**self._config, "prevResult": attached.document})
         fault = f"DEL {run}" if run.exit_code != 0 else ""
-        fault = fault or _kernel_fault(attached) or self._ledger_fault(attached.address)
+        fault = fault or kernel_fault(attached) or self._ledger_fault(attached.address)
         return Timing(milliseconds=run.milliseconds, fault=fault)
 
     @abstractmethod
@@ -246,19 +249,23 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _attached(result: bytes) -> Attached:
-    """From a result of CNI 1.0 (SPEC, "Success"); the host end is the interface in no sandbox."""
+    """From a result of CNI 1.0 (SPEC, "Success"); the host end is the interface in no sandbox.
+
+    ValueError or LookupError if it is none.
+    """
     document = json.loads(result)
     entry = document["ips"][0]
+    host_links = [str(i["name"]) for i in document["interfaces"] if not i.get("sandbox")]
     return Attached(
         address=str(entry["address"]).partition("/")[0],
         gateway=str(entry["gateway"]),
-        host_link=next(str(i["name"]) for i in document["interfaces"] if not i.get("sandbox")),
+        host_link=host_links[0],
         document=document,
     )
 
 
-def _kernel_fault(attached: Attached) -> str:
-    """What the node's kernel still has of the pod, as the first line of `ip` that names it."""
+def kernel_fault(attached: Attached) -> str:
+    """What this namespace has of the pod: the first line of `ip` that names it, or empty."""
     done = subprocess.run(
         ["ip", "-o", "-batch", "-"],
         input=_KERNEL_QUESTIONS, capture_output=True, text=True, check=True, timeout=30,

@@ -32,7 +32,7 @@ CONFIG: Mapping[str, Any] = {
 
 
 def until(
-    condition: Callable[[], T], *, seconds: float = 15.0, what: str = "the awaited state"
+    condition: Callable[[], T | None], *, seconds: float = 15.0, what: str = "the awaited state"
 ) -> T:
     """The first true value of `condition`, looked for every 20 ms; AssertionError after a time."""
     deadline = time.monotonic() + seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from providers.sim.lab import Lab
 from providers.sim.runtime import Pod
@@ -85,11 +86,11 @@ def _cloud(ledger: LedgerFile, site: Site, lab: Lab) -> Iterator[str]:
         yield f"{ledger.open_intents} intents were never settled"
 
 
-def cloud_enis(site: Site, lab: Lab) -> list[dict[str, list[str]]]:
+def cloud_enis(site: Site, lab: Lab) -> list[dict[str, Any]]:
     """The node's ENIs as the emulated cloud has them; `addresses` begins with the primary one."""
     identity = site.node.identity
     assert identity is not None
-    enis = lab.control.call("state")["enis"]
+    enis: list[dict[str, Any]] = lab.control.call("state")["enis"]
     return [eni for eni in enis if eni["instance_id"] == identity.instance_id]
 
 

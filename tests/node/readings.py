@@ -126,7 +126,10 @@ def read_kernel(node_netns: str) -> Kernel:
         ),
         routes={r["dst"]: r["dev"] for r in routes if str(r.get("table")) == POD_TABLE},
         named_by_rules=frozenset(
-            text for rule in rules for text in (rule.get("src"), rule.get("dst")) if _is_one(text)
+            text
+            for rule in rules
+            for text in (rule.get("src", ""), rule.get("dst", ""))
+            if _is_one(text)
         ),
     )
 
@@ -160,9 +163,9 @@ def _is_ours(link: Mapping[str, Any]) -> bool:
     return bool(_container_of(link)) or link["ifname"].startswith("eni")
 
 
-def _is_one(text: str | None) -> bool:
+def _is_one(text: str) -> bool:
     try:
-        IPv4Address(text or "")
+        IPv4Address(text)
     except ValueError:
         return False
     return True

@@ -97,7 +97,7 @@ def test_a_second_ipamd_refuses_to_start_beside_the_first(ground: Ground) -> Non
     [
         (b"{not json", 6, "stdin is not a JSON document"),
         (b"[]", 6, "stdin is not a JSON object"),
-        (json.dumps({**CONFIG, "mtu": "big"}).encode(), 7, 'mtu=\'"big"\''),
+        (json.dumps({**CONFIG, "mtu": "big"}).encode(), 7, "mtu='\"big\"'"),
         (json.dumps({**CONFIG, "vethPrefix": "toolong"}).encode(), 7, "vethPrefix"),
         (json.dumps({**CONFIG, "name": "not a name"}).encode(), 7, "no usable name"),
         (json.dumps({**CONFIG, "mtuu": 1500}).encode(), 2, "'mtuu' with value '1500'"),
@@ -197,12 +197,14 @@ def test_an_add_in_another_namespace_tears_the_old_attachment_down_first(ground:
 def test_a_foreign_eth0_in_the_pod_is_an_error_and_stays_untouched(ground: Ground) -> None:
     site = ground.started(env={"IP_COOLDOWN_PERIOD": "300"})
     pod = site.runtime.new_pod("taken")
-    netns.run_in(pod.netns_path, ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "its-peer"])
+    link = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "its-peer"]
+    netns.run_in(pod.netns_path, link)
     netns.run_in(pod.netns_path, ["ip", "address", "add", "198.51.100.7/32", "dev", "eth0"])
     before = ip_json(pod.netns_path, "address", "show", "dev", "eth0")
     call = site.runtime.add(pod)
     assert code_of(call) == 102
     assert "eth0" in details_of(call) and "does not touch it" in details_of(call)
+    assert site.traces(pod) == [], "the ADD takes back what it did; no DEL is needed"
     assert site.runtime.delete(pod).is_ok
     assert ip_json(pod.netns_path, "address", "show", "dev", "eth0") == before
     assert site.traces(pod) == []
@@ -238,9 +240,7 @@ def test_a_full_disk_for_the_store_is_a_clear_error_and_loses_nothing(
     ground: Ground, lab: Lab
 ) -> None:
     with tiny_disk(lab.directory) as disk:
-        site = ground.started(
-            env={"VPC_IPAMD_STORE_DIR": str(disk), "IP_COOLDOWN_PERIOD": "300"}
-        )
+        site = ground.started(env={"VPC_IPAMD_STORE_DIR": str(disk), "IP_COOLDOWN_PERIOD": "300"})
         kept, ending = site.add("kept"), site.add("ending")
         site.settle(available=3)
         before = site.ledger()
@@ -267,13 +267,11 @@ def test_a_restart_on_a_full_disk_waits_for_space_and_loses_nothing(
     ground: Ground, lab: Lab
 ) -> None:
     with tiny_disk(lab.directory) as disk:
-        site = ground.started(
-            env={"VPC_IPAMD_STORE_DIR": str(disk), "IP_COOLDOWN_PERIOD": "300"}
-        )
+        site = ground.started(env={"VPC_IPAMD_STORE_DIR": str(disk), "IP_COOLDOWN_PERIOD": "300"})
         pods = [site.add("kept"), site.add("ended")]
         site.runtime.stop_pod(pods.pop())
-        assert site.node.ipamd.stop() == 0
         before = site.ledger()
+        assert site.node.ipamd.stop() == 0
         filler = fill(disk)
 
         site.node.ipamd.start()

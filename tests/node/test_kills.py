@@ -13,7 +13,7 @@ import pytest
 from providers.sim import ping
 from providers.sim.lab import Lab
 from tests.node.ground import Ground, Site, until
-from tests.node.kill_audit import audit
+from tests.node.kill_audit import audit, cloud_enis
 from tests.node.kill_driver import SEED_VARIABLE, Driver, Killer, Stage, Tally, Victim
 
 VERBS = 200
@@ -48,10 +48,10 @@ def test_kills_at_any_point_lose_nothing_and_double_nothing(
         "set_fault", action="AssignPrivateIpAddresses", kind="latency", seconds=ASSIGN_SECONDS
     )
     driver = Driver(site, workers=WORKERS, pods_each=PODS_EACH, seed=seed)
-    driver.run(is_enough=lambda: driver.tally.verbs >= WARM_UP_VERBS)
+    driver.run(is_enough=lambda: driver.tally.verbs >= WARM_UP_VERBS or _has_failed(driver.tally))
     usual, warm = driver.usual_seconds(), driver.tally
     driver.stop_all()
-    assert not warm.failures and not warm.violations, "the warm-up has no kills and no failures"
+    assert not _has_failed(warm), f"without a kill: {warm.failures} {warm.violations}"
 
     driver.tally = tally = Tally()
     driver.killer = killer = Killer(site, Random(f"{seed}/kills"), usual)
@@ -77,10 +77,35 @@ def test_kills_at_any_point_lose_nothing_and_double_nothing(
     assert tally.violations == []
 
 
+@pytest.mark.netns
+@pytest.mark.slow
+def test_an_ipamd_that_died_in_a_cloud_call_learns_what_the_call_did_after_its_death(
+    ground: Ground, lab: Lab
+) -> None:
+    """EC2 commits seconds after the first look of the ipamd that follows: only another look, half a
+    minute later, can show it."""
+    site = ground.site()
+    lab.control.call("reset_calls")
+    lab.control.call("set_fault", action="AssignPrivateIpAddresses", kind="latency", seconds=3.0)
+    site.node.start()
+    until(lambda: "AssignPrivateIpAddresses" in lab.control.call("calls"), what="the call")
+    site.restart_ipamd()
+    until(lambda: site.status()[1].get("is_cloud_answering"), what="the first look")
+    assert cloud_enis(site, lab)[0]["addresses"][1:] == [], "the call has had no effect yet"
+    until(lambda: cloud_enis(site, lab)[0]["addresses"][1:], what="the late effect")
+    until(lambda: audit(site, lab, {}) == [], seconds=45.0, what="agreement with the cloud")
+    assert len(site.ledger().addresses) >= 3
+
+
 def _is_enough(tally: Tally, killer: Killer) -> bool:
-    if killer.error is not None or tally.verbs >= MOST_VERBS:
+    has_too_many_failed = tally.adds - tally.adds_ok > VERBS // 5
+    if killer.error is not None or tally.verbs >= MOST_VERBS or has_too_many_failed:
         return True
     return tally.verbs >= VERBS and len(killer.kills) >= KILLS
+
+
+def _has_failed(tally: Tally) -> bool:
+    return bool(tally.failures or tally.violations)
 
 
 def _settle(site: Site, lab: Lab, driver: Driver) -> None:

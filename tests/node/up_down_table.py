@@ -30,7 +30,8 @@ class Del(enum.Enum):
         "from ipamd's return on"
     )
     WHOLE_QUEUED = (
-        "0 after 0.75 s, queued by the launcher; done when vpc-cnid and ipamd are back, then cooling"
+        "0 after 0.75 s, queued by the launcher; done when vpc-cnid and ipamd are back, "
+        "then cooling"
     )
 
 
@@ -102,7 +103,7 @@ def render() -> str:
     return "\n".join([BEGIN, *lines, END])
 
 
-def _word(is_up: bool) -> str:  # noqa: FBT001 - mapped over
+def _word(is_up: bool) -> str:
     return "up" if is_up else "down"
 
 
