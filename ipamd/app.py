@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Never
 
 import structlog
+from ipam_api.v1 import door
 
 from ipamd import clock, grpc_server
 from ipamd.allocations import Allocations
@@ -29,6 +30,7 @@ from ipamd.metrics import LedgerCollector, Metrics
 from ipamd.reconciler import Reconciler
 from ipamd.settings import Settings, load
 from ipamd.store import Store, set_aside
+from ipamd.verb_door import VerbDoor
 
 log = structlog.get_logger()
 
@@ -139,6 +141,8 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
     )
     listeners = _http_servers(settings, keeper, metrics)
     server = await grpc_server.start(servicer, settings.run_dir / "ipamd.sock")
+    verb_door = VerbDoor(servicer.handlers)
+    await verb_door.start(settings.run_dir / door.SOCKET_NAME)
     log.info(
         "serving",
         epoch=keeper.ledger.epoch,
@@ -153,6 +157,7 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
             group.create_task(_until_signal(), name="signals")
             group.create_task(_eternal(reconciler), name="reconciler")
     finally:
+        verb_door.close()
         await server.stop(STOP_GRACE_SECONDS)
         for listener in listeners:
             listener.close()

@@ -49,6 +49,10 @@ class UnknownAttachment(IpamError):
     """No allocation stands under this key."""
 
 
+class BadRequest(IpamError):
+    """A request whose fields cannot be; nothing was looked up."""
+
+
 class StoreError(IpamError):
     """The store could not be read or written. Nothing that it was asked to record is visible."""
 

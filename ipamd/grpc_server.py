@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,54 +22,20 @@ from ipam_api.v1 import ipam_pb2_grpc as pb_grpc
 
 from ipamd import clock, status
 from ipamd.allocations import Allocations
-from ipamd.errors import (
-    AttachmentConflict,
-    AttemptRevoked,
-    IpamError,
-    NoAddressAvailable,
-    NotReady,
-    StoreError,
-    UnknownAttachment,
-)
+from ipamd.errors import BadRequest, IpamError
+from ipamd.handlers import Handlers, attachment_key, describe
 from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
-from ipamd.model import Allocation, AttachmentKey, AttemptId, ContainerId, EniId
+from ipamd.model import EniId
 from ipamd.pool import observe
-from ipamd.pool.attachments import Granted, Outcome, Request
 from ipamd.pool.ledger import Change, Ledger
 from ipamd.reconciler import Reconciler
 
 log = structlog.get_logger()
 
-MAX_WAIT_SECONDS = 60.0
 ERROR_METADATA = "ipam-error-bin"
 
-_R = pb.ErrorDetail.Reason
-STATUS_OF: dict[type[IpamError], tuple[grpc.StatusCode, _R]] = {
-    NoAddressAvailable: (grpc.StatusCode.RESOURCE_EXHAUSTED, _R.NO_ADDRESS),
-    NotReady: (grpc.StatusCode.UNAVAILABLE, _R.NOT_READY),
-    AttachmentConflict: (grpc.StatusCode.FAILED_PRECONDITION, _R.ATTACHMENT_CONFLICT),
-    AttemptRevoked: (grpc.StatusCode.ABORTED, _R.ATTEMPT_REVOKED),
-    UnknownAttachment: (grpc.StatusCode.NOT_FOUND, _R.UNKNOWN_ATTACHMENT),
-    StoreError: (grpc.StatusCode.INTERNAL, _R.STORE_FAILED),
-}
-"""Error class -> gRPC status and reason; cni_shim.errors continues the table to CNI codes."""
-
-OUTCOMES = {
-    Outcome.RELEASED: pb.ReleaseReply.RELEASED,
-    Outcome.UNKNOWN_KEY: pb.ReleaseReply.UNKNOWN_KEY,
-    Outcome.OTHER_GENERATION: pb.ReleaseReply.OTHER_GENERATION,
-}
-
-_CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}")
-_IFNAME = re.compile(r"[^/:\s]{1,15}")
-_ATTEMPT = re.compile(r"[0-9a-f]{16,64}")
-
 Context = grpc.aio.ServicerContext[object, object]
-
-
-class BadRequest(IpamError):
-    """A request whose fields cannot be; nothing was looked up."""
 
 
 class IpamServicer(pb_grpc.IpamServicer):
@@ -79,10 +44,10 @@ class IpamServicer(pb_grpc.IpamServicer):
     def __init__(
         self, keeper: Keeper, allocations: Allocations, reconciler: Reconciler, metrics: Metrics
     ) -> None:
+        self.handlers = Handlers(keeper, allocations, metrics)
         self._keeper = keeper
         self._allocations = allocations
         self._reconciler = reconciler
-        self._metrics = metrics
         self._watchers: set[asyncio.Event] = set()
         self._sequence = 0
         self.reported_boottime = 0.0
@@ -91,70 +56,28 @@ class IpamServicer(pb_grpc.IpamServicer):
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateReply:
         """See ipam.proto."""
-        began = clock.boottime()
         try:
-            wanted = _request(request)
-            granted = await self._allocations.allocate(
-                wanted, wait_seconds=min(max(request.wait_seconds, 0.0), MAX_WAIT_SECONDS)
-            )
+            return await self.handlers.allocate(request)
         except IpamError as e:
-            self._metrics.allocated(type(e).__name__, clock.boottime() - began)
-            log.warning("allocate_refused", key=_text(request.key), error=str(e))
             await abort(context, e)
-        seconds = clock.boottime() - began
-        self._metrics.allocated("repeat" if granted.is_repeat else "granted", seconds)
-        allocation = granted.allocation
-        # Told on the loop's next turn, when the answer is on its way.
-        asyncio.get_running_loop().call_soon(_tell_allocated, granted, seconds)
-        ledger = self._keeper.ledger
-        return pb.AllocateReply(
-            allocation=allocation_message(ledger, allocation),
-            is_repeat=granted.is_repeat,
-            epoch=ledger.epoch,
-        )
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
         """See ipam.proto."""
         try:
-            released = self._allocations.release(
-                _key(request.key),
-                generation=request.generation,
-                attempt_id=AttemptId(request.attempt_id) if request.attempt_id else None,
-                is_foreign_use=request.is_foreign_use,
-                reason=request.reason,
-            )
+            return await self.handlers.release(request)
         except IpamError as e:
-            log.warning("release_refused", key=_text(request.key), error=str(e))
             await abort(context, e)
-        self._metrics.released(released.outcome.value)
-        address = str(released.allocation.address) if released.allocation else ""
-        log.info(
-            "released",
-            key=_text(request.key),
-            address=address,
-            outcome=released.outcome.value,
-            reason=request.reason,
-        )
-        return pb.ReleaseReply(outcome=OUTCOMES[released.outcome], address=address)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.Allocation:
         """See ipam.proto."""
         try:
-            key = _key(request.key)
-            held = self._allocations.get(key)
-            if held is None:
-                raise UnknownAttachment(f"no allocation stands under {key}")
+            return await self.handlers.get(request)
         except IpamError as e:
             await abort(context, e)
-        return allocation_message(self._keeper.ledger, held)
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListReply:
         """See ipam.proto."""
-        ledger = self._keeper.ledger
-        return pb.ListReply(
-            epoch=ledger.epoch,
-            allocations=[allocation_message(ledger, a) for a in ledger.allocations.values()],
-        )
+        return self.handlers.list()
 
     async def WatchNode(
         self, request: pb.WatchNodeRequest, context: Context
@@ -270,65 +193,11 @@ class IpamServicer(pb_grpc.IpamServicer):
         )
 
 
-def _tell_allocated(granted: Granted, seconds: float) -> None:
-    allocation = granted.allocation
-    log.info(
-        "allocated",
-        key=str(allocation.key),
-        address=str(allocation.address),
-        eni=allocation.eni_id,
-        generation=allocation.generation,
-        pod=f"{allocation.pod_namespace}/{allocation.pod_name}",
-        is_repeat=granted.is_repeat,
-        waited_ms=round(seconds * 1000, 1),
-    )
-
-
 async def abort(context: Context, error: IpamError) -> NoReturn:
     """End the call with the status and detail that the table gives for the error's class."""
-    kinds = (k for k in type(error).__mro__ if k in STATUS_OF)
-    kind = next(kinds, None)
-    if kind is not None:
-        code, reason = STATUS_OF[kind]
-    elif isinstance(error, BadRequest):
-        code, reason = grpc.StatusCode.INVALID_ARGUMENT, _R.BAD_REQUEST
-    else:
-        code, reason = grpc.StatusCode.INTERNAL, _R.REASON_UNSPECIFIED
-    detail = pb.ErrorDetail(reason=reason, message=str(error))
-    if isinstance(error, NoAddressAvailable):
-        detail.retry_after_seconds = error.retry_after_seconds
-        detail.subnet_id, detail.eni_id = error.subnet_id, error.eni_id
+    code, detail = describe(error)
     await context.abort(code, str(error), ((ERROR_METADATA, detail.SerializeToString()),))
     raise AssertionError("abort returns never")
-
-
-def _key(message: pb.AttachmentKey) -> AttachmentKey:
-    if not _CONTAINER_ID.fullmatch(message.container_id):
-        raise BadRequest(f"container_id {message.container_id!r} is not a CNI container id")
-    if not _IFNAME.fullmatch(message.ifname) or message.ifname in (".", ".."):
-        raise BadRequest(f"ifname {message.ifname!r} is not an interface name")
-    return AttachmentKey(container_id=ContainerId(message.container_id), ifname=message.ifname)
-
-
-def _text(message: pb.AttachmentKey) -> str:
-    return f"{message.container_id}/{message.ifname}"
-
-
-def _request(message: pb.AllocateRequest) -> Request:
-    if not _ATTEMPT.fullmatch(message.attempt_id):
-        raise BadRequest(f"attempt_id {message.attempt_id!r} must be 16 to 64 hex digits")
-    if message.netns_cookie == 0:
-        raise BadRequest("netns_cookie is missing")
-    return Request(
-        key=_key(message.key),
-        network_name=message.network_name,
-        attempt_id=AttemptId(message.attempt_id),
-        netns_cookie=message.netns_cookie,
-        pod_namespace=message.pod_namespace,
-        pod_name=message.pod_name,
-        pod_uid=message.pod_uid,
-        began_boottime=message.began_boottime,
-    )
 
 
 def _observed(message: pb.ObservedAddress) -> observe.ObservedPod:
@@ -339,41 +208,12 @@ def _observed(message: pb.ObservedAddress) -> observe.ObservedPod:
     return observe.ObservedPod(
         address=address,
         link_name=message.link_name,
-        key=_key(message.key) if message.HasField("key") else None,
+        key=attachment_key(message.key) if message.HasField("key") else None,
         netns_cookie=message.netns_cookie,
         network_name=message.network_name,
         pod_namespace=message.pod_namespace,
         pod_name=message.pod_name,
     )
-
-
-def allocation_message(ledger: Ledger, allocation: Allocation) -> pb.Allocation:
-    """An allocation with the facts of its ENI; those are empty while the ENI is unknown."""
-    message = pb.Allocation(
-        key=pb.AttachmentKey(
-            container_id=allocation.key.container_id, ifname=allocation.key.ifname
-        ),
-        network_name=allocation.network_name,
-        attempt_id=allocation.attempt_id,
-        generation=allocation.generation,
-        netns_cookie=allocation.netns_cookie,
-        pod_namespace=allocation.pod_namespace,
-        pod_name=allocation.pod_name,
-        pod_uid=allocation.pod_uid,
-        address=str(allocation.address),
-        eni_id=allocation.eni_id,
-        allocated_unix=allocation.allocated_unix,
-    )
-    eni = ledger.enis.get(allocation.eni_id)
-    if eni is not None:
-        message.eni_mac = eni.mac
-        message.eni_primary_address = str(eni.primary_address)
-        message.device_index = eni.device_index
-        message.network_card = eni.network_card
-        message.route_table_id = eni.route_table_id
-        message.subnet_cidr = str(eni.subnet_cidr)
-        message.gateway = str(eni.gateway)
-    return message
 
 
 async def start(servicer: IpamServicer, socket_path: Path) -> grpc.aio.Server:

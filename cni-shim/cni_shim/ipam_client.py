@@ -7,12 +7,17 @@ attempt.
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import grpc
+from google.protobuf.message import Message
+from ipam_api.v1 import door
 from ipam_api.v1 import ipam_pb2 as pb
 from ipam_api.v1 import ipam_pb2_grpc as pb_grpc
 
@@ -20,6 +25,7 @@ from cni_shim.errors import CniError, from_ipamd
 
 T = TypeVar("T")
 
+STATUS_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 ERROR_METADATA = "ipam-error-bin"
 RETRY_SECONDS = 0.05
 
@@ -51,11 +57,81 @@ class IpamdError(Exception):
         )
 
 
-class IpamClient:
-    """Calls to one ipamd. Safe from any thread."""
+class VerbDoorClient:
+    """Blocking calls over ipamd's verbs' door; each thread keeps a connection of its own."""
 
     def __init__(self, socket_path: Path) -> None:
         self._socket_path = socket_path
+        self._local = threading.local()
+
+    def call(self, method: door.Method, request: Message, seconds: float) -> Message:
+        """One call. Raises IpamdError; UNAVAILABLE or DEADLINE_EXCEEDED where nobody answered."""
+        kept: socket.socket | None = getattr(self._local, "connection", None)
+        try:
+            if kept is not None:
+                # It may be of an ipamd that has gone since: then a new connection is tried at once.
+                with contextlib.suppress(ConnectionError):
+                    return self._exchange(kept, method, request, seconds)
+                self.drop()
+            return self._exchange(self._connect(seconds), method, request, seconds)
+        except TimeoutError:
+            self.drop()
+            raise IpamdError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer in {seconds:.1f} s", None
+            ) from None
+        except (OSError, door.DoorError) as e:
+            self.drop()
+            text = f"{self._socket_path}: {e}"
+            raise IpamdError(grpc.StatusCode.UNAVAILABLE, text, None) from e
+
+    def _connect(self, seconds: float) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._local.connection = connection
+        connection.settimeout(seconds)
+        connection.connect(str(self._socket_path))
+        return connection
+
+    def _exchange(
+        self, connection: socket.socket, method: door.Method, request: Message, seconds: float
+    ) -> Message:
+        connection.settimeout(seconds)
+        connection.sendall(door.pack(method, request))
+        length, status = door.unpack_header(_read(connection, door.HEADER.size))
+        body = _read(connection, length)
+        if status == door.STATUS_OK:
+            return door.REPLIES[method].FromString(body)
+        detail = pb.ErrorDetail.FromString(body)
+        code = STATUS_BY_NUMBER.get(status, grpc.StatusCode.UNKNOWN)
+        raise IpamdError(code, detail.message, detail)
+
+    def drop(self) -> None:
+        """Close this thread's connection."""
+        connection: socket.socket | None = getattr(self._local, "connection", None)
+        self._local.connection = None
+        if connection is not None:
+            connection.close()
+
+
+def _read(connection: socket.socket, length: int) -> bytes:
+    """Exactly so many bytes; ConnectionError where the stream ends before."""
+    data = bytearray()
+    while len(data) < length:
+        chunk = connection.recv(length - len(data))
+        if not chunk:
+            raise ConnectionResetError("ipamd closed the connection")
+        data += chunk
+    return bytes(data)
+
+
+class IpamClient:
+    """Calls to one ipamd. Safe from any thread.
+
+    The verbs' calls take the door of ipam_api.v1.door, a connection per thread; what has time goes
+    by gRPC.
+    """
+
+    def __init__(self, socket_path: Path) -> None:
+        self._door = VerbDoorClient(socket_path.with_name(door.SOCKET_NAME))
         self._channel = grpc.insecure_channel(f"unix:{socket_path}", options=_CHANNEL_OPTIONS)
         self._stub = pb_grpc.IpamStub(self._channel)
 
@@ -73,7 +149,8 @@ class IpamClient:
 
         def call(seconds: float) -> pb.AllocateReply:
             request.wait_seconds = max(min(request.wait_seconds, seconds - 0.5), 0.0)
-            reply: pb.AllocateReply = self._stub.Allocate(request, timeout=seconds)
+            reply = self._door.call(door.Method.ALLOCATE, request, seconds)
+            assert isinstance(reply, pb.AllocateReply)
             return reply
 
         return self._until(deadline_monotonic, call)
@@ -82,7 +159,8 @@ class IpamClient:
         """Release; raises IpamdError."""
 
         def call(seconds: float) -> pb.ReleaseReply:
-            reply: pb.ReleaseReply = self._stub.Release(request, timeout=seconds)
+            reply = self._door.call(door.Method.RELEASE, request, seconds)
+            assert isinstance(reply, pb.ReleaseReply)
             return reply
 
         return self._until(deadline_monotonic, call)
@@ -91,7 +169,8 @@ class IpamClient:
         """The allocation under a key, None where there is none; raises IpamdError."""
 
         def call(seconds: float) -> pb.Allocation:
-            reply: pb.Allocation = self._stub.Get(pb.GetRequest(key=key), timeout=seconds)
+            reply = self._door.call(door.Method.GET, pb.GetRequest(key=key), seconds)
+            assert isinstance(reply, pb.Allocation)
             return reply
 
         try:
@@ -132,8 +211,10 @@ class IpamClient:
                 return call(max(left, 0.001))
             except grpc.RpcError as e:
                 error = _error(e)
-                if not error.is_away or left <= RETRY_SECONDS:
-                    raise error from e
+            except IpamdError as e:
+                error = e
+            if not error.is_away or left <= RETRY_SECONDS:
+                raise error
             time.sleep(RETRY_SECONDS)
 
 

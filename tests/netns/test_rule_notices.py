@@ -4,7 +4,6 @@ import subprocess
 from queue import Queue
 
 import pytest
-
 from cni_shim.datapath.notices import LinkNotices, Notice, RuleVanished
 
 pytestmark = pytest.mark.netns

@@ -19,7 +19,7 @@ from tests.node.readings import read_kernel
 from tests.node.up_down_table import BEGIN, END, ROWS, Add, Del, Row, render
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "when-things-are-down.md"
-ADD_DEADLINE_MS = 2500  # in place of the 10 and 29 s of the table
+ADD_DEADLINE_MS = 1600  # in place of the 10 and 29 s of the table
 
 
 def test_the_document_has_the_table_that_is_tested() -> None:

@@ -1,0 +1,148 @@
+"""The verbs' door of ipamd: the short way that vpc-cnid takes for Allocate, Release and Get.
+
+Format and reason: ipam_api.v1.door. The socket is 0600 and the peer's uid is checked, which grpcio
+cannot do; everything else about a call is `Handlers`'s, as on the gRPC door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from pathlib import Path
+
+import structlog
+from google.protobuf.message import DecodeError, Message
+from ipam_api.v1 import door
+from ipam_api.v1 import ipam_pb2 as pb
+
+from ipamd.errors import BadRequest, IpamError
+from ipamd.handlers import Handlers, describe
+
+log = structlog.get_logger()
+
+_CREDENTIALS = struct.Struct("3i")
+
+
+class VerbDoor:
+    """The listener and its open connections."""
+
+    def __init__(self, handlers: Handlers) -> None:
+        self.handlers = handlers
+        self._server: asyncio.Server | None = None
+        self._connections: set[Connection] = set()
+
+    async def start(self, path: Path) -> None:
+        """Listen on the socket, 0600 from its first instant, in place of what a dead one left."""
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()  # noqa: ASYNC240 - before anything is served
+        before = os.umask(0o177)
+        try:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_unix_server(lambda: Connection(self), str(path))
+        finally:
+            os.umask(before)
+
+    def opened(self, connection: Connection) -> None:
+        """A peer connected."""
+        self._connections.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        """A peer went."""
+        self._connections.discard(connection)
+
+    def close(self) -> None:
+        """Stop listening and end every connection; calls that wait are cancelled."""
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self._connections):
+            connection.end()
+
+
+class Connection(asyncio.Protocol):
+    """One peer, one call at a time."""
+
+    def __init__(self, owner: VerbDoor) -> None:
+        self._owner = owner
+        self._buffer = bytearray()
+        self._call: asyncio.Task[None] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Check who it is: our own uid only."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        raw = transport.get_extra_info("socket").getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+        )
+        pid, uid, _ = _CREDENTIALS.unpack(raw)
+        if uid != os.geteuid():
+            log.warning("peer_refused", pid=pid, uid=uid)
+            transport.abort()
+            return
+        self._owner.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel what the peer waited for."""
+        del exc
+        self._owner.closed(self)
+        if self._call is not None:
+            self._call.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Start the call once its frame is whole; end the connection on anything else."""
+        self._buffer += data
+        if len(self._buffer) < door.HEADER.size:
+            return
+        try:
+            length, kind = door.unpack_header(bytes(self._buffer[: door.HEADER.size]))
+            self._start(door.Method(kind), door.HEADER.size + length)
+        except (door.DoorError, ValueError) as e:
+            log.warning("bad_frame", error=str(e))
+            self.end()
+
+    def _start(self, method: door.Method, end: int) -> None:
+        if len(self._buffer) < end:
+            return
+        if self._call is not None or len(self._buffer) > end:
+            raise door.DoorError("a second call before the first was answered")
+        body, self._buffer = bytes(self._buffer[door.HEADER.size : end]), bytearray()
+        self._call = asyncio.get_running_loop().create_task(self._answer(method, body))
+
+    async def _answer(self, method: door.Method, body: bytes) -> None:
+        try:
+            reply = await self._handle(method, body)
+        except IpamError as e:
+            code, detail = describe(e)
+            self._write(door.pack(int(code.value[0]), detail))
+        except Exception:  # the peer must not wait for an answer that never comes
+            log.exception("call_failed", method=method.name)
+            self.end()
+        else:
+            self._write(door.pack(door.STATUS_OK, reply))
+
+    def _write(self, frame: bytes) -> None:
+        self._call = None  # before the answer is out, for the next call may follow it at once
+        if self._transport is not None:
+            self._transport.write(frame)
+
+    async def _handle(self, method: door.Method, body: bytes) -> Message:
+        try:
+            request = door.REQUESTS[method].FromString(body)
+        except DecodeError as e:
+            raise BadRequest(f"{method.name}: {e}") from e
+        match request:
+            case pb.AllocateRequest():
+                return await self._owner.handlers.allocate(request)
+            case pb.ReleaseRequest():
+                return await self._owner.handlers.release(request)
+            case pb.GetRequest():
+                return await self._owner.handlers.get(request)
+        raise BadRequest(f"{method.name} is not served")
+
+    def end(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
