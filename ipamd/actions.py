@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 import structlog
 
 from ipamd import backoff, clock
-from ipamd.cloud import AddressChange, CloudEni, InterfaceRequest, SubnetFree
+from ipamd.cloud import AddressChange, CloudEni, InterfaceRequest
 from ipamd.cloud_child import Cloud
 from ipamd.errors import (
     CloudError,
@@ -32,12 +32,17 @@ from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
 from ipamd.model import Address, AddressState, Eni, EniId, IPAddress, SubnetId
 from ipamd.node import NodeFacts
+from ipamd.pacer import Pacer
 from ipamd.pool import observe
 from ipamd.pool.ledger import Change, Intent, IntentKind
 from ipamd.pool.plan import Action, AssignAddresses, CreateEni, DeleteEni, UnassignAddresses
-from ipamd.view import Pace
 
 log = structlog.get_logger()
+
+LOOK_SECONDS = 60.0
+"""Refusals that say our picture is stale bring a look, but not more often than this."""
+
+STORE_RETRY_SECONDS = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,14 +54,6 @@ class Record:
     reason: str
     state: str = "running"
     error: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubnetSeen:
-    """A subnet's free count and when it was seen."""
-
-    free: SubnetFree
-    seen_boottime: float
 
 
 class Actions:
@@ -78,40 +75,15 @@ class Actions:
         self._metrics = metrics
         self._wake = wake
         self._look_again = look_again
-        self._failures = 0
-        self._paused_until = 0.0
-        self._exhausted: dict[SubnetId, tuple[float, int]] = {}  # -> (until, failures in a row)
-        self._room: dict[SubnetId, int] = {}
-        self._changed_at = 0.0
-        self.subnets: dict[SubnetId, SubnetSeen] = {}
+        self._look_allowed_at = 0.0
+        self.pacer = Pacer()
         self.last_error = ""
         self.records: list[Record] = []
+        self.touched: dict[EniId, float] = {}
 
-    def pace(self, now: float) -> Pace:
-        """What earlier outcomes forbid at `now`."""
-        return Pace(
-            paused_seconds=max(self._paused_until - now, 0.0),
-            exhausted_subnets={
-                subnet: until - now for subnet, (until, _) in self._exhausted.items() if until > now
-            },
-            seconds_since_change=now - self._changed_at,
-            subnet_room=dict(self._room),
-        )
-
-    def exhausted(self, now: float) -> dict[SubnetId, float]:
-        """Subnets that refused last, with the seconds until the next try (0: it is under way)."""
-        return {subnet: max(until - now, 0.0) for subnet, (until, _) in self._exhausted.items()}
-
-    def due_times(self, now: float) -> Iterable[float]:
-        """Boot times after `now` at which a pause ends and a plan may differ."""
-        times = [self._paused_until, self._changed_at + 30.5, self._changed_at + 60.5]
-        times += [until for until, _ in self._exhausted.values()]
-        return [t for t in times if t > now]
-
-    def subnets_seen(self, free: tuple[SubnetFree, ...], now: float) -> None:
-        """Remember free counts; a subnet with room again is not exhausted."""
-        for seen in free:
-            self.subnets[seen.subnet_id] = SubnetSeen(free=seen, seen_boottime=now)
+    def touched_since(self, boottime: float) -> frozenset[EniId]:
+        """ENIs that a call may have changed since; a look begun before that proves nothing."""
+        return frozenset(eni_id for eni_id, when in self.touched.items() if when >= boottime)
 
     def start(self, action: Action, facts: NodeFacts) -> None:
         """Record the intent, then make the call beside the loop. Raises StoreError."""
@@ -157,31 +129,68 @@ class Actions:
         """One action to its end. Creations and deletions are repeated until they are settled."""
         failures = 0
         while True:
+            self._touch(intent.eni_id)
             try:
-                change = await self._perform(intent, facts)
-            except Transient as e:
-                failures += 1
-                self._failed(intent, record, e)
-                if intent.kind in (IntentKind.ASSIGN, IntentKind.UNASSIGN):
-                    self._commit(Change(put_intents=(replace(intent, is_open=False),)))
-                    self._look_again()
-                    return
-                await asyncio.sleep(backoff.TRANSIENT.delay(failures, _chance()))
-                record.state = "running"
+                make_change = await self._perform(intent, facts)
             except CloudError as e:
-                self._failed(intent, record, e)
-                if isinstance(e, SubnetExhausted):
-                    await self._measure(intent.subnet_id)
-                self._react(intent, e)
-                self._commit(Change(drop_intents=(intent.token,)))
-                self._wake()
-                return
+                error = e
+            except Exception as e:  # whatever it was, it must not end the daemon: its effect is
+                log.exception("cloud_action_crashed", action=intent.kind.value)  # unknown
+                error = Transient(f"{type(e).__name__}: {e}", operation=intent.kind.value)
             else:
-                self._commit(change)
-                self._succeeded(intent, record)
-                return
+                await self._settle(make_change)
+                return self._succeeded(intent, record)
+            finally:
+                self._touch(intent.eni_id)
+            self._failed(intent, record, error)
+            if not isinstance(error, Transient):
+                return await self._refused(intent, error)
+            if intent.kind in (IntentKind.ASSIGN, IntentKind.UNASSIGN):
+                await self._settle(lambda: Change(put_intents=(replace(intent, is_open=False),)))
+                return self._look_again()
+            failures += 1
+            await asyncio.sleep(backoff.TRANSIENT.delay(failures, _chance()))
+            record.state = "running"
 
-    async def _perform(self, intent: Intent, facts: NodeFacts) -> Change:
+    async def _refused(self, intent: Intent, error: CloudError) -> None:
+        """Nothing was done, for a reason that asking again at once does not cure."""
+        now = clock.boottime()
+        if isinstance(error, SubnetExhausted):
+            await self._measure(intent.subnet_id)
+        self.pacer.refused(intent, error, now, _chance())
+        await self._settle(lambda: self._given_up(intent))
+        if _is_picture_stale(intent, error) and now >= self._look_allowed_at:
+            self._look_allowed_at = now + LOOK_SECONDS
+            self._look_again()
+        self._wake()
+
+    def _given_up(self, intent: Intent) -> Change:
+        """The intent goes; what was to be given back stays ours, and cools as after any use."""
+        kept: tuple[Address, ...] = ()
+        if intent.kind in (IntentKind.UNASSIGN, IntentKind.DELETE) and intent.eni_id is not None:
+            kept = tuple(
+                replace(a, state=AddressState.COOLING, since_boottime=clock.boottime())
+                for a in self._keeper.ledger.on_eni(intent.eni_id)
+                if a.state is AddressState.UNASSIGNING
+            )
+        return Change(put_addresses=kept, drop_intents=(intent.token,))
+
+    async def _settle(self, make_change: Callable[[], Change]) -> None:
+        """Commit an outcome, however long the store refuses: an intent without a task behind it
+        would hold its ENI for ever. The change is made anew for each try."""
+        while True:
+            try:
+                return self._keeper.commit(make_change())
+            except StoreError as e:
+                log.error("store_failed", error=str(e))
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+
+    def _touch(self, eni_id: EniId | None) -> None:
+        if eni_id is not None:
+            self.touched[eni_id] = clock.boottime()
+
+    async def _perform(self, intent: Intent, facts: NodeFacts) -> Callable[[], Change]:
+        """Make the call; returns what makes its outcome a change of the ledger as it is then."""
         match intent.kind:
             case IntentKind.ASSIGN:
                 return await self._assign(intent)
@@ -197,24 +206,25 @@ class Actions:
     async def _measure(self, subnet_id: SubnetId) -> None:
         """How much room a subnet that refused has: EC2 gives all that was asked for or nothing."""
         try:
-            self.subnets_seen(await self._cloud.subnet_free((subnet_id,)), clock.boottime())
+            free = await self._cloud.subnet_free((subnet_id,))
+            self.pacer.subnets_seen(free, clock.boottime())
         except CloudError as e:
             log.warning("subnet_unmeasured", subnet=subnet_id, error=str(e))
 
-    async def _assign(self, intent: Intent) -> Change:
+    async def _assign(self, intent: Intent) -> Callable[[], Change]:
         eni_id = _eni_of(intent)
         outcome = await self._cloud.apply(AddressChange(eni_id=eni_id, add=intent.addresses))
-        return observe.assigned(
+        return lambda: observe.assigned(
             self._keeper.ledger, intent, eni_id, outcome.added, now=clock.boottime()
         )
 
-    async def _unassign(self, intent: Intent) -> Change:
+    async def _unassign(self, intent: Intent) -> Callable[[], Change]:
         eni_id = _eni_of(intent)
         leaving = self._unassigning(eni_id)
         await self._cloud.apply(AddressChange(eni_id=eni_id, remove=leaving))
-        return Change(drop_addresses=leaving, drop_intents=(intent.token,))
+        return lambda: Change(drop_addresses=leaving, drop_intents=(intent.token,))
 
-    async def _create(self, intent: Intent, facts: NodeFacts) -> Change:
+    async def _create(self, intent: Intent, facts: NodeFacts) -> Callable[[], Change]:
         eni = await self._cloud.create_interface(
             InterfaceRequest(
                 token=intent.token,
@@ -226,14 +236,18 @@ class Actions:
                 reason=intent.reason,
             )
         )
+        self._touch(eni.eni_id)
+        return lambda: self._created(intent, eni)
+
+    def _created(self, intent: Intent, eni: CloudEni) -> Change:
         now = clock.boottime()
         change = observe.assigned(self._keeper.ledger, intent, eni.eni_id, eni.addresses, now=now)
         return replace(change, put_enis=(_attached(eni, now),))
 
-    async def _delete(self, intent: Intent) -> Change:
+    async def _delete(self, intent: Intent) -> Callable[[], Change]:
         eni_id = _eni_of(intent)
         await self._cloud.delete_interface(eni_id)
-        return Change(
+        return lambda: Change(
             drop_addresses=self._unassigning(eni_id),
             drop_enis=(eni_id,),
             drop_intents=(intent.token,),
@@ -246,21 +260,10 @@ class Actions:
             if a.state is AddressState.UNASSIGNING
         )
 
-    def _commit(self, change: Change) -> None:
-        try:
-            self._keeper.commit(change)
-        except StoreError as e:
-            # The intent stays in the store as it was: the next look or the next start settles it.
-            log.error("store_failed", error=str(e))
-            self._look_again()
-
     def _succeeded(self, intent: Intent, record: Record) -> None:
         record.state = "done"
-        self._failures, self.last_error = 0, ""
-        self._changed_at = clock.boottime()
-        if intent.kind in (IntentKind.ASSIGN, IntentKind.CREATE):
-            self._exhausted.pop(intent.subnet_id, None)
-            self._room.pop(intent.subnet_id, None)
+        self.last_error = ""
+        self.pacer.succeeded(intent, clock.boottime())
         self._metrics.cloud_done(intent.kind.value)
         log.info(
             "cloud_action_done",
@@ -283,34 +286,12 @@ class Actions:
         self.last_error = str(error)
         self._metrics.cloud_error(error.operation or intent.kind.value, error.code)
 
-    def _react(self, intent: Intent, error: CloudError) -> None:
-        """How the pace changes after a definite refusal."""
-        now = clock.boottime()
-        match error:
-            case SubnetExhausted():
-                _, failures = self._exhausted.get(intent.subnet_id, (0.0, 0))
-                seen = self.subnets.get(intent.subnet_id)
-                room = seen.free.free_addresses if seen else 0
-                if room > 0 and intent.subnet_id not in self._room:
-                    self._room[intent.subnet_id] = room  # ask once more, for what is there
-                    return
-                self._room.pop(intent.subnet_id, None)
-                wait = backoff.EXHAUSTED.delay(failures + 1, _chance())
-                self._exhausted[intent.subnet_id] = (now + wait, failures + 1)
-            case Throttled():
-                self._pause(now, backoff.THROTTLED, error)
-            case Denied():
-                self._pause(now, backoff.DENIED, error)
-            case LimitReached() | NotFound():
-                self._pause(now, backoff.TRANSIENT, error)
-                self._look_again()  # our view is stale
-            case _:
-                self._pause(now, backoff.TRANSIENT, error)
 
-    def _pause(self, now: float, pacing: backoff.Backoff, error: CloudError) -> None:
-        self._failures += 1
-        wait = max(pacing.delay(self._failures, _chance()), error.retry_after_seconds)
-        self._paused_until = now + wait
+def _is_picture_stale(intent: Intent, error: CloudError) -> bool:
+    """Whether the refusal says that the cloud is not as the ledger has it."""
+    if isinstance(error, Throttled | SubnetExhausted | Denied):
+        return False
+    return isinstance(error, LimitReached | NotFound) or intent.kind is IntentKind.CREATE
 
 
 def _chance() -> float:

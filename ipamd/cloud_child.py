@@ -158,7 +158,10 @@ class CloudChild(_Bound):
         return self._process.pid if self._process else None
 
     async def _call(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
-        self._ensure_started()
+        try:
+            self._ensure_started()
+        except OSError as e:  # no process or descriptor to be had: the node is short of them
+            raise Transient(f"{method}: cannot start the cloud child: {e}", operation=method) from e
         assert self._pipe is not None
         number = next(self._numbers)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -147,6 +147,8 @@ class IpamServicer(pb_grpc.IpamServicer):
         try:
             ready = {EniId(e.eni_id): e.is_ready for e in request.enis}
             pods = [_observed(a) for a in request.addresses]
+            if self._is_picture_doubtful(pods):
+                return pb.ReportNodeReply(is_accepted=False)
             readiness = observe.readiness(ledger, ready)
             self._keeper.commit(readiness)
             findings = observe.node(
@@ -160,6 +162,18 @@ class IpamServicer(pb_grpc.IpamServicer):
         return pb.ReportNodeReply(
             is_accepted=True, unknown_addresses=[str(a) for a in findings.unknown]
         )
+
+    def _is_picture_doubtful(self, pods: list[observe.ObservedPod]) -> bool:
+        """A lost store, and pods whose addresses the first look at the cloud did not show.
+
+        The API lags by seconds now and then; to take such pods for leftovers on one look would cut
+        them off (I5).
+        """
+        ledger = self._keeper.ledger
+        if ledger.has_heard_node:
+            return False
+        unseen = [p for p in pods if p.key is not None and p.address not in ledger.addresses]
+        return bool(unseen) and not self._reconciler.is_picture_certain(clock.boottime())
 
     def _note_report(self, request: pb.ReportNodeRequest, findings: observe.NodeFindings) -> None:
         self.reported_boottime = clock.boottime()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Never
 
 import structlog
@@ -19,13 +20,14 @@ from ipamd.actions import Actions
 from ipamd.allocations import Shortage
 from ipamd.cloud import CloudSnapshot, EniStatus, NodeIdentity
 from ipamd.cloud_child import Cloud
-from ipamd.errors import CloudError, ForeignStore, StoreError, Transient
+from ipamd.errors import CloudError, ForeignStore, StoreError, Throttled, Transient
 from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
 from ipamd.model import AddressState, EniId
 from ipamd.node import NOTE, NodeFacts, from_json
 from ipamd.pool import attachments, observe, plan
-from ipamd.pool.ledger import Change
+from ipamd.pool.ledger import Change, IntentKind
+from ipamd.pool.lifecycle import IllegalTransition
 from ipamd.settings import Settings
 from ipamd.view import build_view
 
@@ -34,6 +36,8 @@ log = structlog.get_logger()
 RESYNC_SECONDS = (600.0, 900.0)
 """A look at the cloud this often even when all is quiet, drawn anew each time so that a fleet
 spreads out: drift made by others is found within a quarter of an hour for 0.2 calls a minute."""
+
+STORE_RETRY_SECONDS = 1.0
 
 IDLE_SECONDS = 60.0
 """The longest sleep between two cycles that make no calls; a guard against a missed wake-up."""
@@ -67,7 +71,10 @@ class Reconciler:
         self.last_plan = plan.Plan(actions=(), summary="nothing planned yet")
         self.planned_boottime = self.started_boottime = clock.boottime()
         self.actions = Actions(keeper, cloud, metrics, wake=self.wake, look_again=self.look_soon)
-        self._stray_enis: tuple[EniId, ...] = ()
+        self._strays: dict[EniId, float] = {}  # -> boot time of the look that first saw it
+        self._rest_until = 0.0
+        self.first_look_boottime: float | None = None
+        self.last_look_boottime = 0.0
 
     def wake(self) -> None:
         """Run a cycle soon."""
@@ -155,50 +162,92 @@ class Reconciler:
             )
             if now >= self._observe_at:
                 await self._observe()
-            if self.has_observed:
+            # Not before the kernel was heard: a lost store knows no demand, only cooling.
+            if self.has_observed and self._keeper.ledger.has_heard_node:
                 self._plan_and_start()
         except StoreError as e:
-            # Nothing was made visible; the next cycle tries again. Pods that run are not touched.
+            # Nothing was made visible; a later cycle tries again. Pods that run are not touched.
             log.error("store_failed", error=str(e))
-            self._observe_at = max(self._observe_at, clock.boottime() + 1.0)
+            self._rest_until = clock.boottime() + STORE_RETRY_SECONDS
 
     async def _observe(self) -> None:
+        began = clock.boottime()
+        self._observe_at = began + random.uniform(*RESYNC_SECONDS)  # noqa: S311 - spreading load
+        was_creating = self._is_creating()
         try:
             if self.has_observed:
                 snapshot = await self._cloud.snapshot()
             else:
                 snapshot = await self._ask_who_we_are()
-            subnets = {e.subnet_id for e in snapshot.enis}
-            free = await self._cloud.subnet_free(tuple(sorted(subnets)))
         except CloudError as e:
             self._observe_at = clock.boottime() + self._cloud_failed(e)
             return
+        self._take_in(snapshot, began, was_creating=was_creating)
+        await self._measure(snapshot)
+
+    def _take_in(self, snapshot: CloudSnapshot, began: float, *, was_creating: bool) -> None:
+        """What one look changes, with no await between its answer and the ledger."""
         self._resume()
         now = clock.boottime()
-        findings = observe.cloud(self._keeper.ledger, snapshot, now=now)
-        self._keeper.commit(findings.change)
-        self._set_facts(
-            NodeFacts(
-                identity=self.facts_needed().identity,
-                limits=self.facts_needed().limits,
-                vpc_cidrs=snapshot.vpc_cidrs or self.facts_needed().vpc_cidrs,
-            )
+        findings = observe.cloud(
+            self._keeper.ledger, snapshot, touched=self.actions.touched_since(began), now=now
         )
-        self.actions.subnets_seen(free, now)
-        self._stray_enis = findings.stray_enis
+        self._keeper.commit(findings.change)
+        facts = self.facts_needed()
+        self._set_facts(replace(facts, vpc_cidrs=snapshot.vpc_cidrs or facts.vpc_cidrs))
+        # An ENI that is being created is loose for a moment: such a look says nothing of strays.
+        seen = () if was_creating or self._is_creating() else findings.stray_enis
+        self._strays = {e: self._strays.get(e, now) for e in seen}
         self.missing_allocated = tuple(str(a) for a in findings.missing_allocated)
         self._cloud_answered()
-        pause = random.uniform(*RESYNC_SECONDS)  # noqa: S311 - spreading load, not a secret
+        if self.first_look_boottime is None:
+            self.first_look_boottime = now
+        self.last_look_boottime = now
         if findings.wants_second_look:
-            pause = observe.SECOND_LOOK_SECONDS + 1
-        self._observe_at = now + pause
+            self.look_soon(observe.SECOND_LOOK_SECONDS + 1)
         self._tell(findings)
+
+    async def _measure(self, snapshot: CloudSnapshot) -> None:
+        """Free counts of our subnets, for people and for requests that were refused."""
+        subnets = tuple(sorted({e.subnet_id for e in snapshot.enis}))
+        try:
+            self.actions.pacer.subnets_seen(
+                await self._cloud.subnet_free(subnets), clock.boottime()
+            )
+        except CloudError as e:
+            log.warning("subnets_unmeasured", error=str(e))
+
+    def _is_creating(self) -> bool:
+        return any(i.kind is IntentKind.CREATE for i in self._keeper.ledger.intents.values())
+
+    def _confirmed_strays(self) -> tuple[EniId, ...]:
+        """ENIs of ours that two looks, half a minute apart, saw attached to nothing."""
+        return tuple(
+            e
+            for e, since in self._strays.items()
+            if self.last_look_boottime - since >= observe.SECOND_LOOK_SECONDS
+            and e not in self._keeper.ledger.enis
+        )
+
+    def is_picture_certain(self, now: float) -> bool:
+        """Whether a second look, half a minute after the first, has confirmed the cloud's picture.
+
+        Asked by the first report of a lost store that names pods the picture does not hold; asks
+        for that second look.
+        """
+        if self.first_look_boottime is None:
+            return False
+        confirmed_at = self.first_look_boottime + observe.SECOND_LOOK_SECONDS
+        if self.last_look_boottime >= confirmed_at:
+            return True
+        self.look_soon(max(confirmed_at - now, 0.0))
+        return False
 
     def _resume(self) -> None:
         """Once, when it is certain which instance we are: calls that were in flight go on."""
         if not self._has_resumed:
-            self._has_resumed = True
             self.actions.resume(self.facts_needed())
+            self._has_resumed = True
 
     def _tell(self, findings: observe.CloudFindings) -> None:
         log.info(
@@ -219,7 +268,8 @@ class Reconciler:
         self.cloud_error = str(error)
         self._metrics.cloud_error(error.operation or "observe", error.code)
         chance = random.random()  # noqa: S311 - jitter
-        return max(backoff.TRANSIENT.delay(self._failures, chance), error.retry_after_seconds)
+        pacing = backoff.THROTTLED if isinstance(error, Throttled) else backoff.TRANSIENT
+        return max(pacing.delay(self._failures, chance), error.retry_after_seconds)
 
     def _cloud_answered(self) -> None:
         if self.cloud_error:
@@ -232,9 +282,9 @@ class Reconciler:
             self._keeper.ledger,
             self.facts_needed(),
             self._settings,
-            self.actions.pace(now),
+            self.actions.pacer.pace(now),
             waiting=self._waiting(),
-            stray_enis=self._stray_enis,
+            stray_enis=self._confirmed_strays(),
             now=now,
         )
         made = plan.plan(view)
@@ -244,8 +294,13 @@ class Reconciler:
             self.last_plan, self.planned_boottime = made, now
         for action in made.actions:
             if isinstance(action, plan.DeleteEni):
-                self._stray_enis = tuple(e for e in self._stray_enis if e != action.eni_id)
-            self.actions.start(action, self.facts_needed())
+                self._strays.pop(action.eni_id, None)
+            try:
+                self.actions.start(action, self.facts_needed())
+            except IllegalTransition as e:
+                # A fault in a decision: the ledger refused it, and pods are better served by a
+                # daemon that goes on than by one that ends over it at each start.
+                log.error("action_refused", action=repr(action), error=str(e))
 
     async def _sleep(self) -> None:
         """Until woken, or until the next moment at which something is due."""
@@ -253,22 +308,24 @@ class Reconciler:
         cooled = attachments.next_expiry(
             self._keeper.ledger, cooldown_seconds=self._settings.cooldown_seconds
         )
-        due = [now + IDLE_SECONDS, self._observe_at, *self.actions.due_times(now)]
+        due = [now + IDLE_SECONDS, self._observe_at, *self.actions.pacer.due_times(now)]
         due += [cooled] if cooled is not None else []
         # A due time in the past means "at once"; 10 ms keeps a mistake from eating the CPU.
-        pause = max(min(due) - now, 0.01)
+        pause = max(min(due) - now, self._rest_until - now, 0.01)
+        if self._rest_until > now:
+            return await asyncio.sleep(pause)
         try:
             async with asyncio.timeout(pause):
                 await self._wake.wait()
         except TimeoutError:
-            return
+            return None
 
     def shortage(self) -> Shortage:
         """Why no address is available now: the subnet, the limits, the cloud or the node."""
         ledger, now = self._keeper.ledger, clock.boottime()
         cooled = attachments.next_expiry(ledger, cooldown_seconds=self._settings.cooldown_seconds)
         cooling_ends = max(cooled - now, 0.0) if cooled is not None else None
-        exhausted = self.actions.exhausted(now)
+        exhausted = self.actions.pacer.exhausted(now)
         if exhausted:
             subnet_id, seconds = min(exhausted.items(), key=lambda item: item[1])
             retry = seconds if cooling_ends is None else min(seconds, cooling_ends)
@@ -318,7 +375,7 @@ class Reconciler:
             said.append("no report from vpc-cnid yet, nothing is handed out: is vpc-cnid running?")
         said += [
             f"subnet {subnet} is exhausted; next try in {seconds:.0f} s"
-            for subnet, seconds in self.actions.exhausted(now).items()
+            for subnet, seconds in self.actions.pacer.exhausted(now).items()
         ]
         if self.actions.last_error:
             said.append(f"the last cloud call failed: {self.actions.last_error}")

@@ -89,8 +89,13 @@ def _directory(text: str) -> object:
 
 
 def _listen_address(text: str) -> object:
-    if text and not re.fullmatch(r"[0-9A-Za-z.\[\]:-]+:\d{1,5}|unix:/.+", text):
+    if text.startswith("unix:/") or not text:
+        return text
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[0-9A-Za-z.\[\]:-]+", host) or not re.fullmatch(r"\d{1,5}", port):
         raise ValueError("host:port or unix:/path")
+    if int(port) > 65535:
+        raise ValueError("host:port with a port up to 65535")
     return text
 
 

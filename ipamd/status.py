@@ -80,7 +80,7 @@ def _eni(ledger: Ledger, eni: Eni, report: pb.EniReport | None, slots: int) -> p
 
 
 def _subnets(reconciler: Reconciler, now: float) -> list[pb.SubnetStatus]:
-    exhausted = reconciler.actions.exhausted(now)
+    exhausted = reconciler.actions.pacer.exhausted(now)
     return [
         pb.SubnetStatus(
             subnet_id=subnet_id,
@@ -89,7 +89,7 @@ def _subnets(reconciler: Reconciler, now: float) -> list[pb.SubnetStatus]:
             seen_seconds_ago=now - seen.seen_boottime,
             exhausted_for_seconds=exhausted.get(subnet_id, 0.0),
         )
-        for subnet_id, seen in sorted(reconciler.actions.subnets.items())
+        for subnet_id, seen in sorted(reconciler.actions.pacer.subnets.items())
     ]
 
 

@@ -20,6 +20,9 @@ class Pace:
     exhausted_subnets: dict[SubnetId, float]
     seconds_since_change: float
     subnet_room: dict[SubnetId, int]  # free addresses of subnets that refused a larger request
+    eni_caps: dict[EniId, int]  # what to ask of ENIs at most that met a limit
+    growth_paused_seconds: float
+    shrink_paused_seconds: float
 
 
 def build_view(
@@ -58,7 +61,10 @@ def build_view(
         node_subnet_id=facts.identity.primary_subnet_id,
         exhausted_subnets=pace.exhausted_subnets,
         subnet_room=pace.subnet_room,
+        eni_caps=pace.eni_caps,
         paused_seconds=pace.paused_seconds,
+        growth_paused_seconds=pace.growth_paused_seconds,
+        shrink_paused_seconds=pace.shrink_paused_seconds,
         stray_enis=tuple(e for e in stray_enis if e not in in_flight),
         can_create_interfaces=True,
         seconds_since_change=pace.seconds_since_change,

@@ -28,6 +28,7 @@ SECOND_LOOK_SECONDS = 30.0
 """Two agreeing looks this far apart outlast the seconds of lag that EC2 users report."""
 
 MISSING = "missing in the cloud"
+UNCONFIRMED = "found in the cloud, unasked for: waiting for a second look"
 FOREIGN = "in use on the node, unknown to the ledger"
 
 
@@ -45,17 +46,29 @@ class CloudFindings:
     def wants_second_look(self) -> bool:
         """True when something disagreed, so that a second look should follow soon."""
         # After a lost answer, too: the call may have its effect only after this look.
-        return bool(self.missing or self.missing_allocated or self.change.drop_intents)
+        disagreements = (self.found, self.missing, self.missing_allocated, self.stray_enis)
+        return any(disagreements) or bool(self.change.drop_intents)
 
 
-def cloud(ledger: Ledger, snapshot: CloudSnapshot, *, now: float) -> CloudFindings:
-    """Compare a snapshot with the ledger. Busy ENIs (an open intent) are left for the next look."""
+def cloud(
+    ledger: Ledger,
+    snapshot: CloudSnapshot,
+    *,
+    touched: frozenset[EniId] = frozenset(),
+    now: float,
+) -> CloudFindings:
+    """Compare a snapshot with the ledger.
+
+    ENIs with an open intent are left for the next look, and so are those `touched` by a call since
+    this look was asked for: the snapshot may be older than what the call did.
+    """
     attached = {
         e.eni_id: e
         for e in snapshot.enis
         if e.status is EniStatus.ATTACHED and not _is_being_created(ledger, e)
     }
     busy = {i.eni_id for i in ledger.intents.values() if i.is_open and i.eni_id is not None}
+    busy |= touched
     seen = {a: e.eni_id for e in attached.values() if e.is_managed for a in e.addresses}
     found = _found(ledger, seen, busy, now)
     missing, gone, still_used = _missing(ledger, seen, busy, now)
@@ -83,7 +96,10 @@ def cloud(ledger: Ledger, snapshot: CloudSnapshot, *, now: float) -> CloudFindin
         stray_enis=tuple(
             e.eni_id
             for e in snapshot.enis
-            if e.status is EniStatus.AVAILABLE and e.is_managed and not e.is_primary
+            if e.status is EniStatus.AVAILABLE
+            and e.is_managed
+            and not e.is_primary
+            and e.eni_id not in ledger.enis  # else: detached by hand, its pods may live on
         ),
     )
 
@@ -112,15 +128,42 @@ def _found(
     found = []
     for address, eni_id in sorted(seen.items(), key=lambda item: int(item[0])):
         held = ledger.addresses.get(address)
-        if held is None and eni_id not in busy:
-            state = AddressState.COOLING
-            if expected.get(eni_id, 0) > 0:  # the lost answer of an assign that we asked for
+        if eni_id in busy:
+            continue
+        if held is None:
+            is_expected = expected.get(eni_id, 0) > 0
+            if is_expected:  # the lost answer of an assign that we asked for
                 expected[eni_id] -= 1
-                state = _idle_state(ledger, eni_id)
-            found.append(Address(address=address, eni_id=eni_id, state=state, since_boottime=now))
-        elif held is not None and held.state is AddressState.QUARANTINED and held.reason == MISSING:
-            found.append(replace(held, state=AddressState.COOLING, since_boottime=now, reason=""))
+            found.append(_found_address(ledger, address, eni_id, is_expected, now))
+        elif _is_back(held, now):
+            again = replace(held, state=AddressState.COOLING, since_boottime=now, reason="")
+            found.append(replace(again, eni_id=eni_id))
+        elif held.eni_id != eni_id:  # somebody moved it
+            found.append(replace(held, eni_id=eni_id))
     return tuple(found)
+
+
+def _found_address(
+    ledger: Ledger, address: IPAddress, eni_id: EniId, is_expected: bool, now: float
+) -> Address:
+    """Ours at once if we asked for it; in a ledger that knows its past, only after a second look:
+    an API that lags still shows what was given back a moment ago. A new ledger has no past."""
+    if is_expected:
+        state, reason = _idle_state(ledger, eni_id), ""
+    elif ledger.has_heard_node:
+        state, reason = AddressState.QUARANTINED, UNCONFIRMED
+    else:
+        state, reason = AddressState.COOLING, ""
+    return Address(address=address, eni_id=eni_id, state=state, since_boottime=now, reason=reason)
+
+
+def _is_back(held: Address, now: float) -> bool:
+    """Quarantined for a look, and this look cures it."""
+    if held.state is not AddressState.QUARANTINED:
+        return False
+    if held.reason == MISSING:
+        return True
+    return held.reason == UNCONFIRMED and now - held.since_boottime >= SECOND_LOOK_SECONDS
 
 
 def _expected_counts(ledger: Ledger) -> dict[EniId, int]:
@@ -145,9 +188,13 @@ def _missing(
                 still_used.append(a.address)
             case AddressState.UNASSIGNING:
                 gone.add(a.address)  # we asked for it: one look is enough
-            case AddressState.QUARANTINED:
+            case AddressState.QUARANTINED if a.reason == UNCONFIRMED:
+                gone.add(a.address)  # it was a late picture of what we had given back
+            case AddressState.QUARANTINED if a.reason == MISSING:
                 if now - a.since_boottime >= SECOND_LOOK_SECONDS:
                     gone.add(a.address)
+            case AddressState.QUARANTINED:
+                quarantine.append(replace(a, since_boottime=now, reason=MISSING))
             case AddressState.PREPARING | AddressState.AVAILABLE | AddressState.COOLING:
                 quarantine.append(
                     replace(a, state=AddressState.QUARANTINED, since_boottime=now, reason=MISSING)
@@ -237,6 +284,8 @@ def _first_report(
     addresses: list[Address] = []
     unknown: list[IPAddress] = []
     for pod in pods:
+        if pod.key is not None and pod.key in ledger.tombstones:
+            continue  # deleted since the report was written
         held = ledger.addresses.get(pod.address)
         if held is None:
             unknown.append(pod.address)

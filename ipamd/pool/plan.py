@@ -58,7 +58,10 @@ class View:
     node_subnet_id: SubnetId
     exhausted_subnets: dict[SubnetId, float]  # -> seconds until the next try
     subnet_room: dict[SubnetId, int]  # at most this many, where a larger request was refused
-    paused_seconds: float  # the cloud throttles or denies us: no calls before this
+    eni_caps: dict[EniId, int]  # at most this many at once, where EC2 saw a limit; 0: none for now
+    paused_seconds: float  # the cloud throttles us: no calls before this
+    growth_paused_seconds: float  # it refuses to assign or create
+    shrink_paused_seconds: float  # it refuses to unassign or delete
     stray_enis: tuple[EniId, ...]
     can_create_interfaces: bool
     seconds_since_change: float  # since the pool last grew or shrank
@@ -120,8 +123,11 @@ def plan(view: View) -> Plan:
             actions=(),
             summary=f"no cloud calls for {view.paused_seconds:.0f} s: the cloud refused the last",
         )
-    repairs = _repairs(view)
+    repairs = _repairs(view) if view.shrink_paused_seconds <= 0 else ()
     missing = deficit(view.targets, view.counts, slots_per_eni=view.slots_per_eni)
+    if missing > 0 and view.growth_paused_seconds > 0:
+        waits = f"; the cloud refused, next try in {view.growth_paused_seconds:.0f} s"
+        return Plan(actions=repairs, summary=_growth_reason(view, missing) + waits)
     if missing > 0:
         growth, unmet = _growth(view, missing)
         return Plan(actions=repairs + growth, summary=_growth_summary(view, missing, unmet))
@@ -154,7 +160,9 @@ def _growth(view: View, missing: int) -> tuple[tuple[Action, ...], int]:
             break
         # In WARM_ENI mode an ENI is filled whole: the warm unit is the ENI, and one call is less.
         wanted = missing if view.targets.is_target_mode else max(missing, view.slots_per_eni)
-        room = view.subnet_room.get(eni.subnet_id, wanted)
+        room = min(
+            view.subnet_room.get(eni.subnet_id, wanted), view.eni_caps.get(eni.eni_id, wanted)
+        )
         count = min(eni.room(view.slots_per_eni), wanted, ceiling, room)
         if count <= 0:
             continue
@@ -246,6 +254,8 @@ def _growth_summary(view: View, missing: int, unmet: int) -> str:
 def _shrink(view: View) -> tuple[Action, ...]:
     """Give back whole idle ENIs first, then single idle addresses from the emptiest ENIs."""
     if view.seconds_since_change < HOLD_SECONDS or view.creating:
+        return ()
+    if view.shrink_paused_seconds > 0:
         return ()
     eni = _spare_eni(view)
     if eni is not None:

@@ -59,19 +59,27 @@ def deficit(targets: Targets, counts: Counts, *, slots_per_eni: int) -> int:
         wanted = max(targets.warm_enis * slots_per_eni - counts.supply, 0)
     else:
         wanted = max(slots_per_eni, -counts.supply) if counts.supply <= 0 else 0
-    return max(min(wanted, targets.max_pods - counts.committed), 0)
+    # Cooling addresses will be available soon: beyond max_pods only while somebody waits for one.
+    held = counts.committed + (0 if counts.waiting else counts.cooling)
+    return max(min(wanted, targets.max_pods - held), 0)
 
 
 def excess(targets: Targets, counts: Counts) -> int:
-    """How many available addresses are too many. In WARM_ENI mode only whole ENIs go back, so 0.
+    """How many available addresses are too many: above the targets, or above max_pods.
+
+    In WARM_ENI mode only whole ENIs go back for the targets' sake.
 
     Example: WARM_IP_TARGET 2, MINIMUM_IP_TARGET 10, 3 allocated, 9 available -> 2 (the minimum
     keeps 10 of the 12).
     """
-    if not targets.is_target_mode or counts.waiting:
+    if counts.waiting:
         return 0
-    total = counts.allocated + counts.available + counts.cooling
-    return max(min(counts.available - targets.warm_addresses, total - targets.minimum_addresses), 0)
+    over = counts.allocated + counts.available - targets.max_pods
+    if targets.is_target_mode:
+        total = counts.allocated + counts.available + counts.cooling
+        above = min(counts.available - targets.warm_addresses, total - targets.minimum_addresses)
+        over = max(over, above)
+    return max(min(over, counts.available), 0)
 
 
 def can_lose(targets: Targets, counts: Counts, *, available: int, slots_per_eni: int) -> bool:

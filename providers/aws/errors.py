@@ -52,6 +52,7 @@ BY_CODE: dict[str, type[CloudError]] = {
 
 _CAPACITY_TEXT = re.compile(r"sufficient free ipv4 addresses", re.IGNORECASE)
 _BUSY_TEXT = re.compile(r"currently in use", re.IGNORECASE)
+_INDEX_TEXT = re.compile(r"already has an interface attached at device index", re.IGNORECASE)
 
 
 def classify(code: str, message: str, http_status: int) -> type[CloudError]:
@@ -64,6 +65,8 @@ def classify(code: str, message: str, http_status: int) -> type[CloudError]:
         return BY_CODE[code]
     if _CAPACITY_TEXT.search(message):
         return SubnetExhausted
+    if _INDEX_TEXT.search(message):
+        return LimitReached  # our picture of the instance is stale
     if code == "InvalidParameterValue" and _BUSY_TEXT.search(message):
         return Transient
     return Transient if http_status >= 500 else CloudError

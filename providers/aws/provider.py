@@ -30,7 +30,7 @@ from ipamd.cloud import (
     NodeLimits,
     SubnetFree,
 )
-from ipamd.errors import CloudError, NotFound, Transient
+from ipamd.errors import CloudError, NotFound, Throttled, Transient
 from ipamd.model import EniId, InstanceId, SubnetId
 from providers.aws.errors import classify
 from providers.aws.imds import Imds
@@ -170,8 +170,9 @@ class AwsProvider:
             return self._wait(
                 eni_id, "attached", lambda e: e is not None and e.status is EniStatus.ATTACHED
             )
-        except Transient:
-            raise  # the same token finds the same ENI again; deleting now could race an attach
+        except (Transient, Throttled) as e:
+            # The ENI exists: the same token finds it again, and deleting it could race an attach.
+            raise Transient(str(e), operation=e.operation, code=e.code, eni_id=eni_id) from e
         except CloudError:
             with contextlib.suppress(
                 CloudError

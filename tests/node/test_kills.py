@@ -17,7 +17,7 @@ from tests.node.kill_audit import audit, cloud_enis
 from tests.node.kill_driver import SEED_VARIABLE, Driver, Killer, Stage, Tally, Victim
 
 VERBS = 200
-MOST_VERBS = 500  # should so many not be enough for the kills, something is wrong
+MOST_VERBS = 800  # should so many not be enough for the kills, something is wrong
 KILLS = 80
 MOST_REFUSED = 8
 """ADDs that failed though their launcher lived, each after half a minute: no use to go on."""

@@ -410,7 +410,9 @@ def test_a_stray_eni_of_this_node_is_deleted(tmp_path: Path) -> None:
     memory.enis[stray.eni_id] = replace(stray, status=EniStatus.AVAILABLE, device_index=-1)
 
     async def scenario(engine: Engine, loop: VirtualLoop) -> None:
-        await settle(30.0)
+        await settle(20.0)
+        assert "eni-99" in memory.enis, "one look proves nothing"
+        await settle(60.0)
         assert "eni-99" not in memory.enis
 
     play(tmp_path, scenario, cloud=memory)

@@ -7,7 +7,7 @@ import pytest
 
 from ipamd.cloud import CloudEni, CloudSnapshot, EniStatus
 from ipamd.model import AddressState, EniId
-from ipamd.pool import observe
+from ipamd.pool import attachments, observe
 from ipamd.pool.ledger import Change, Intent, IntentKind, Ledger
 from ipamd.pool.observe import FOREIGN, MISSING, CloudFindings, ObservedPod
 from tests import builders as b
@@ -59,9 +59,55 @@ def intent(kind: IntentKind, *, eni_id: str | None = b.PRIMARY, **more: object) 
     return replace(made, **more)  # type: ignore[arg-type]
 
 
-def test_an_address_that_nobody_asked_for_cools_before_its_first_use() -> None:
-    _, after = look(b.ledger(), cloud_eni("10.0.0.5"))
+def test_an_address_that_nobody_asked_for_needs_a_second_look_and_then_cools() -> None:
+    findings, once = look(b.ledger(), cloud_eni("10.0.0.5"))
+    assert findings.wants_second_look
+    assert state_of(once, "10.0.0.5") is S.QUARANTINED
+    _, soon = look(once, cloud_eni("10.0.0.5"), now=1029.0)
+    assert state_of(soon, "10.0.0.5") is S.QUARANTINED
+    _, later = look(once, cloud_eni("10.0.0.5"), now=1030.0)
+    assert state_of(later, "10.0.0.5") is S.COOLING
+
+
+def test_a_late_picture_of_what_was_given_back_is_forgotten() -> None:
+    _, once = look(b.ledger(), cloud_eni("10.0.0.5"))
+    _, after = look(once, cloud_eni(), now=1005.0)
+    assert state_of(after, "10.0.0.5") is None
+
+
+def test_a_new_ledger_has_no_past_and_lets_found_addresses_cool() -> None:
+    _, after = look(b.ledger(has_heard_node=False), cloud_eni("10.0.0.5"))
     assert state_of(after, "10.0.0.5") is S.COOLING
+
+
+def test_an_eni_touched_since_the_look_was_asked_for_is_left_for_the_next() -> None:
+    ledger = b.ledger(b.address("10.0.0.9"))
+    snapshot = CloudSnapshot(enis=(cloud_eni("10.0.0.5"),), vpc_cidrs=())
+    findings = observe.cloud(ledger, snapshot, touched=frozenset({b.PRIMARY}), now=1000.0)
+    assert not findings.found
+    assert not findings.missing
+
+
+def test_an_address_that_was_moved_to_another_eni_follows_it() -> None:
+    ledger = b.ledger(b.address("10.0.0.5"), enis=(b.eni(), b.eni(b.SECONDARY, index=1)))
+    moved = cloud_eni("10.0.0.5", eni_id=b.SECONDARY, index=1)
+    _, after = look(ledger, cloud_eni(), moved)
+    assert after.addresses[ip_address("10.0.0.5")].eni_id == b.SECONDARY
+
+
+def test_a_quarantine_for_another_reason_does_not_count_as_a_first_look() -> None:
+    ledger = b.ledger(b.address("10.0.0.5", S.QUARANTINED, since=0.0, reason=FOREIGN))
+    _, once = look(ledger, cloud_eni())
+    assert state_of(once, "10.0.0.5") is S.QUARANTINED
+    _, later = look(once, cloud_eni(), now=1031.0)
+    assert state_of(later, "10.0.0.5") is None
+
+
+def test_an_eni_of_ours_that_somebody_detached_is_no_stray() -> None:
+    ledger = b.ledger(enis=(b.eni(), b.eni(b.SECONDARY, index=1)))
+    loose = cloud_eni(eni_id=b.SECONDARY, index=-1, status=EniStatus.AVAILABLE)
+    findings, _ = look(ledger, cloud_eni(), loose)
+    assert findings.stray_enis == ()
 
 
 def test_the_lost_answer_of_an_assign_explains_as_many_addresses_as_it_asked_for() -> None:
@@ -69,7 +115,7 @@ def test_the_lost_answer_of_an_assign_explains_as_many_addresses_as_it_asked_for
     ledger = b.ledger().applied(Change(put_intents=(lost,)))
     findings, after = look(ledger, cloud_eni("10.0.0.5", "10.0.0.6", "10.0.0.7"))
     states = [state_of(after, f"10.0.0.{n}") for n in (5, 6, 7)]
-    assert states == [S.AVAILABLE, S.AVAILABLE, S.COOLING]
+    assert states == [S.AVAILABLE, S.AVAILABLE, S.QUARANTINED]
     assert findings.change.drop_intents == ("t1",)
 
 
@@ -168,6 +214,13 @@ def test_a_new_store_adopts_the_pods_that_the_kernel_shows() -> None:
     assert state_of(after, "10.0.0.5") is S.ALLOCATED
     assert after.allocations[b.key()].netns_cookie == 42
     assert state_of(after, "10.0.0.6") is S.COOLING
+
+
+def test_a_pod_deleted_since_the_report_was_written_is_not_adopted() -> None:
+    ledger = b.ledger(b.address("10.0.0.5", S.COOLING), has_heard_node=False)
+    deleted = ledger.applied(attachments.release(ledger, b.key(), now=999.0).change)
+    after = hear(deleted, pod("10.0.0.5"))
+    assert not after.allocations
 
 
 def test_a_new_store_quarantines_an_address_without_a_name() -> None:
