@@ -1,0 +1,250 @@
+"""Scenarios in which an earlier version handed out a wrong address, stuck, or ended."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from ipamd.cloud import AddressChange, AddressOutcome, CloudEni, EniStatus, InterfaceRequest
+from ipamd.errors import CloudError, Denied, LimitReached, StoreError
+from ipamd.model import AddressState, EniId
+from ipamd.pool.ledger import Change
+from tests import builders as b
+from tests.engine import Engine
+from tests.memory_cloud import MemoryCloud
+from tests.unit.test_engine import play, settle
+from tests.virtual_time import VirtualLoop
+
+S = AddressState
+
+
+async def fill(engine: Engine, count: int, prefix: str = "c") -> None:
+    await asyncio.gather(*(engine.add(f"{prefix}{n}") for n in range(count)))
+
+
+def test_a_look_older_than_an_unassign_brings_nothing_back(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        await fill(engine, 6)
+        for n in range(6):
+            engine.allocations.release(b.key(f"c{n}"))
+        plain = engine.cloud.apply
+
+        async def apply(change: AddressChange) -> AddressOutcome:
+            if change.remove:
+                engine.reconciler.look_soon()  # its snapshot is answered before this is done
+                await asyncio.sleep(0.3)
+            return await plain(change)
+
+        engine.cloud.apply = apply  # type: ignore[method-assign]
+        await settle(200.0)
+        assert set(engine.keeper.ledger.addresses) == memory.assigned()
+        granted = await asyncio.gather(*(engine.add(f"d{n}") for n in range(6)))
+        assert {g.allocation.address for g in granted} <= memory.assigned()
+
+    play(tmp_path, scenario, cloud=memory, WARM_IP_TARGET="1")
+
+
+def test_an_eni_detached_by_hand_keeps_its_pods_and_ends_nothing(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        await fill(engine, 10)
+        await settle()
+        secondary = next(e for e in memory.enis.values() if not e.is_primary)
+        memory.enis[secondary.eni_id] = replace(
+            secondary, status=EniStatus.AVAILABLE, device_index=-1
+        )
+        engine.reconciler.look_soon()
+        await settle(120.0)
+        assert len(engine.keeper.ledger.allocations) == 10
+        assert secondary.eni_id in memory.enis, "it was not deleted"
+        assert any("not in the cloud any more" in p for p in engine.reconciler.problems())
+
+    play(tmp_path, scenario, cloud=memory)
+
+
+def test_an_eni_seen_loose_while_it_is_created_is_not_deleted(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+    plain = memory.create_interface
+    made: list[EniId] = []
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+
+        async def create(request: InterfaceRequest) -> CloudEni:
+            eni = plain(request)
+            memory.enis[eni.eni_id] = replace(eni, status=EniStatus.AVAILABLE, device_index=-1)
+            engine.reconciler.look_soon()
+            await asyncio.sleep(40.0)
+            memory.enis[eni.eni_id] = eni
+            made.append(eni.eni_id)
+            return eni
+
+        engine.cloud.create_interface = create  # type: ignore[method-assign]
+        await engine.add("c0")
+        await settle(200.0)
+        assert made
+        assert set(made) <= set(engine.keeper.ledger.enis)
+        assert set(made) <= set(memory.enis)
+
+    play(tmp_path, scenario, cloud=memory)
+
+
+def test_a_subnet_with_one_address_left_is_asked_again_when_it_has_more(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+    hidden, memory.free[:] = memory.free[10:], memory.free[:10]
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        await fill(engine, 9)
+        await settle()
+        memory.free += hidden
+        await engine.add("late", wait=60.0)
+
+    play(tmp_path, scenario, cloud=memory, WARM_ENI_TARGET="0")
+
+
+@pytest.mark.parametrize("kind", ["assign", "create"])
+def test_a_store_that_refuses_the_outcome_of_a_call_gets_it_later(
+    tmp_path: Path, kind: str
+) -> None:
+    memory = MemoryCloud()
+    refusals: list[Change] = []
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        plain = engine.keeper._store.commit
+
+        def commit(change: Change) -> None:
+            is_outcome = change.put_addresses and change.drop_intents
+            is_wanted = bool(change.put_enis) is (kind == "create")
+            if is_outcome and is_wanted and len(refusals) < 3:
+                refusals.append(change)
+                raise StoreError("database or disk is full")
+            plain(change)
+
+        engine.keeper._store.commit = commit  # type: ignore[method-assign]
+        await fill(engine, 12)
+        await settle(60.0)
+        assert len(refusals) == 3
+        assert not engine.keeper.ledger.intents
+        assert set(engine.keeper.ledger.addresses) == memory.assigned()
+
+    play(tmp_path, scenario, cloud=memory, WARM_IP_TARGET="1")
+
+
+def test_a_full_disk_is_tried_once_a_second(tmp_path: Path) -> None:
+    tries: list[float] = []
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        await engine.add("c")
+        engine.allocations.release(b.key("c"))
+        await settle(20.0)
+
+        def commit(change: Change) -> None:
+            tries.append(loop.time())
+            raise StoreError("database or disk is full")
+
+        plain, engine.keeper._store.commit = engine.keeper._store.commit, commit  # type: ignore[method-assign]
+        await settle(20.0)
+        engine.keeper._store.commit = plain  # type: ignore[method-assign]
+        assert 0 < len(tries) <= 15
+        await settle(5.0)
+        assert engine.count(S.COOLING) == 0
+
+    play(tmp_path, scenario)
+
+
+def test_a_policy_that_forbids_unassigning_keeps_no_pod_from_its_address(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+    plain = memory.apply
+
+    def apply(change: AddressChange) -> AddressOutcome:
+        if change.remove:
+            raise Denied("UnauthorizedOperation: UnassignPrivateIpAddresses")
+        return plain(change)
+
+    memory.apply = apply  # type: ignore[method-assign]
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        await fill(engine, 7)
+        for n in range(7):
+            engine.allocations.release(b.key(f"c{n}"))
+        await settle(600.0)
+        await fill(engine, 9, "d")
+        assert engine.count(S.UNASSIGNING) == 0
+
+    play(tmp_path, scenario, cloud=memory, WARM_IP_TARGET="1")
+
+
+def test_an_eni_with_fewer_slots_than_its_type_is_filled_to_what_it_takes(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+    plain = memory._take
+
+    def take(eni: CloudEni, count: int) -> tuple[IPv4Address, ...]:
+        if len(eni.addresses) + count > 5:  # the rest of its slots hold something of others
+            raise LimitReached("PrivateIpAddressLimitExceeded", eni_id=eni.eni_id)
+        return plain(eni, count)
+
+    memory._take = take  # type: ignore[method-assign]
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle(120.0)
+        assert engine.count(S.AVAILABLE) >= 4
+        assert engine.cloud.calls["apply"] < 10
+        assert engine.cloud.calls["snapshot"] < 6
+
+    play(tmp_path, scenario, cloud=memory, MAX_ENI="1")
+
+
+def test_max_pods_holds_when_the_cooldowns_end(tmp_path: Path) -> None:
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        await fill(engine, 8)
+        for n in range(8):
+            engine.allocations.release(b.key(f"c{n}"))
+        await settle(120.0)
+        assert engine.count(S.AVAILABLE) <= 8
+
+    play(tmp_path, scenario, VPC_IPAMD_MAX_PODS="8")
+
+
+def test_a_crash_inside_a_call_is_an_unknown_outcome_and_no_end(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+    plain = memory.apply
+    crashes = [ZeroDivisionError("a bug"), OSError("too many open files")]
+
+    def apply(change: AddressChange) -> AddressOutcome:
+        if crashes:
+            raise crashes.pop()
+        return plain(change)
+
+    memory.apply = apply  # type: ignore[method-assign]
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle(120.0)
+        await engine.add("c")
+
+    play(tmp_path, scenario, cloud=memory)
+
+
+def test_a_refused_creation_brings_a_look(tmp_path: Path) -> None:
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        before = engine.cloud.calls["snapshot"]
+        engine.cloud.fail("create_interface", CloudError("InvalidParameterValue"))
+        await engine.add("c")
+        await settle(10.0)
+        assert engine.cloud.calls["snapshot"] == before + 1
+
+    play(tmp_path, scenario)
