@@ -69,6 +69,7 @@ def _only_one(run_dir: Path) -> Iterator[None]:
     """Hold the lock of this node's ipamd; a second one would hand out the same addresses."""
     try:
         run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        run_dir.chmod(0o750)  # whoever made it: a hostPath volume is born 0755
         descriptor = os.open(run_dir / "ipamd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as e:
         raise SettingsError(f"cannot use VPC_IPAMD_RUN_DIR {run_dir}: {e}") from e

@@ -107,6 +107,10 @@ class DeleteQueue:
         except OSError as e:
             raise QueueError(f"{key} cannot be removed from {self._home}: {e.strerror}") from e
 
+    def set_aside(self, key: spec.AttachmentKey, reason: str) -> None:
+        """Move an entry that cannot be done to `damaged/`, for a human."""
+        self._set_aside(_entry_name(key), reason)
+
     def put(self, frame: bytes) -> spec.AttachmentKey:
         """Add a DEL durably, or replace the one of the same key; returns the key.
 

@@ -33,7 +33,7 @@ RETRY_SECONDS = 0.5
 
 HEARTBEAT_SECONDS = 10.0
 SUSPECT_SECONDS = 30.0
-"""A half-made link without an alias may be a wire under way; after this long it is not."""
+"""How far apart the two looks are that make something of ours a leftover (I5)."""
 
 REPORT_TIMEOUT_SECONDS = 5.0
 
@@ -80,13 +80,14 @@ class NodeWatch:
         self._wanted: pb.NodeNetwork | None = None
         self._wake = threading.Event()
         self._reported: tuple[EniReadiness, ...] = ()
+        self._reported_network: pb.NodeNetwork | None = None
         self._next_report = 0.0
         self._suspects: dict[ObservedPod, float] = {}
+        self._suspects_epoch = ""
 
     def wanted(self, network: pb.NodeNetwork) -> None:
         """A new wanted network arrived."""
         self._wanted = network
-        self._next_report = 0.0
         self._wake.set()
 
     def on_notice(self, notice: Notice) -> None:
@@ -127,13 +128,14 @@ class NodeWatch:
             log.error("host_network_failed", error=str(e))
             return False
         is_news = readiness != self._reported
-        if is_news or now >= self._next_report:
+        if is_news or network is not self._reported_network or now >= self._next_report:
             if is_news:
                 log.info("host_network_applied", enis={r.eni_id: r.message for r in readiness})
             if not self._report(network.epoch, readiness):
                 return False
-            self._reported = readiness
-            self._next_report = now + REPORT_SECONDS
+            self._reported, self._reported_network = readiness, network
+            pause = SUSPECT_SECONDS if self._suspects else REPORT_SECONDS
+            self._next_report = now + pause
         return all(r.is_ready for r in readiness)
 
     def _desired(self, network: pb.NodeNetwork) -> DesiredHost:
@@ -176,32 +178,36 @@ class NodeWatch:
             log.warning("report_failed", error=str(e))
             return False
         if reply.is_accepted:
-            self._sweep(observed, frozenset(reply.unknown_addresses), time.monotonic())
+            unknown = frozenset(reply.unknown_addresses)
+            self._sweep(epoch, observed, unknown, time.monotonic())
         return reply.is_accepted
 
     def _sweep(
-        self, observed: tuple[ObservedPod, ...], unknown: frozenset[str], now: float
+        self, epoch: str, observed: tuple[ObservedPod, ...], unknown: frozenset[str], now: float
     ) -> None:
-        """Remove what is ours in the kernel and has no allocation. Each is looked at again under
-        its key's lock, where no verb can be in the middle of making it."""
-        nameless = {p for p in observed if p.is_ours and _key_of(p) is None}
-        self._suspects = {p: self._suspects.get(p, now) for p in nameless}
+        """Remove what is ours in the kernel and has no allocation, once two reports of one epoch,
+        half a minute apart, agree: under a running pod nothing goes on one look. Each is asked for
+        again under its key's lock, where no verb can be in the middle of making it."""
+        if epoch != self._suspects_epoch:
+            self._suspects, self._suspects_epoch = {}, epoch
+        suspects = {p for p in observed if p.is_ours and _is_suspect(p, unknown)}
+        self._suspects = {p: self._suspects.get(p, now) for p in suspects}
         for pod, since in self._suspects.items():
             if now - since >= SUSPECT_SECONDS:
+                self._remove_unless_held(pod)
+
+    def _remove_unless_held(self, pod: ObservedPod) -> None:
+        key = _key_of(pod)
+        if key is None:
+            self._remove(pod)
+            return
+        # Busy, or ipamd unsure: the next report looks again.
+        with (
+            suppress(TimeoutError, IpamdError),
+            self._verbs.locked(key, timeout_seconds=0.0),
+        ):
+            if self._is_unheld(key, pod):
                 self._remove(pod)
-        for pod in observed:
-            key = _key_of(pod)
-            if key is None or not pod.is_ours:
-                continue
-            if pod.address is not None and str(pod.address) not in unknown:
-                continue
-            # Busy, or ipamd unsure: the next report looks again.
-            with (
-                suppress(TimeoutError, IpamdError),
-                self._verbs.locked(key, timeout_seconds=0.0),
-            ):
-                if self._is_unheld(key, pod):
-                    self._remove(pod)
 
     def _is_unheld(self, key: AttachmentKey, pod: ObservedPod) -> bool:
         held = self._ipam.get(
@@ -223,6 +229,16 @@ class NodeWatch:
                 )
         except DatapathError as e:
             log.warning("leftover_stays", link=pod.link_name, error=str(e))
+
+
+def _is_suspect(pod: ObservedPod, unknown: frozenset[str]) -> bool:
+    """No allocation explains it, or it may be half of a wire that is under way.
+
+    A link whose names had to be hashed cannot be asked for, and is left to its DEL.
+    """
+    if pod.container_id.startswith("~") or pod.ifname.startswith("~"):
+        return False
+    return pod.address is None or str(pod.address) in unknown
 
 
 def _key_of(pod: ObservedPod) -> AttachmentKey | None:

@@ -58,6 +58,10 @@ class QueueWorker:
                         return
             except (CniError, QueueError, TimeoutError) as e:
                 log.warning("queued_delete_failed", key=str(key), error=str(e))
+            except Exception as e:  # one entry that cannot be done must not keep the node down
+                log.exception("queued_delete_crashed", key=str(key))
+                self._pending.pop(key, None)
+                self._queue.set_aside(key, f"{type(e).__name__}: {e}")
 
     def put(self, request: CniRequest) -> None:
         """Queue the release of a DEL whose kernel part is done. Raises CniError 11."""

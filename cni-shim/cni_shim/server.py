@@ -44,8 +44,12 @@ from cni_shim.verbs import Attempt, Verbs
 
 log = structlog.get_logger()
 
-WORKERS = 64
-"""A DEL's thread stays some 20 ms in the kernel after its answer; with few threads DELs queue."""
+WORKERS = 192
+"""Threads that serve a request each. More than the pods that a usual node can start at once."""
+
+MOST_ADDS = 160
+"""ADDs under way at most. They may all wait for an address, and the DELs that would free one must
+find a thread: the other 32 are theirs."""
 
 REQUEST_SECONDS = 5.0
 """A launcher sends its whole request at once; one that dawdles must not hold a thread."""
@@ -78,6 +82,7 @@ class Server:
         self._verbs = verbs
         self._ipam = ipam
         self._hangups = hangups
+        self._adds = threading.BoundedSemaphore(MOST_ADDS)
         status = Path("/proc/self/ns/net").stat()
         self._own_netns = (status.st_dev, status.st_ino)
 
@@ -144,6 +149,25 @@ class Server:
             return _failed(error, raw)
 
     def _add(
+        self,
+        request: CniRequest,
+        raw: frames.Request,
+        netns_fd: int | None,
+        connection: socket.socket,
+        deadline: float,
+    ) -> Outcome:
+        if not self._adds.acquire(blocking=False):
+            raise CniError(
+                CniErrorCode.TRY_AGAIN_LATER,
+                "too many ADDs are under way",
+                f"{MOST_ADDS} wait for an address or are being wired; see ipamctl status",
+            )
+        try:
+            return self._add_admitted(request, raw, netns_fd, connection, deadline)
+        finally:
+            self._adds.release()
+
+    def _add_admitted(
         self,
         request: CniRequest,
         raw: frames.Request,
@@ -345,6 +369,7 @@ def main() -> None:
         configure(wanted.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         wanted.run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        wanted.run_dir.chmod(0o750)  # whoever made it: a hostPath volume is born 0755
         lock = _only_one(wanted)
         daemon = Daemon(wanted)
         daemon.start()

@@ -163,7 +163,7 @@ def check_container_id(container_id: str) -> None:
 def check_ifname(ifname: str) -> None:
     """Raise `CniError` 4 unless the kernel takes the name (dev_valid_name, net/core/dev.c)."""
     length = len(ifname.encode("utf-8", "surrogateescape"))
-    is_dots = ifname in (".", "..")
+    is_dots = ifname in (".", "..") or not ifname.isprintable()
     if not 1 <= length <= IFNAME_LIMIT or is_dots or _IFNAME_FORBIDDEN.search(ifname):
         raise CniError(
             CniErrorCode.INVALID_ENVIRONMENT,
@@ -210,7 +210,8 @@ def _parse_key(env: Callable[[str], str]) -> AttachmentKey:
 def _parse_pod(cni_args: str) -> Pod:
     """`K=V;K=V` in any order; whatever is not that is passed over, the last of a key counts."""
     pairs = (pair.partition("=") for pair in cni_args.split(";"))
-    args = {key.strip(): value.strip() for key, _, value in pairs}
+    # Bytes that are no UTF-8 arrive as surrogates, which neither gRPC nor a link's alias can hold.
+    args = {key.strip(): value.strip().encode(errors="replace").decode() for key, _, value in pairs}
     return Pod(
         namespace=args.get("K8S_POD_NAMESPACE", ""),
         name=args.get("K8S_POD_NAME", ""),

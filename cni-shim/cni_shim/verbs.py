@@ -94,6 +94,7 @@ class Attempt:
         self.began_boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.deadline_monotonic = deadline_monotonic
         self._ipam = ipam
+        self.is_settled = True  # False while ipamd may have given something that is not given back
         self._lock = threading.Lock()
         self._is_cancelled = False
         self._is_wiring = False
@@ -109,6 +110,10 @@ class Attempt:
         with self._lock:
             self._is_wiring = not self._is_cancelled
             return self._is_wiring
+
+    def restart_clock(self) -> None:
+        """Begin anew for the tombstones: a release that we know of must not refuse this try."""
+        self.began_boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def ask_again(self) -> None:
         """Back from wiring to asking, for another address."""
@@ -176,9 +181,23 @@ class Verbs:
         try:
             with self._locks.held(attempt.key, timeout_seconds=left):
                 self._finish_queued(attempt.key)
-                return self._add_locked(request, netns_fd, attempt)
+                # What released the key before we held its lock was of an earlier try.
+                attempt.restart_clock()
+                return self._add_held(request, netns_fd, attempt)
         except TimeoutError as e:
             raise CniError(CniErrorCode.TRY_AGAIN_LATER, "the attachment is busy", str(e)) from e
+
+    def _add_held(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
+        """The key is held. Whatever goes wrong, an answer that was lost included, is undone."""
+        try:
+            return self._add_locked(request, netns_fd, attempt)
+        except CniError as e:
+            if not attempt.is_settled:
+                self.undo(request, attempt)
+            raise e
+        except Exception:
+            self.undo(request, attempt)
+            raise
 
     def _add_locked(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
         cookie = self._cookie(netns_fd, request)
@@ -186,7 +205,6 @@ class Verbs:
         for _ in range(ADDRESS_TRIES):
             reply = self._allocate(request, cookie, attempt)
             if not attempt.may_wire():
-                attempt.release()
                 raise CniError(CniErrorCode.TRY_AGAIN_LATER, "the launcher has gone")
             wiring = _wiring(request, attempt.key, reply.allocation)
             try:
@@ -195,13 +213,14 @@ class Verbs:
                 in_use = str(e)
                 self._give_back(attempt, reply.allocation, in_use, is_foreign_use=True)
                 attempt.ask_again()
+                if attempt.is_cancelled:
+                    break
                 continue
             except DatapathError as e:
                 self._give_back(attempt, reply.allocation, str(e))
                 raise _setup_error(e, request) from e
             self._cache[attempt.key] = reply.allocation
             if attempt.is_cancelled:
-                self.undo(request, attempt)
                 raise CniError(CniErrorCode.TRY_AGAIN_LATER, "the launcher has gone")
             return _result(request, wiring, wired)
         raise CniError(
@@ -235,9 +254,12 @@ class Verbs:
                 wait_seconds=ADD_WAIT_SECONDS,
                 began_boottime=attempt.began_boottime,
             )
+            attempt.is_settled = False
             try:
                 return self._ipam.allocate(wanted, deadline_monotonic=deadline)
             except IpamdError as e:
+                # ipamd's own word means that nothing was given; silence means anything.
+                attempt.is_settled = not e.is_away
                 if is_last or e.reason != pb.ErrorDetail.ATTACHMENT_CONFLICT:
                     raise e.cni from e
             log.info("old_attachment_torn_down", key=str(attempt.key))
@@ -266,7 +288,7 @@ class Verbs:
         except IpamdError as e:
             raise e.cni from e
         self._cache.pop(attempt.key, None)
-        attempt.began_boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
+        attempt.restart_clock()
 
     def _wire(self, netns_fd: int, wiring: PodWiring, *, is_repeat: bool) -> Wired:
         standing = self._datapath.inspect(netns_fd, wiring) if is_repeat else None
@@ -286,8 +308,9 @@ class Verbs:
             self._ipam.release(request, deadline_monotonic=time.monotonic() + ROLLBACK_SECONDS)
         except IpamdError as e:
             raise e.cni from e
+        attempt.is_settled = True
         # The release left a tombstone for tries that began before it; this one goes on.
-        attempt.began_boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
+        attempt.restart_clock()
 
     def undo(self, request: CniRequest, attempt: Attempt) -> None:
         """Take back an ADD whose launcher died before it had the answer."""

@@ -175,62 +175,100 @@ def test_an_ipamd_that_is_away_is_tried_again(bench: Bench) -> None:
     assert bench.watch.step(0.5)
 
 
-def test_a_link_without_an_allocation_is_removed(bench: Bench) -> None:
-    bench.kernel.pods = (pod(),)
-    bench.ledger.unknown = ["10.0.0.5"]
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr("cni_shim.node_watch.time.monotonic", lambda: now[0])
+    return now
+
+
+def two_reports(bench: Bench, clock: list[float]) -> list[str]:
+    """Two reports, half a minute apart; what was removed."""
     bench.watch.wanted(NETWORK)
     bench.watch.step(0.0)
-    assert bench.kernel.removed == ["eni1"]
+    assert bench.kernel.removed == [], "nothing goes on one look"
+    clock[0] += SUSPECT_SECONDS
+    bench.watch.step(SUSPECT_SECONDS)
+    return bench.kernel.removed
 
 
-def test_a_link_with_its_allocation_stays(bench: Bench) -> None:
+def test_a_link_without_an_allocation_is_removed(bench: Bench, clock: list[float]) -> None:
+    bench.kernel.pods = (pod(),)
+    bench.ledger.unknown = ["10.0.0.5"]
+    assert two_reports(bench, clock) == ["eni1"]
+
+
+def test_a_link_with_its_allocation_stays(bench: Bench, clock: list[float]) -> None:
     bench.kernel.pods = (pod(),)
     bench.ledger.unknown = ["10.0.0.5"]  # the report was older than the allocation
     bench.ledger.held["c1"] = pb.Allocation(address="10.0.0.5")
-    bench.watch.wanted(NETWORK)
-    bench.watch.step(0.0)
-    assert bench.kernel.removed == []
+    assert two_reports(bench, clock) == []
 
 
-def test_a_half_made_link_of_an_allocation_stays(bench: Bench) -> None:
+def test_a_half_made_link_of_an_allocation_stays(bench: Bench, clock: list[float]) -> None:
     bench.kernel.pods = (pod(address=None),)
     bench.ledger.held["c1"] = pb.Allocation(address="10.0.0.5")
-    bench.watch.wanted(NETWORK)
-    bench.watch.step(0.0)
-    assert bench.kernel.removed == []
+    assert two_reports(bench, clock) == []
 
 
-def test_a_link_whose_verb_is_running_is_left_to_it(bench: Bench) -> None:
+def test_a_nameless_link_of_ours_is_removed(bench: Bench, clock: list[float]) -> None:
+    bench.kernel.pods = (pod("", address=None),)
+    assert two_reports(bench, clock) == ["eni1"]
+
+
+def test_a_link_that_cannot_be_asked_for_is_left_alone(bench: Bench, clock: list[float]) -> None:
+    bench.kernel.pods = (pod("~" + "0" * 32),)
+    bench.ledger.unknown = ["10.0.0.5"]
+    assert two_reports(bench, clock) == []
+
+
+def test_a_link_whose_verb_is_running_is_left_to_it(bench: Bench, clock: list[float]) -> None:
     bench.kernel.pods = (pod(),)
     bench.ledger.unknown = ["10.0.0.5"]
-    bench.watch.wanted(NETWORK)
     key = AttachmentKey(container_id="c1", ifname="eth0")
     with bench.verbs.locked(key, timeout_seconds=1):
-        bench.watch.step(0.0)
-    assert bench.kernel.removed == []
+        assert two_reports(bench, clock) == []
 
 
-def test_nothing_is_swept_against_a_report_that_was_not_taken(bench: Bench) -> None:
+def test_nothing_is_swept_against_reports_that_were_not_taken(
+    bench: Bench, clock: list[float]
+) -> None:
     bench.kernel.pods = (pod(),)
     bench.ledger.unknown = ["10.0.0.5"]
     bench.ledger.accepts = False
+    assert two_reports(bench, clock) == []
+
+
+def test_a_new_epoch_starts_the_two_looks_over(bench: Bench, clock: list[float]) -> None:
+    bench.kernel.pods = (pod(),)
+    bench.ledger.unknown = ["10.0.0.5"]
     bench.watch.wanted(NETWORK)
     bench.watch.step(0.0)
+    clock[0] += SUSPECT_SECONDS
+    other = pb.NodeNetwork()
+    other.CopyFrom(NETWORK)
+    other.epoch = "e2"
+    bench.watch.wanted(other)
+    bench.watch.step(SUSPECT_SECONDS)
     assert bench.kernel.removed == []
 
 
-def test_a_nameless_link_of_ours_is_removed_only_when_it_stays(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [1000.0]
-    monkeypatch.setattr("cni_shim.node_watch.time.monotonic", lambda: now[0])
-    bench.kernel.pods = (pod("", address=None),)
+def test_a_network_that_arrives_while_another_is_reported_is_reported_next(bench: Bench) -> None:
     bench.watch.wanted(NETWORK)
+    other = pb.NodeNetwork()
+    other.CopyFrom(NETWORK)
+    other.epoch = "e2"
+    plain = bench.ledger.report
+
+    def report(request: pb.ReportNodeRequest, *, seconds: float) -> pb.ReportNodeReply:
+        if request.epoch == "e1":
+            bench.watch.wanted(other)
+        return plain(request, seconds=seconds)
+
+    bench.ledger.report = report  # type: ignore[method-assign]
     bench.watch.step(0.0)
-    assert bench.kernel.removed == []
-    now[0] += SUSPECT_SECONDS
-    bench.watch.step(REPORT_SECONDS)
-    assert bench.kernel.removed == ["eni1"]
+    bench.watch.step(0.1)
+    assert [r.epoch for r in bench.ledger.reports] == ["e1", "e2"]
 
 
 def test_the_heartbeat_is_a_files_time(bench: Bench) -> None:

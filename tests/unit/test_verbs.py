@@ -397,3 +397,46 @@ def _wait(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_an_answer_that_was_lost_is_given_back(bench: Bench) -> None:
+    plain = bench.ipam.allocate
+
+    def lose(request: pb.AllocateRequest, *, deadline_monotonic: float) -> pb.AllocateReply:
+        plain(request, deadline_monotonic=deadline_monotonic)
+        raise IpamdError(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer", None)
+
+    bench.ipam.allocate = lose  # type: ignore[method-assign]
+    assert bench.refused(bench.add).code is CniErrorCode.TRY_AGAIN_LATER
+    assert not bench.ipam.held
+
+
+def test_an_unforeseen_failure_of_the_wiring_is_undone(bench: Bench) -> None:
+    def fail() -> None:
+        raise OSError(24, "too many open files")
+
+    bench.datapath.during_wire = fail
+    with pytest.raises(OSError, match="too many"):
+        bench.add()
+    assert not bench.ipam.held
+    assert not bench.datapath.links
+
+
+def test_a_refused_add_undoes_nothing(bench: Bench) -> None:
+    bench.ipam.script["allocate"] = [refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, R.NO_ADDRESS)]
+    bench.refused(bench.add)
+    assert bench.diary == ["allocate refused"]
+
+
+def test_a_queued_del_done_before_the_add_does_not_refuse_it() -> None:
+    began: list[float] = []
+    bench = Bench()
+    verbs = Verbs(
+        bench.ipam,
+        bench.datapath,
+        queue_release=bench._queue,
+        finish_queued=lambda key: began.append(time.clock_gettime(time.CLOCK_BOOTTIME)),
+    )
+    attempt = bench.attempt()
+    verbs.add(bench.request(), 3, attempt)
+    assert attempt.began_boottime >= began[0]

@@ -13,9 +13,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import random
 import socket
 import struct
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +40,7 @@ _I32 = struct.Struct("=i")
 _RECEIVE_BYTES = 65536  # the kernel's own limit for one datagram of a dump is 32 KiB
 # The kernel answers inside the send call, so that an answer is late only if it was lost.
 _ANSWER_TIMEOUT = struct.pack("ll", 10, 0)
-_DUMP_TRIES = 5
+_DUMP_SECONDS = 1.0
 
 # PyDLL keeps the GIL over the call: setns takes about 2 us, while giving the GIL away and waiting
 # for it again can take a whole switch interval. Python 3.11 has no os.setns.
@@ -50,7 +52,10 @@ class NetlinkSocket:
 
     def __init__(self) -> None:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        except OSError as e:
+            raise DatapathError("open a netlink socket", e.errno or errno.EIO) from e
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ANSWER_TIMEOUT)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
@@ -114,10 +119,17 @@ class NetlinkSocket:
 
     def dump_raw(self, request: Request) -> list[bytes]:
         """The bodies of a dump. A table that changed meanwhile (NLM_F_DUMP_INTR) is read again."""
-        for _ in range(_DUMP_TRIES):
+        deadline = time.monotonic() + _DUMP_SECONDS
+        pause = 0.0
+        while True:
             bodies = self._dump_once(request)
             if bodies is not None:
                 return bodies
+            if time.monotonic() >= deadline:
+                break
+            # Under churn each try is torn by the next pod: let some of them pass.
+            time.sleep(pause * random.random())  # noqa: S311 - spreading, not a secret
+            pause = min(pause * 2 + 0.001, 0.02)
         raise DatapathError(request.op, errno.EINTR, "the table changed during every try")
 
     def _dump_once(self, request: Request) -> list[bytes] | None:
