@@ -129,7 +129,16 @@ class Attempt:
             self._is_cancelled = True
             is_asking = not self._is_wiring
         if is_asking:
-            threading.Thread(target=self.release, name="cancel", daemon=True).start()
+            self.release_soon()
+
+    @property
+    def is_wiring(self) -> bool:
+        """True from `may_wire` until the address was given back."""
+        return self._is_wiring
+
+    def release_soon(self) -> None:
+        """`release` on a thread of its own."""
+        threading.Thread(target=self.release, name="release", daemon=True).start()
 
     def release(self) -> None:
         """Give back whatever this attempt was given, and refuse it anything more."""
@@ -191,10 +200,12 @@ class Verbs:
         """The key is held. Whatever goes wrong, an answer that was lost included, is undone."""
         try:
             return self._add_locked(request, netns_fd, attempt)
-        except CniError as e:
-            if not attempt.is_settled:
+        except CniError:
+            if attempt.is_wiring:
                 self.undo(request, attempt)
-            raise e
+            elif not attempt.is_settled:
+                attempt.release_soon()  # nothing is wired, and the answer must not wait for ipamd
+            raise
         except Exception:
             self.undo(request, attempt)
             raise
@@ -212,7 +223,6 @@ class Verbs:
             except AddressInUse as e:
                 in_use = str(e)
                 self._give_back(attempt, reply.allocation, in_use, is_foreign_use=True)
-                attempt.ask_again()
                 if attempt.is_cancelled:
                     break
                 continue
@@ -309,6 +319,7 @@ class Verbs:
         except IpamdError as e:
             raise e.cni from e
         attempt.is_settled = True
+        attempt.ask_again()
         # The release left a tombstone for tries that began before it; this one goes on.
         attempt.restart_clock()
 

@@ -408,7 +408,7 @@ def test_an_answer_that_was_lost_is_given_back(bench: Bench) -> None:
 
     bench.ipam.allocate = lose  # type: ignore[method-assign]
     assert bench.refused(bench.add).code is CniErrorCode.TRY_AGAIN_LATER
-    assert not bench.ipam.held
+    _wait(lambda: not bench.ipam.held)
 
 
 def test_an_unforeseen_failure_of_the_wiring_is_undone(bench: Bench) -> None:
