@@ -91,17 +91,29 @@ def test_the_sandbox_passes_the_exit_status_on(script: str, status: int) -> None
     assert done.returncode == status
 
 
+@pytest.fixture
+def sigint_reaches_children() -> Iterator[None]:
+    """What a shell starts in the background ignores SIGINT, and so would all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_reaches_children")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_sandbox_reaches_the_command(number: signal.Signals) -> None:
     script = f"trap 'exit 5' {number.name[3:]}; echo ready; while :; do sleep 0.05; done"
     with subprocess.Popen(
         [SANDBOX, "bash", "-c", script], env=OUTSIDE, stdout=subprocess.PIPE
     ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(number)
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(number)
 
-        assert process.wait(10) == 5
+            assert process.wait(10) == 5
+        finally:
+            process.kill()
 
 
 def test_nothing_survives_the_sandbox_being_killed() -> None:
