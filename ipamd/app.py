@@ -116,7 +116,7 @@ async def run(settings: Settings) -> None:
     except* Stopped:
         log.info("stopped")
     except* ForeignStore as group:
-        foreign = ForeignStore(str(group.exceptions[0]))
+        foreign = ForeignStore(str(_leaf(group)))
     finally:
         cloud.close()
         store.close()
@@ -124,6 +124,13 @@ async def run(settings: Settings) -> None:
         # The next start finds no store and begins a new one, which waits for the kernel's report.
         set_aside(store.path)
         raise foreign
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """The first real error in a nest of task groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:

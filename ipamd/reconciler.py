@@ -18,7 +18,7 @@ import structlog
 from ipamd import backoff, clock
 from ipamd.actions import Actions
 from ipamd.allocations import Shortage
-from ipamd.cloud import CloudSnapshot, EniStatus, NodeIdentity
+from ipamd.cloud import Capabilities, CloudSnapshot, EniStatus, NodeIdentity
 from ipamd.cloud_child import Cloud
 from ipamd.errors import CloudError, ForeignStore, StoreError, Throttled, Transient
 from ipamd.keeper import Keeper
@@ -73,6 +73,10 @@ class Reconciler:
         self.actions = Actions(keeper, cloud, metrics, wake=self.wake, look_again=self.look_soon)
         self._strays: dict[EniId, float] = {}  # -> boot time of the look that first saw it
         self._rest_until = 0.0
+        # Until the cloud says what it can do: nothing that costs.
+        self._capabilities = Capabilities(
+            can_create_interfaces=False, has_prefixes=False, replaces_whole_interface=False
+        )
         self.first_look_boottime: float | None = None
         self.last_look_boottime = 0.0
 
@@ -134,6 +138,7 @@ class Reconciler:
         """Identity and limits, and the look at the cloud that confirmed them."""
         identity = await self._cloud.discover_node()
         limits = await self._cloud.limits()
+        self._capabilities = await self._cloud.capabilities()
         snapshot = await self._cloud.snapshot()
         _require_own_primary(identity, snapshot)
         if self.facts is not None and self.facts.identity.instance_id != identity.instance_id:
@@ -285,6 +290,7 @@ class Reconciler:
             self.actions.pacer.pace(now),
             waiting=self._waiting(),
             stray_enis=self._confirmed_strays(),
+            can_create_interfaces=self._capabilities.can_create_interfaces,
             now=now,
         )
         made = plan.plan(view)

@@ -33,6 +33,7 @@ def build_view(
     *,
     waiting: int,
     stray_enis: tuple[EniId, ...],
+    can_create_interfaces: bool,
     now: float,
 ) -> View:
     """Everything `plan` depends on, from one ledger."""
@@ -66,7 +67,7 @@ def build_view(
         growth_paused_seconds=pace.growth_paused_seconds,
         shrink_paused_seconds=pace.shrink_paused_seconds,
         stray_enis=tuple(e for e in stray_enis if e not in in_flight),
-        can_create_interfaces=True,
+        can_create_interfaces=can_create_interfaces,
         seconds_since_change=pace.seconds_since_change,
     )
 

@@ -248,3 +248,17 @@ def test_a_refused_creation_brings_a_look(tmp_path: Path) -> None:
         assert engine.cloud.calls["snapshot"] == before + 1
 
     play(tmp_path, scenario)
+
+
+def test_a_cloud_that_cannot_add_interfaces_is_not_asked_to(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+    fixed = replace(memory.capabilities(), can_create_interfaces=False)
+    memory.capabilities = lambda: fixed  # type: ignore[method-assign]
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        await fill(engine, 9)
+        await settle(60.0)
+        assert engine.cloud.calls["create_interface"] == 0
+
+    play(tmp_path, scenario, cloud=memory)
