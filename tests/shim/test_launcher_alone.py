@@ -253,13 +253,21 @@ def test_a_name_that_makes_no_file_name_is_refused(
     assert not (launcher.run_dir / "delete-queue" / f"{value},eth0").exists()
 
 
-@pytest.mark.parametrize("name", ["a" * 200 + ",eth0", "A9_.-,e,t\udcff"])
+@pytest.mark.parametrize("name", ["a" * 200 + ",eth0", "A9_.-,e,t\u00fc"])
 def test_the_longest_and_oddest_names_are_queued(launcher: Launcher, name: str) -> None:
     container_id, _, ifname = name.partition(",")
     finished = launcher.run(brief_delete(CNI_CONTAINERID=container_id, CNI_IFNAME=ifname), CONFIG)
     assert finished.status == 0
     (entry,) = DeleteQueue(launcher.run_dir).entries()
     assert entry.key == AttachmentKey(container_id=container_id, ifname=ifname)
+
+
+def test_a_name_that_is_no_utf_8_is_queued_and_set_aside_by_the_daemon(launcher: Launcher) -> None:
+    """No ADD of that name was ever served (gRPC carries text), so there is nothing to release."""
+    finished = launcher.run(brief_delete(CNI_IFNAME="e\udcff"), CONFIG)
+    assert finished.status == 0
+    assert DeleteQueue(launcher.run_dir).entries() == ()
+    assert len(list((launcher.run_dir / "delete-queue" / "damaged").iterdir())) == 1
 
 
 def test_a_del_waits_for_a_daemon_that_is_starting(launcher: Launcher) -> None:

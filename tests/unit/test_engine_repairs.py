@@ -107,7 +107,8 @@ def test_a_subnet_with_one_address_left_is_asked_again_when_it_has_more(tmp_path
         await fill(engine, 9)
         await settle()
         memory.free += hidden
-        await engine.add("late", wait=60.0)
+        granted = await engine.add("late", wait=60.0)
+        assert granted.allocation.address in memory.assigned()
 
     play(tmp_path, scenario, cloud=memory, WARM_ENI_TARGET="0")
 
@@ -233,7 +234,9 @@ def test_a_crash_inside_a_call_is_an_unknown_outcome_and_no_end(tmp_path: Path) 
 
     async def scenario(engine: Engine, loop: VirtualLoop) -> None:
         await settle(120.0)
-        await engine.add("c")
+        assert not crashes
+        granted = await engine.add("c")
+        assert granted.allocation.address in memory.assigned()
 
     play(tmp_path, scenario, cloud=memory)
 
