@@ -30,7 +30,7 @@ from ipamd.errors import (
 )
 from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
-from ipamd.model import Address, AddressState, Eni, EniId, IPAddress, SubnetId
+from ipamd.model import Address, AddressState, EniId, IPAddress, SubnetId
 from ipamd.node import NodeFacts
 from ipamd.pacer import Pacer
 from ipamd.pool import observe
@@ -242,7 +242,7 @@ class Actions:
     def _created(self, intent: Intent, eni: CloudEni) -> Change:
         now = clock.boottime()
         change = observe.assigned(self._keeper.ledger, intent, eni.eni_id, eni.addresses, now=now)
-        return replace(change, put_enis=(_attached(eni, now),))
+        return replace(change, put_enis=(observe.known_eni(self._keeper.ledger, eni, now),))
 
     async def _delete(self, intent: Intent) -> Callable[[], Change]:
         eni_id = _eni_of(intent)
@@ -301,22 +301,6 @@ def _chance() -> float:
 def _eni_of(intent: Intent) -> EniId:
     assert intent.eni_id is not None
     return intent.eni_id
-
-
-def _attached(eni: CloudEni, now: float) -> Eni:
-    return Eni(
-        eni_id=eni.eni_id,
-        mac=eni.mac,
-        subnet_id=eni.subnet_id,
-        subnet_cidr=eni.subnet_cidr,
-        primary_address=eni.primary_address,
-        device_index=eni.device_index,
-        network_card=eni.network_card,
-        is_primary=eni.is_primary,
-        is_managed=eni.is_managed,
-        is_ready=False,
-        attached_boottime=now,
-    )
 
 
 def _intent(action: Action, now: float) -> Intent:

@@ -72,7 +72,7 @@ def cloud(
     seen = {a: e.eni_id for e in attached.values() if e.is_managed for a in e.addresses}
     found = _found(ledger, seen, busy, now)
     missing, gone, still_used = _missing(ledger, seen, busy, now)
-    enis = tuple(_known_eni(ledger, e, now) for e in attached.values())
+    enis = tuple(known_eni(ledger, e, now) for e in attached.values())
     lost_enis = tuple(
         eni_id
         for eni_id in ledger.enis
@@ -104,7 +104,8 @@ def cloud(
     )
 
 
-def _known_eni(ledger: Ledger, eni: CloudEni, now: float) -> Eni:
+def known_eni(ledger: Ledger, eni: CloudEni, now: float) -> Eni:
+    """An attached ENI as the ledger holds it; ready only if the node has reported it so."""
     before = ledger.enis.get(eni.eni_id)
     return Eni(
         eni_id=eni.eni_id,
