@@ -181,7 +181,7 @@ def test_the_watch_is_silent_until_the_network_is_known_and_complete_then(tmp_pa
             await door.allocate(f"c{number}")
             if number >= 8:
                 first = await watch.read()
-        assert [e.route_table_id for e in first.enis] == [254, 2]
+        assert [e.route_table_id for e in first.enis][:2] == [254, 2]
 
     serve(tmp_path, work, WARM_ENI_TARGET="1")
 
