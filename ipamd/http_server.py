@@ -39,10 +39,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def address_string(self) -> str:
-        """The default looks names up and fails on unix sockets."""
-        return str(self.client_address)
-
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
         """Scrapes are not news."""
 

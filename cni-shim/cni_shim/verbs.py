@@ -227,6 +227,8 @@ class Verbs:
                     break
                 continue
             except DatapathError as e:
+                if reply.is_repeat:  # what an earlier try wired goes before its address does
+                    self._unwire(request, attempt.key, reply.allocation)
                 self._give_back(attempt, reply.allocation, str(e))
                 raise _setup_error(e, request) from e
             self._cache[attempt.key] = reply.allocation
@@ -324,7 +326,7 @@ class Verbs:
         attempt.restart_clock()
 
     def undo(self, request: CniRequest, attempt: Attempt) -> None:
-        """Take back an ADD whose launcher died before it had the answer."""
+        """Take back an ADD that failed or whose launcher died: the wiring first, then the address."""
         held = self._cache.pop(attempt.key, None)
         try:
             self._unwire(request, attempt.key, held)

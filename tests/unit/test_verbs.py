@@ -440,3 +440,17 @@ def test_a_queued_del_done_before_the_add_does_not_refuse_it() -> None:
     attempt = bench.attempt()
     verbs.add(bench.request(), 3, attempt)
     assert attempt.began_boottime >= began[0]
+
+
+def test_a_repeat_that_cannot_be_inspected_is_unwired_before_its_address_goes(
+    bench: Bench,
+) -> None:
+    bench.add()
+    bench.diary.clear()
+
+    def torn(netns_fd: int, wiring: PodWiring) -> Wired | None:
+        raise DatapathError("list routes", 4)
+
+    bench.datapath.inspect = torn  # type: ignore[method-assign]
+    assert bench.refused(bench.add).code is CniErrorCode.INTERFACE_SETUP
+    assert bench.diary == ["unwire 10.0.0.5 of web", "release 10.0.0.5"]
