@@ -326,7 +326,7 @@ class Verbs:
         attempt.restart_clock()
 
     def undo(self, request: CniRequest, attempt: Attempt) -> None:
-        """Take back an ADD that failed or whose launcher died: the wiring first, then the address."""
+        """Take back an ADD that failed or was cancelled: first the wiring, then the address."""
         held = self._cache.pop(attempt.key, None)
         try:
             self._unwire(request, attempt.key, held)
