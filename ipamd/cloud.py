@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
-from ipamd.model import EniId, InstanceId, IPAddress, SubnetId
+from ipamd.model import EniId, InstanceId, IPAddress, IPNetwork, SubnetId
 
 
 class EniStatus(enum.Enum):
@@ -51,24 +51,37 @@ class NodeIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeLimits:
-    """What the instance type allows on its default network card.
+    """What the instance type allows.
 
-    `addresses_per_eni` counts the ENI's own primary address: m5.large has 3 ENIs of 10 addresses,
-    of which 9 each can go to pods.
+    `max_enis` is that of the default network card. `addresses_per_eni` counts the ENI's own primary
+    address: m5.large has 3 ENIs of 10 addresses, of which 9 each can go to pods.
     """
 
     max_enis: int
     addresses_per_eni: int
+    has_prefixes: bool = False  # EC2: Nitro and bare metal (EC2 guide, "Prefix delegation")
+    default_card: int = 0
+    card_enis: tuple[int, ...] = ()  # ENIs by card index, the default card included; empty: one
 
     @property
     def slots_per_eni(self) -> int:
-        """Addresses (or prefixes) assignable to one ENI beside its primary address."""
+        """Addresses (or prefixes, each takes one slot) assignable to one ENI beside its primary."""
         return self.addresses_per_eni - 1
+
+    def enis_of_card(self, network_card: int) -> int:
+        """The ENIs that one card takes; 0 for a card that the type does not have."""
+        if network_card == self.default_card:
+            return self.max_enis
+        return self.card_enis[network_card] if network_card < len(self.card_enis) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudEni:
-    """One ENI as the cloud describes it. `addresses` excludes the ENI's primary address."""
+    """One ENI as the cloud describes it.
+
+    `addresses` are the secondary IPv4 addresses assigned one by one: neither the ENI's own primary
+    address nor those inside `prefixes` (/28 for IPv4, /80 for IPv6).
+    """
 
     eni_id: EniId
     mac: str
@@ -82,6 +95,10 @@ class CloudEni:
     is_primary: bool
     is_managed: bool  # False: somebody else's by tag; counted, never touched
     version: str = ""  # an ETag where the cloud has one
+    prefixes: tuple[IPNetwork, ...] = ()
+    interface_type: str = "interface"  # EC2's InterfaceType: interface, trunk, efa, efa-only ...
+    subnet_cidr_v6: IPv6Network | None = None
+    primary_address_v6: IPv6Address | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +106,7 @@ class CloudSnapshot:
     """All ENIs attached to this node, and unattached ones that this node created."""
 
     enis: tuple[CloudEni, ...]
-    vpc_cidrs: tuple[IPv4Network, ...]
+    vpc_cidrs: tuple[IPNetwork, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,37 +116,50 @@ class InterfaceRequest:
     token: str
     subnet_id: SubnetId
     security_group_ids: tuple[str, ...]
-    secondary_addresses: int
+    secondary_addresses: int  # asked in the create call itself, like the prefixes
     device_index: int
     network_card: int
     reason: str
+    prefixes: int = 0  # /28; EC2 takes these or secondary_addresses, never both
+    prefixes_v6: int = 0  # /80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressChange:
-    """Addresses to assign to and unassign from one ENI."""
+    """Addresses and prefixes to assign to and unassign from one ENI."""
 
     eni_id: EniId
     add: int = 0
+    add_prefixes: int = 0  # /28
+    add_prefixes_v6: int = 0  # /80
     remove: tuple[IPAddress, ...] = ()
+    remove_prefixes: tuple[IPNetwork, ...] = ()
     expected_version: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressOutcome:
-    """What the cloud says it did: the newly assigned addresses only."""
+    """What the cloud says it did: the newly assigned addresses and prefixes only."""
 
     eni_id: EniId
     added: tuple[IPAddress, ...]
+    added_prefixes: tuple[IPNetwork, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SubnetFree:
-    """Free addresses of one subnet, as the cloud counts them."""
+class Subnet:
+    """One subnet, with its free addresses as the cloud counts them.
+
+    `is_candidate`: new ENIs of this node may be made in it. `is_excluded`: pods get no addresses of
+    it (aws-node: tag kubernetes.io/role/cni=0).
+    """
 
     subnet_id: SubnetId
     cidr: IPv4Network
     free_addresses: int
+    cidr_v6: IPv6Network | None = None
+    is_candidate: bool = False
+    is_excluded: bool = False
 
 
 class CloudProvider(Protocol):
@@ -154,11 +184,12 @@ class CloudProvider(Protocol):
         """Assign and unassign addresses on one ENI.
 
         `add` is not idempotent: a repeat after a lost answer assigns again. `remove` is: what is
-        already gone is no error. Raises `SubnetExhausted`, `LimitReached`, `NotFound`.
+        already gone is no error. Raises `SubnetExhausted` (`NoPrefixFree` where only prefixes are
+        short), `LimitReached`, `NotFound`.
         """
 
-    def subnet_free(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[SubnetFree, ...]:
-        """Free counts of the named subnets, in one call."""
+    def subnets(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[Subnet, ...]:
+        """The named subnets and, where discovery is on, every other candidate; in one call."""
 
     def create_interface(self, request: InterfaceRequest) -> CloudEni:
         """Create, attach and protect an ENI; returns once the cloud says `attached`.

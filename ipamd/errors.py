@@ -111,7 +111,11 @@ class Transient(CloudError):
 
 
 class SubnetExhausted(CloudError):
-    """The subnet has no address (or no aligned prefix) left. `subnet_id` names it."""
+    """The subnet has fewer addresses left than were asked for. `subnet_id` names it."""
+
+
+class NoPrefixFree(SubnetExhausted):
+    """The subnet has no free block of a prefix's size; single addresses may still be free."""
 
 
 class LimitReached(CloudError):

@@ -43,12 +43,22 @@ class AttachmentKey:
         return f"{self.container_id}/{self.ifname}"
 
 
+class WiredBy(enum.Enum):
+    """Who makes the links and rules of an attachment."""
+
+    US = "us"
+    PEER = "peer"  # aws-node's plugin, through rpc.CNIBackend: its links are not ours to sweep
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """An address in use by an attachment. `generation` never repeats within a store."""
+    """What an attachment holds: one address of each family of the node, all of one ENI.
+
+    `addresses` are one or two, IPv4 first. `generation` never repeats within a store.
+    """
 
     key: AttachmentKey
-    address: IPAddress
+    addresses: tuple[IPAddress, ...]
     eni_id: EniId
     network_name: str
     attempt_id: AttemptId
@@ -58,17 +68,33 @@ class Allocation:
     pod_name: str
     pod_uid: str
     allocated_unix: float
+    wired_by: WiredBy = WiredBy.US
+
+    def __post_init__(self) -> None:
+        versions = [a.version for a in self.addresses]
+        if versions not in ([4], [6], [4, 6]):
+            raise ValueError(f"{self.key} cannot hold {self.addresses}")
+
+    @property
+    def address(self) -> IPAddress:
+        """The first address: what logs and single-family callers name."""
+        return self.addresses[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """One assignable address and its state. `since_boottime` is when the state began."""
+    """One assignable address and its state. `since_boottime` is when the state began.
+
+    `prefix` is the block that it came with, None for a secondary address assigned singly. All 16
+    addresses of a /28 are in the ledger; of a /80 those that were opened so far.
+    """
 
     address: IPAddress
     eni_id: EniId
     state: AddressState
     since_boottime: float
     reason: str = ""
+    prefix: IPNetwork | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +112,25 @@ class Eni:
     is_managed: bool
     is_ready: bool
     attached_boottime: float
+    is_excluded: bool = False  # carries no new pods: custom networking's primary, a tagged subnet
+    interface_type: str = "interface"
+    subnet_cidr_v6: IPv6Network | None = None
+    primary_address_v6: IPv6Address | None = None
+
+    @property
+    def takes_pods(self) -> bool:
+        """Whether new pods may get its addresses, once it is ready."""
+        return self.is_managed and not self.is_excluded
 
     @property
     def gateway(self) -> IPv4Address:
         """The subnet's router: base + 1, reserved in every subnet (VPC guide, Subnet sizing)."""
         return self.subnet_cidr.network_address + 1
+
+    @property
+    def gateway_v6(self) -> IPv6Address | None:
+        """The router's link-local address, the same in every subnet (VPC guide; aws-node)."""
+        return IPv6Address("fe80:ec2::1") if self.subnet_cidr_v6 else None
 
     @property
     def route_table_id(self) -> int:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WiredEni:
-    """An attached ENI as its wire needs it. `addresses` includes the primary address, first."""
+    """An attached ENI as its wire needs it.
+
+    `addresses` includes the primary address, first; `prefixes` are its /28s and /80s, whose
+    addresses it may all use; `addresses_v6` its IPv6 addresses outside prefixes.
+    """
 
     eni_id: str
     mac: str
@@ -25,6 +29,9 @@ class WiredEni:
     primary_address: IPv4Address
     addresses: tuple[IPv4Address, ...]
     has_source_check: bool
+    prefixes: tuple[IPv4Network | IPv6Network, ...] = ()
+    addresses_v6: tuple[IPv6Address, ...] = ()
+    subnet_cidr_v6: IPv6Network | None = None
 
     def __post_init__(self) -> None:
         if not self.addresses or self.addresses[0] != self.primary_address:
@@ -53,8 +60,8 @@ class Fabric(FabricListener, Protocol):
     def destroy(self) -> None:
         """Remove the namespace with all its wires; an absent one is no error."""
 
-    def add_subnet(self, cidr: IPv4Network) -> None:
-        """Bring up the subnet's router at base + 1."""
+    def add_subnet(self, cidr: IPv4Network, cidr_v6: IPv6Network | None = None) -> None:
+        """Bring up the subnet's router at base + 1, for IPv6 at fe80:ec2::1 on every wire."""
 
     def dropped(self) -> list[dict[str, Any]]:
         """What was dropped: dicts of eni_id, kind ("ip" | "mac" | "arp"), source, packets."""

@@ -16,7 +16,7 @@ class AttachmentKey(_message.Message):
     def __init__(self, container_id: _Optional[str] = ..., ifname: _Optional[str] = ...) -> None: ...
 
 class AllocateRequest(_message.Message):
-    __slots__ = ("key", "network_name", "attempt_id", "netns_cookie", "pod_namespace", "pod_name", "pod_uid", "wait_seconds", "began_boottime")
+    __slots__ = ("key", "network_name", "attempt_id", "netns_cookie", "pod_namespace", "pod_name", "pod_uid", "wait_seconds", "began_boottime", "network_card")
     KEY_FIELD_NUMBER: _ClassVar[int]
     NETWORK_NAME_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class AllocateRequest(_message.Message):
     POD_UID_FIELD_NUMBER: _ClassVar[int]
     WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BEGAN_BOOTTIME_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_CARD_FIELD_NUMBER: _ClassVar[int]
     key: AttachmentKey
     network_name: str
     attempt_id: str
@@ -35,7 +36,8 @@ class AllocateRequest(_message.Message):
     pod_uid: str
     wait_seconds: float
     began_boottime: float
-    def __init__(self, key: _Optional[_Union[AttachmentKey, _Mapping]] = ..., network_name: _Optional[str] = ..., attempt_id: _Optional[str] = ..., netns_cookie: _Optional[int] = ..., pod_namespace: _Optional[str] = ..., pod_name: _Optional[str] = ..., pod_uid: _Optional[str] = ..., wait_seconds: _Optional[float] = ..., began_boottime: _Optional[float] = ...) -> None: ...
+    network_card: int
+    def __init__(self, key: _Optional[_Union[AttachmentKey, _Mapping]] = ..., network_name: _Optional[str] = ..., attempt_id: _Optional[str] = ..., netns_cookie: _Optional[int] = ..., pod_namespace: _Optional[str] = ..., pod_name: _Optional[str] = ..., pod_uid: _Optional[str] = ..., wait_seconds: _Optional[float] = ..., began_boottime: _Optional[float] = ..., network_card: _Optional[int] = ...) -> None: ...
 
 class AllocateReply(_message.Message):
     __slots__ = ("allocation", "is_repeat", "epoch")
@@ -48,7 +50,7 @@ class AllocateReply(_message.Message):
     def __init__(self, allocation: _Optional[_Union[Allocation, _Mapping]] = ..., is_repeat: _Optional[bool] = ..., epoch: _Optional[str] = ...) -> None: ...
 
 class Allocation(_message.Message):
-    __slots__ = ("key", "network_name", "attempt_id", "generation", "netns_cookie", "pod_namespace", "pod_name", "pod_uid", "address", "eni_id", "eni_mac", "eni_primary_address", "device_index", "network_card", "route_table_id", "subnet_cidr", "gateway", "allocated_unix")
+    __slots__ = ("key", "network_name", "attempt_id", "generation", "netns_cookie", "pod_namespace", "pod_name", "pod_uid", "address", "eni_id", "eni_mac", "eni_primary_address", "device_index", "network_card", "route_table_id", "subnet_cidr", "gateway", "allocated_unix", "addresses", "subnet_cidr_v6", "gateway_v6", "wired_by")
     KEY_FIELD_NUMBER: _ClassVar[int]
     NETWORK_NAME_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +69,10 @@ class Allocation(_message.Message):
     SUBNET_CIDR_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_FIELD_NUMBER: _ClassVar[int]
     ALLOCATED_UNIX_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    SUBNET_CIDR_V6_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_V6_FIELD_NUMBER: _ClassVar[int]
+    WIRED_BY_FIELD_NUMBER: _ClassVar[int]
     key: AttachmentKey
     network_name: str
     attempt_id: str
@@ -85,7 +91,11 @@ class Allocation(_message.Message):
     subnet_cidr: str
     gateway: str
     allocated_unix: float
-    def __init__(self, key: _Optional[_Union[AttachmentKey, _Mapping]] = ..., network_name: _Optional[str] = ..., attempt_id: _Optional[str] = ..., generation: _Optional[int] = ..., netns_cookie: _Optional[int] = ..., pod_namespace: _Optional[str] = ..., pod_name: _Optional[str] = ..., pod_uid: _Optional[str] = ..., address: _Optional[str] = ..., eni_id: _Optional[str] = ..., eni_mac: _Optional[str] = ..., eni_primary_address: _Optional[str] = ..., device_index: _Optional[int] = ..., network_card: _Optional[int] = ..., route_table_id: _Optional[int] = ..., subnet_cidr: _Optional[str] = ..., gateway: _Optional[str] = ..., allocated_unix: _Optional[float] = ...) -> None: ...
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    subnet_cidr_v6: str
+    gateway_v6: str
+    wired_by: str
+    def __init__(self, key: _Optional[_Union[AttachmentKey, _Mapping]] = ..., network_name: _Optional[str] = ..., attempt_id: _Optional[str] = ..., generation: _Optional[int] = ..., netns_cookie: _Optional[int] = ..., pod_namespace: _Optional[str] = ..., pod_name: _Optional[str] = ..., pod_uid: _Optional[str] = ..., address: _Optional[str] = ..., eni_id: _Optional[str] = ..., eni_mac: _Optional[str] = ..., eni_primary_address: _Optional[str] = ..., device_index: _Optional[int] = ..., network_card: _Optional[int] = ..., route_table_id: _Optional[int] = ..., subnet_cidr: _Optional[str] = ..., gateway: _Optional[str] = ..., allocated_unix: _Optional[float] = ..., addresses: _Optional[_Iterable[str]] = ..., subnet_cidr_v6: _Optional[str] = ..., gateway_v6: _Optional[str] = ..., wired_by: _Optional[str] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("key", "generation", "attempt_id", "is_foreign_use", "reason")
@@ -156,7 +166,7 @@ class NodeNetwork(_message.Message):
     def __init__(self, epoch: _Optional[str] = ..., sequence: _Optional[int] = ..., enis: _Optional[_Iterable[_Union[NodeEni, _Mapping]]] = ..., vpc_cidrs: _Optional[_Iterable[str]] = ..., wants_report: _Optional[bool] = ...) -> None: ...
 
 class NodeEni(_message.Message):
-    __slots__ = ("eni_id", "mac", "primary_address", "subnet_cidr", "gateway", "device_index", "network_card", "route_table_id", "is_primary")
+    __slots__ = ("eni_id", "mac", "primary_address", "subnet_cidr", "gateway", "device_index", "network_card", "route_table_id", "is_primary", "subnet_cidr_v6", "primary_address_v6", "gateway_v6")
     ENI_ID_FIELD_NUMBER: _ClassVar[int]
     MAC_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +176,9 @@ class NodeEni(_message.Message):
     NETWORK_CARD_FIELD_NUMBER: _ClassVar[int]
     ROUTE_TABLE_ID_FIELD_NUMBER: _ClassVar[int]
     IS_PRIMARY_FIELD_NUMBER: _ClassVar[int]
+    SUBNET_CIDR_V6_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_ADDRESS_V6_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_V6_FIELD_NUMBER: _ClassVar[int]
     eni_id: str
     mac: str
     primary_address: str
@@ -175,7 +188,10 @@ class NodeEni(_message.Message):
     network_card: int
     route_table_id: int
     is_primary: bool
-    def __init__(self, eni_id: _Optional[str] = ..., mac: _Optional[str] = ..., primary_address: _Optional[str] = ..., subnet_cidr: _Optional[str] = ..., gateway: _Optional[str] = ..., device_index: _Optional[int] = ..., network_card: _Optional[int] = ..., route_table_id: _Optional[int] = ..., is_primary: _Optional[bool] = ...) -> None: ...
+    subnet_cidr_v6: str
+    primary_address_v6: str
+    gateway_v6: str
+    def __init__(self, eni_id: _Optional[str] = ..., mac: _Optional[str] = ..., primary_address: _Optional[str] = ..., subnet_cidr: _Optional[str] = ..., gateway: _Optional[str] = ..., device_index: _Optional[int] = ..., network_card: _Optional[int] = ..., route_table_id: _Optional[int] = ..., is_primary: _Optional[bool] = ..., subnet_cidr_v6: _Optional[str] = ..., primary_address_v6: _Optional[str] = ..., gateway_v6: _Optional[str] = ...) -> None: ...
 
 class ReportNodeRequest(_message.Message):
     __slots__ = ("epoch", "enis", "addresses")
