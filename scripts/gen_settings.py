@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipamd.settings import TABLE
+from ipamd.settings_table import TABLE
 
 HEAD = """# Settings of ipamd
 

@@ -1,0 +1,406 @@
+"""The settings that this daemon acts on, one row each; `ipamd.peer_settings` has the others.
+
+Names and defaults are aws-node's where the meaning is shared (its code at v1.23.1; `chart` has what
+its Helm chart sets); all that is only ours starts with VPC_IPAMD_.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from ipamd.settings_values import (
+    WHOLE_MAX,
+    Parser,
+    absolute_path,
+    flag,
+    listen_address,
+    object_name,
+    one_of,
+    stripped,
+    tags,
+    whole,
+)
+
+
+class OnBad(enum.Enum):
+    """What an unusable value does."""
+
+    FALL_BACK = "default, with a warning"  # as aws-node does, so that its env starts us too
+    REFUSE = "ends the start"
+
+
+class Group(enum.Enum):
+    """The headings of the reference."""
+
+    POOL = "Pool sizing"
+    ENI = "ENIs, subnets, tags"
+    WIRING = "IP family, egress, host wiring"
+    RUNTIME = "Runtime, logging, Kubernetes"
+    OURS = "Only ours"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One row of the reference, and how its text is read.
+
+    `default` is ours, also used for a bad value that falls back. `chart` is what aws-node's Helm
+    chart sets, None where it sets nothing. `differs` says in what we differ from aws-node, empty
+    where we do not. An empty value counts as unset, unless it `means_something_empty`.
+    """
+
+    name: str
+    group: Group
+    default: str
+    parse: Parser
+    on_bad: OnBad
+    range: str
+    meaning: str
+    chart: str | None = None
+    differs: str = ""
+    means_something_empty: bool = False
+
+
+def _switch(name: str, group: Group, meaning: str, **more: str) -> Setting:
+    return Setting(
+        name=name,
+        group=group,
+        default=more.get("default", "false"),
+        parse=flag,
+        on_bad=OnBad.FALL_BACK,
+        range="true or false",
+        meaning=meaning,
+        chart=more.get("chart"),
+        differs=more.get("differs", ""),
+    )
+
+
+COOLING = "cooling addresses do not count as available"
+
+POOL: tuple[Setting, ...] = (
+    Setting(
+        name="WARM_ENI_TARGET",
+        group=Group.POOL,
+        default="1",
+        chart="1",
+        parse=whole(0),
+        on_bad=OnBad.FALL_BACK,
+        range="from 0",
+        differs=COOLING,
+        meaning="Keep this many ENIs' worth of available addresses; 0: grow only when nothing is "
+        "free. Without effect when WARM_IP_TARGET or MINIMUM_IP_TARGET is above 0, and with "
+        "prefixes.",
+    ),
+    Setting(
+        name="WARM_IP_TARGET",
+        group=Group.POOL,
+        default="0",
+        parse=whole(0),
+        on_bad=OnBad.FALL_BACK,
+        range="from 0",
+        differs=COOLING,
+        meaning="Keep this many addresses available; 0 is the same as unset. Overrides "
+        "WARM_ENI_TARGET and WARM_PREFIX_TARGET.",
+    ),
+    Setting(
+        name="MINIMUM_IP_TARGET",
+        group=Group.POOL,
+        default="0",
+        parse=whole(0),
+        on_bad=OnBad.FALL_BACK,
+        range="from 0",
+        meaning="Never have fewer addresses than this in all, used and free; 0: no minimum. "
+        "Overrides WARM_ENI_TARGET and WARM_PREFIX_TARGET.",
+    ),
+    Setting(
+        name="WARM_PREFIX_TARGET",
+        group=Group.POOL,
+        default="0",
+        chart="1",
+        parse=whole(0),
+        on_bad=OnBad.FALL_BACK,
+        range="from 0",
+        differs=COOLING,
+        meaning="With prefixes only: keep this many /28 prefixes' worth of available addresses. "
+        "Without effect when WARM_IP_TARGET or MINIMUM_IP_TARGET is above 0.",
+    ),
+    Setting(
+        name="MAX_ENI",
+        group=Group.POOL,
+        default="-1",
+        parse=whole(-WHOLE_MAX),
+        on_bad=OnBad.FALL_BACK,
+        range="any",
+        meaning="At most this many ENIs on the node, the primary included; below 1 the instance "
+        "type's limit holds.",
+    ),
+    _switch(
+        "ENABLE_PREFIX_DELEGATION",
+        Group.POOL,
+        "Assign /28 prefixes in place of single addresses. Ends the start unless one of "
+        "WARM_PREFIX_TARGET, WARM_IP_TARGET and MINIMUM_IP_TARGET is above 0.",
+        chart="false",
+    ),
+    Setting(
+        name="IP_COOLDOWN_PERIOD",
+        group=Group.POOL,
+        default="30",
+        parse=whole(0, 86400),
+        on_bad=OnBad.REFUSE,
+        range="0 to 86400",
+        meaning="Seconds before a released address is given to another pod.",
+    ),
+    _switch(
+        "DISABLE_NETWORK_RESOURCE_PROVISIONING",
+        Group.POOL,
+        "Never create, attach or free ENIs or addresses; use what is attached.",
+        chart="false",
+    ),
+    _switch(
+        "ENABLE_MULTI_NIC",
+        Group.POOL,
+        "Keep a pool on every network card; those of cards above 0 hold one address ready.",
+        chart="false",
+        differs="a pod cannot ask for further interfaces by annotation yet",
+    ),
+)
+
+ENI_CONFIG_KEY = "k8s.amazonaws.com/eniConfig"
+
+ENI: tuple[Setting, ...] = (
+    _switch(
+        "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG",
+        Group.ENI,
+        "Pods live on ENIs in the subnet and security groups of an ENIConfig; the primary ENI "
+        "carries none.",
+        chart="false",
+        differs="the ENIConfig comes from VPC_IPAMD_ENICONFIG_FILE, not from the cluster yet",
+    ),
+    *(
+        Setting(
+            name=name,
+            group=Group.ENI,
+            default=ENI_CONFIG_KEY,
+            parse=stripped,
+            on_bad=OnBad.FALL_BACK,
+            range="any",
+            differs="read, but without a watch of the node VPC_IPAMD_ENICONFIG names the ENIConfig",
+            meaning=f"The node's {what} that names its ENIConfig.",
+        )
+        for name, what in (
+            ("ENI_CONFIG_LABEL_DEF", "label"),
+            ("ENI_CONFIG_ANNOTATION_DEF", "annotation"),
+        )
+    ),
+    _switch(
+        "ENABLE_SUBNET_DISCOVERY",
+        Group.ENI,
+        "Create ENIs in any subnet of the zone that its tags allow, not only in the primary ENI's.",
+        default="true",
+        chart="true",
+    ),
+    Setting(
+        name="CLUSTER_NAME",
+        group=Group.ENI,
+        default="",
+        parse=stripped,
+        on_bad=OnBad.FALL_BACK,
+        range="any",
+        meaning="Tags created ENIs with cluster.k8s.amazonaws.com/name and "
+        "eks:eni:owner=amazon-vpc-cni; matched against the cluster tags of subnets.",
+    ),
+    Setting(
+        name="ADDITIONAL_ENI_TAGS",
+        group=Group.ENI,
+        default="{}",
+        chart="{}",
+        parse=tags,
+        on_bad=OnBad.FALL_BACK,
+        range="JSON object of texts",
+        meaning="Further tags on created ENIs. Keys that contain k8s.amazonaws.com are left out, "
+        "with a warning.",
+    ),
+    _switch(
+        "MANAGE_UNTAGGED_ENI",
+        Group.ENI,
+        "An attached ENI without our instance tag is managed too.",
+        default="true",
+    ),
+    _switch(
+        "DISABLE_LEAKED_ENI_CLEANUP",
+        Group.ENI,
+        "true forces VPC_IPAMD_ORPHAN_CLEANUP off.",
+        differs="the cleanup is off unless VPC_IPAMD_ORPHAN_CLEANUP=true",
+    ),
+    _switch(
+        "ENABLE_POD_ENI",
+        Group.ENI,
+        "Security groups for pods, by trunk and branch ENIs.",
+        chart="false",
+        differs="true ends the start: pods would go without their security groups",
+    ),
+)
+
+FAMILY: tuple[Setting, ...] = (
+    _switch(
+        "ENABLE_IPv4",
+        Group.WIRING,
+        "IPv4 pods. Exactly one of ENABLE_IPv4 and ENABLE_IPv6 must be true.",
+        default="true",
+        chart="true",
+        differs="unset it is true unless ENABLE_IPv6 is true (aws-node's code: false)",
+    ),
+    _switch(
+        "ENABLE_IPv6",
+        Group.WIRING,
+        "IPv6 pods from a /80 prefix of the primary ENI. Needs ENABLE_PREFIX_DELEGATION=true and "
+        "excludes custom networking.",
+        chart="false",
+    ),
+)
+
+RUNTIME: tuple[Setting, ...] = (
+    Setting(
+        name="AWS_VPC_K8S_CNI_BACKING_STORE",
+        group=Group.RUNTIME,
+        default="/var/run/aws-node/ipam.json",
+        parse=absolute_path,
+        on_bad=OnBad.REFUSE,
+        range="absolute path",
+        differs="read once, to take over from aws-node; our own store is VPC_IPAMD_STORE_DIR",
+        meaning="aws-node's checkpoint of its allocations.",
+    ),
+    Setting(
+        name="INTROSPECTION_BIND_ADDRESS",
+        group=Group.RUNTIME,
+        default="127.0.0.1:61679",
+        parse=listen_address,
+        on_bad=OnBad.REFUSE,
+        range="host:port or unix:/path",
+        meaning="Where /v1/enis is served.",
+    ),
+    _switch(
+        "DISABLE_INTROSPECTION",
+        Group.RUNTIME,
+        "true turns INTROSPECTION_BIND_ADDRESS off.",
+        chart="false",
+    ),
+    _switch(
+        "DISABLE_METRICS",
+        Group.RUNTIME,
+        "true turns VPC_IPAMD_METRICS_PORT off, and with it /healthz there.",
+        chart="false",
+    ),
+    Setting(
+        name="HTTP_TIMEOUT",
+        group=Group.RUNTIME,
+        default="10",
+        parse=whole(10, 300),
+        on_bad=OnBad.FALL_BACK,
+        range="10 to 300",
+        meaning="Seconds before one cloud API call is given up.",
+    ),
+)
+
+
+def _path(name: str, meaning: str, **more: str) -> Setting:
+    return Setting(
+        name=name,
+        group=Group.OURS,
+        default=more.get("default", ""),
+        parse=absolute_path,
+        on_bad=OnBad.REFUSE,
+        range="absolute path",
+        meaning=meaning,
+        means_something_empty=name == "VPC_IPAMD_PEER_SOCKET",
+    )
+
+
+OURS: tuple[Setting, ...] = (
+    Setting(
+        name="VPC_IPAMD_MAX_PODS",
+        group=Group.OURS,
+        default="0",
+        parse=whole(0, 5000),
+        on_bad=OnBad.REFUSE,
+        range="0 to 5000",
+        meaning="Never hold more addresses in use or ready than this; 0: what the instance type's "
+        "ENIs can carry.",
+    ),
+    _path(
+        "VPC_IPAMD_TARGETS_FILE",
+        "File of NAME=value lines that override WARM_ENI_TARGET, WARM_IP_TARGET, "
+        "MINIMUM_IP_TARGET, WARM_PREFIX_TARGET, MAX_ENI and VPC_IPAMD_MAX_PODS on this node, "
+        "without a restart; empty: none.",
+    ),
+    _path(
+        "VPC_IPAMD_ENICONFIG_FILE",
+        "File of ENIConfig manifests (YAML or JSON) for AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG.",
+    ),
+    Setting(
+        name="VPC_IPAMD_ENICONFIG",
+        group=Group.OURS,
+        default="default",
+        parse=object_name,
+        on_bad=OnBad.REFUSE,
+        range="name of a Kubernetes object",
+        meaning="Name of this node's ENIConfig in VPC_IPAMD_ENICONFIG_FILE.",
+    ),
+    Setting(
+        name="VPC_IPAMD_ORPHAN_CLEANUP",
+        group=Group.OURS,
+        default="false",
+        parse=flag,
+        on_bad=OnBad.REFUSE,
+        range="true or false",
+        meaning="Delete ENIs of this cluster that are attached nowhere. Forced off by "
+        "DISABLE_LEAKED_ENI_CLEANUP, ENABLE_IPv6 and DISABLE_NETWORK_RESOURCE_PROVISIONING.",
+    ),
+    _path(
+        "VPC_IPAMD_PEER_SOCKET",
+        "The start is refused while aws-node's agent answers here; empty: do not look.",
+        default="/var/run/aws-node/ipamd.sock",
+    ),
+    _path(
+        "VPC_IPAMD_CNI_BACKEND_SOCKET",
+        "Serve aws-node's plugin (rpc.CNIBackend) on this unix socket; empty: off.",
+    ),
+    Setting(
+        name="VPC_IPAMD_METRICS_PORT",
+        group=Group.OURS,
+        default="61678",
+        parse=whole(0, 65535),
+        on_bad=OnBad.REFUSE,
+        range="0 to 65535",
+        meaning="Port of /metrics and /healthz on all addresses of the node; 0 turns them off.",
+    ),
+    _path(
+        "VPC_IPAMD_RUN_DIR",
+        "Directory of the gRPC socket (ipamd.sock) and the lock.",
+        default="/run/vpc-ipamd",
+    ),
+    _path(
+        "VPC_IPAMD_STORE_DIR",
+        "Directory of the store (ipamd.db); empty: VPC_IPAMD_RUN_DIR. Keep it on a tmpfs.",
+    ),
+    Setting(
+        name="VPC_IPAMD_CLOUD",
+        group=Group.OURS,
+        default="aws",
+        parse=one_of("aws"),
+        on_bad=OnBad.REFUSE,
+        range="aws",
+        meaning="Which cloud the node runs in.",
+    ),
+    Setting(
+        name="VPC_IPAMD_LOG_LEVEL",
+        group=Group.OURS,
+        default="info",
+        parse=one_of("debug", "info", "warning", "error"),
+        on_bad=OnBad.REFUSE,
+        range="debug, info, warning, error",
+        meaning="The least severe log lines that are written.",
+    ),
+)
+
+TABLE: tuple[Setting, ...] = (*POOL, *ENI, *FAMILY, *RUNTIME, *OURS)

@@ -1,0 +1,130 @@
+"""Texts of environment variables as values: each parser takes the text, or says what it must be.
+
+A parser raises ValueError with a phrase that follows "must be".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+Parser = Callable[[str], object]
+
+WHOLE_MAX = 2**31
+
+TRUE_WORDS = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+FALSE_WORDS = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+"""What Go's strconv.ParseBool takes; aws-node reads its switches with it."""
+
+RESERVED_TAG_PART = "k8s.amazonaws.com"
+"""Tag keys that contain this belong to the agent (aws-node drops them from ADDITIONAL_ENI_TAGS)."""
+
+RESERVED_VETH_PREFIXES = frozenset({"eth", "lo", "vlan"})
+
+Tags = tuple[tuple[str, str], ...]
+
+
+def whole(low: int, high: int = WHOLE_MAX) -> Parser:
+    """A whole number in decimal digits, as Go's strconv.Atoi reads it."""
+
+    def parse(text: str) -> object:
+        if not re.fullmatch(r"[+-]?[0-9]+", text) or not low <= int(text) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def flag(text: str) -> object:
+    """True or false, in the words that aws-node takes."""
+    if text in TRUE_WORDS:
+        return True
+    if text in FALSE_WORDS:
+        return False
+    raise ValueError("true or false (or 1, t, T, TRUE, True, 0, f, F, FALSE, False)")
+
+
+def one_of(*words: str) -> Parser:
+    """One of some words, in any case."""
+
+    def parse(text: str) -> object:
+        if text.strip().lower() not in words:
+            raise ValueError("one of " + ", ".join(words))
+        return text.strip().lower()
+
+    return parse
+
+
+def stripped(text: str) -> object:
+    """Any text, without blanks around it."""
+    return text.strip()
+
+
+def object_name(text: str) -> object:
+    """The name of a cluster-scoped Kubernetes object (a DNS subdomain, RFC 1123)."""
+    if len(text) > 253 or not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", text):
+        raise ValueError("a name in small letters, digits, dots and dashes")
+    return text
+
+
+def absolute_path(text: str) -> object:
+    """An absolute path; None where the text is empty."""
+    if not text:
+        return None
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError("an absolute path")
+    return Path(text)
+
+
+def listen_address(text: str) -> object:
+    """Where an HTTP server listens; empty: nowhere."""
+    if text.startswith("unix:/") or not text:
+        return text
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[0-9A-Za-z.\[\]:-]+", host) or not re.fullmatch(r"[0-9]{1,5}", port):
+        raise ValueError("host:port or unix:/path")
+    if int(port) > 65535:
+        raise ValueError("host:port with a port up to 65535")
+    return text
+
+
+def tags(text: str) -> object:
+    """A JSON object of texts, as pairs in the order of its keys; of a doubled key the last counts.
+
+    Reserved keys are still among them: see `allowed_tags`.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise ValueError('a JSON object of texts, such as {"team": "blue"}')
+    return tuple(sorted(found.items()))
+
+
+def allowed_tags(pairs: Tags) -> tuple[Tags, tuple[str, ...]]:
+    """The pairs that may be used, and the keys that may not."""
+    dropped = tuple(key for key, _ in pairs if RESERVED_TAG_PART in key)
+    return tuple(pair for pair in pairs if pair[0] not in dropped), dropped
+
+
+def veth_prefix(text: str) -> object:
+    """The first letters of a host veth's name: with 11 more it must fit in the kernel's 15."""
+    if not 1 <= len(text) <= 4 or text in RESERVED_VETH_PREFIXES:
+        raise ValueError("1 to 4 characters and none of eth, lo, vlan")
+    return text
+
+
+def as_text(value: object) -> str:
+    """A parsed value as it would be written in the environment."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case None:
+            return ""
+        case tuple():
+            return json.dumps(dict(value), sort_keys=True)
+        case _:
+            return str(value)
