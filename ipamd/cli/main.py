@@ -1,4 +1,8 @@
-"""The `ipamctl` program. Exit status: 0 well, 1 the daemon reports problems, 2 cannot be asked."""
+"""The `ipamctl` program.
+
+Exit status of `status`: 0 well, 1 the daemon reports problems, 2 it cannot be asked. The other
+commands' are in their own modules.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from ipamd.cli import status
+from ipamd.cli import max_pods
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,11 +20,15 @@ def main(argv: list[str] | None = None) -> int:
     if words[:1] == ["demo"]:  # argparse would take the demo's own options for ipamctl's
         return _demo(words[1:])
     arguments = _parser().parse_args(words)
+    if arguments.command == "max-pods":
+        return max_pods.run(arguments)
+    from ipamd.cli import status  # loads grpc, which takes longer than all of max-pods
+
     return status.run(arguments.socket, arguments.output)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ipamctl", description="Ask this node's ipamd.")
+    parser = argparse.ArgumentParser(prog="ipamctl", description="Ask this node's ipamd, and more.")
     run_dir = os.environ.get("VPC_IPAMD_RUN_DIR") or "/run/vpc-ipamd"
     commands = parser.add_subparsers(dest="command", required=True)
     shown = commands.add_parser("status", help="one screen: pool, ENIs, subnets, last plan")
@@ -31,6 +39,10 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(run_dir) / "ipamd.sock",
         help="ipamd's gRPC socket (default: %(default)s)",
     )
+    sized = commands.add_parser(
+        "max-pods", help="how many pods an instance type can carry", allow_abbrev=False
+    )
+    max_pods.add_arguments(sized)
     commands.add_parser("demo", help="run the main job on an emulated cloud (as ./scripts/demo)")
     return parser
 
