@@ -8,6 +8,11 @@ ARP (a node does not answer for pod addresses it only routes): every assigned ad
 via a permanent neighbour with the ENI's MAC, and what is not assigned falls into a blackhole. Nodes
 may ask the router by ARP, and get its MAC for every address of the VPC (proxy_arp).
 
+IPv6 is the same: an address is a /128 and a prefix a route via a permanent neighbour with the ENI's
+MAC, so that the router never asks a node for a pod. On every wire the router is fe80:ec2::1, as on
+every subnet of a VPC; it sends no router advertisements. Neighbours' own addresses are answered for
+with its MAC (proxy_ndp, which knows single addresses only: not those inside a prefix).
+
 Whatever comes off an ENI with another source than that ENI's own is dropped and counted; see
 `fabric_rules`. TTL: a VPC does not touch it, a Linux router takes one off.
 
@@ -21,24 +26,39 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from typing import Any
 
 from providers.sim import fabric_rules, netns
 from providers.sim.fabric_rules import Port
-from providers.sim.lab_netlink import LOOPBACK_INDEX, Netlink
+from providers.sim.lab_netlink import LOOPBACK_INDEX, Netlink, Network
 from providers.sim.model import WiredEni
 
 METADATA_ADDRESS = IPv4Address("169.254.169.254")
+METADATA_ADDRESS_V6 = IPv6Address("fd00:ec2::254")  # EC2 user guide, instance metadata over IPv6
+ROUTER_V6 = IPv6Address("fe80:ec2::1")  # amazon-vpc-cni-k8s's IPv6 gateway of every ENI
 MTU = 9001  # EC2 user guide, "Network MTU": jumbo frames inside a VPC
-_NEXT_HOP = IPv4Address(
-    "169.254.0.1"
-)  # stands for "the other end of this veth" on every one of them
-_EVERYTHING = IPv4Network("0.0.0.0/0")
+# Stand for "the other end of this veth" on every one of them.
+_NEXT_HOPS: Mapping[int, IPv4Address | IPv6Address] = {
+    4: IPv4Address("169.254.0.1"),
+    6: IPv6Address("fe80:ec2::2"),
+}
+_EVERYTHING = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+_NO_LINK_LOCAL = 1  # linux/if_link.h, IN6_ADDR_GEN_MODE_NONE: fe80:ec2::1 is the only one
 _GROUP = 1  # of all wires, for destroy(); any number but 0, the default group
 _IFNAME_MAX = 15  # linux/if.h, IFNAMSIZ less the final NUL
+
+
+Proxy = tuple[str, IPv6Address]  # the router's end of a wire, and an address answered for there
 
 
 class Fabric:
@@ -49,6 +69,8 @@ class Fabric:
         self.netns_path = str(netns.NETNS_DIR / name)
         self._wired: dict[str, WiredEni] = {}
         self._eni_of_link: dict[str, str] = {}  # also of links that are gone: counters outlive them
+        self._routers_v6: set[IPv6Address] = set()
+        self._proxied: frozenset[Proxy] = frozenset()
         self._lock = threading.Lock()
 
     def create(self) -> None:
@@ -65,12 +87,16 @@ class Fabric:
             if self._wired:
                 self._netlink(_remove_all_wires)
             self._wired.clear()
+            self._routers_v6.clear()
+            self._proxied = frozenset()
             netns.delete(self.name)
 
-    def add_subnet(self, cidr: IPv4Network) -> None:
-        """Give the subnet its router: base + 1 answers from now on."""
+    def add_subnet(self, cidr: IPv4Network, cidr_v6: IPv6Network | None = None) -> None:
+        """Give the subnet its router: base + 1 answers from now on, of both families."""
         gateway = IPv4Interface(cidr.network_address + 1)
         self._netlink(lambda netlink: netlink.replace_address(LOOPBACK_INDEX, gateway))
+        if cidr_v6 is not None:
+            self._add_router_v6(cidr_v6.network_address + 1)
 
     def plug(self, eni: WiredEni, netns_path: str) -> None:
         """Make the ENI appear in the node's namespace (a path, or a name under /run/netns): down.
@@ -89,6 +115,7 @@ class Fabric:
             try:
                 self._nft(fabric_rules.plugged(port))  # before the link is up: no unchecked frame
                 self._netlink(lambda netlink: _bring_up(netlink, eni, port.link))
+                self._renew_proxies()
             except BaseException:
                 self._unplug(eni)
                 raise
@@ -110,6 +137,7 @@ class Fabric:
                 self._nft(change)
             self._netlink(lambda netlink: _change_routes(netlink, link, old, eni))
             self._wired[eni.eni_id] = eni
+            self._renew_proxies()
 
     def dropped(self) -> list[dict[str, Any]]:
         """What came off an ENI with a source that is not its own, since the last reset.
@@ -146,7 +174,7 @@ class Fabric:
         return Port(
             link=link,
             mac=eni.mac,
-            addresses=frozenset(eni.addresses),
+            sources=_targets(eni),
             has_source_check=eni.has_source_check,
         )
 
@@ -158,6 +186,21 @@ class Fabric:
         self._nft(fabric_rules.unplugged(port))
         self._netlink(lambda netlink: _remove_wire(netlink, port.link))
         del self._wired[eni.eni_id]
+        self._renew_proxies()
+
+    def _add_router_v6(self, address: IPv6Address) -> None:
+        """On lo, and answered for on every wire: unlike IPv4, IPv6 answers for no other link's."""
+        on_loopback = IPv6Interface(address)
+        with self._lock:
+            self._netlink(lambda netlink: netlink.replace_address(LOOPBACK_INDEX, on_loopback))
+            self._routers_v6.add(address)
+            self._renew_proxies()
+
+    def _renew_proxies(self) -> None:
+        old, new = self._proxied, _proxies(self._wired, self._routers_v6)
+        if old != new:
+            self._netlink(lambda netlink: _replace_proxies(netlink, old - new, new - old))
+            self._proxied = new
 
     def _netlink(self, body: Callable[[Netlink], None]) -> None:
         def work() -> None:
@@ -168,6 +211,32 @@ class Fabric:
 
     def _nft(self, commands: str) -> None:
         netns.run_in(self.netns_path, ["nft", "-f", "-"], stdin=commands)
+
+
+def _targets(eni: WiredEni) -> frozenset[Network]:
+    """All that the ENI may use, and that is delivered to it."""
+    return frozenset(
+        (
+            *(IPv4Network(address) for address in eni.addresses),
+            *(IPv6Network(address) for address in eni.addresses_v6),
+            *eni.prefixes,
+        )
+    )
+
+
+def _proxies(wired: Mapping[str, WiredEni], routers: set[IPv6Address]) -> frozenset[Proxy]:
+    """What is answered for on each wire: the routers, and every ENI's addresses but its own.
+
+    Its own would make the node take its address for a duplicate.
+    """
+    return frozenset(
+        (_link_name(eni_id), address)
+        for eni_id in wired
+        for address in (
+            *routers,
+            *(a for other, eni in wired.items() if other != eni_id for a in eni.addresses_v6),
+        )
+    )
 
 
 def _link_name(eni_id: str) -> str:
@@ -181,10 +250,16 @@ def _set_up_router() -> None:
     for scope in ("all", "default"):
         netns.set_sysctl(f"ipv4/conf/{scope}/send_redirects", 0)
         netns.set_sysctl(f"ipv4/conf/{scope}/rp_filter", 0)
+    for scope in ("all", "default"):
+        netns.set_sysctl(f"ipv6/conf/{scope}/disable_ipv6", 0)
+        netns.set_sysctl(f"ipv6/conf/{scope}/forwarding", 1)
+    netns.set_sysctl("ipv6/conf/default/accept_dad", 0)
     with Netlink() as netlink:
         netlink.set_up(LOOPBACK_INDEX)
         netlink.replace_address(LOOPBACK_INDEX, IPv4Interface(METADATA_ADDRESS))
-        netlink.replace_blackhole(_EVERYTHING)
+        netlink.replace_address(LOOPBACK_INDEX, IPv6Interface(METADATA_ADDRESS_V6))
+        for everything in _EVERYTHING:
+            netlink.replace_blackhole(everything)
 
 
 def _make_wire(netlink: Netlink, eni: WiredEni, link: str, netns_path: str) -> None:
@@ -200,23 +275,41 @@ def _bring_up(netlink: Netlink, eni: WiredEni, link: str) -> None:
     netns.set_sysctl(f"ipv4/conf/{link}/proxy_arp", 1)
     # The default delays each proxied answer by up to 0.8 s; neigh/default is not in a child netns.
     netns.set_sysctl(f"ipv4/neigh/{link}/proxy_delay", 0)
+    netns.set_sysctl(f"ipv6/conf/{link}/addr_gen_mode", _NO_LINK_LOCAL)
+    netns.set_sysctl(f"ipv6/conf/{link}/proxy_ndp", 1)
+    netns.set_sysctl(f"ipv6/neigh/{link}/proxy_delay", 0)
     index = _existing(netlink, link)
     netlink.set_up(index)
-    netlink.replace_neighbour(index, _NEXT_HOP, eni.mac)
-    for address in eni.addresses:
-        _route(netlink, index, address)
+    netlink.replace_address(index, IPv6Interface((ROUTER_V6, 64)))
+    for next_hop in _NEXT_HOPS.values():
+        netlink.replace_neighbour(index, next_hop, eni.mac)
+    for target in _targets(eni):
+        _route(netlink, index, target)
 
 
 def _change_routes(netlink: Netlink, link: str, old: WiredEni, new: WiredEni) -> None:
     index = _existing(netlink, link)
-    for address in sorted(set(old.addresses) - set(new.addresses)):
-        netlink.delete_route(IPv4Network(address), index=index)
-    for address in sorted(set(new.addresses) - set(old.addresses)):
-        _route(netlink, index, address)
+    before, after = _targets(old), _targets(new)
+    for target in before - after:
+        netlink.delete_route(target, index=index)
+    for target in after - before:
+        _route(netlink, index, target)
 
 
-def _route(netlink: Netlink, index: int, address: IPv4Address) -> None:
-    netlink.replace_route(IPv4Network(address), gateway=_NEXT_HOP, index=index, is_onlink=True)
+def _route(netlink: Netlink, index: int, target: Network) -> None:
+    next_hop = _NEXT_HOPS[target.version]
+    netlink.replace_route(target, gateway=next_hop, index=index, is_onlink=True)
+
+
+def _replace_proxies(netlink: Netlink, gone: frozenset[Proxy], new: frozenset[Proxy]) -> None:
+    links = {link for link, _ in gone | new}
+    indexes = {link: index for link in links if (index := netlink.index(link)) is not None}
+    for link, address in gone:
+        if link in indexes:  # with its link an entry is gone already
+            netlink.delete_proxy(indexes[link], address)
+    for link, address in new:
+        if link in indexes:
+            netlink.add_proxy(indexes[link], address)
 
 
 def _silence(netlink: Netlink, link: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 TABLE = "netdev vpc"
@@ -20,32 +20,50 @@ TABLE = "netdev vpc"
 COUNTERS = {
     "spoofed_mac": "mac",
     "spoofed_ip": "ip",
+    "spoofed_ip6": "ip",
     "spoofed_arp_mac": "arp",
     "spoofed_arp_ip": "arp",
 }
 
 _COUNTER_SET = "set {name} {{ type ifname . {kind}; size 4096; flags dynamic; counter; }}"
+_LINK_LOCAL_TYPES = (
+    "echo-request, echo-reply, nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert"
+)
+_SOURCE_SETS = {4: "sources", 6: "sources6"}
 
 # IPv4 sources of 0.0.0.0 are a host that has no address yet (DHCP): a VPC takes them, we have no
 # DHCP server, so they vanish uncounted. An ARP probe (RFC 5227) has sender 0.0.0.0 as well.
-# What is neither IPv4 nor ARP vanishes uncounted too: this VPC has no IPv6.
+# What is no IP and no ARP vanishes uncounted too. Of IPv6's link-local traffic only what finds the
+# router and asks it for an echo gets through; multicast listener reports are nobody's concern here.
 BASE = f"""
 table {TABLE} {{
   set macs {{ type ifname . ether_addr; }}
-  set sources {{ type ifname . ipv4_addr; }}
+  set sources {{ type ifname . ipv4_addr; flags interval; }}
+  set sources6 {{ type ifname . ipv6_addr; flags interval; }}
   set unchecked {{ type ifname; }}
   {_COUNTER_SET.format(name="spoofed_mac", kind="ether_addr")}
   {_COUNTER_SET.format(name="spoofed_ip", kind="ipv4_addr")}
+  {_COUNTER_SET.format(name="spoofed_ip6", kind="ipv6_addr")}
   {_COUNTER_SET.format(name="spoofed_arp_mac", kind="ether_addr")}
   {_COUNTER_SET.format(name="spoofed_arp_ip", kind="ipv4_addr")}
   chain check {{
     iifname . ether saddr != @macs goto wrong_mac
     ether type arp goto check_arp
+    ether type ip6 goto check_ip6
     ether type != ip drop
     iifname . ip saddr @sources accept
     iifname @unchecked accept
     ip saddr 0.0.0.0 drop
     add @spoofed_ip {{ iifname . ip saddr }}
+    drop
+  }}
+  chain check_ip6 {{
+    iifname . ip6 saddr @sources6 accept
+    ip6 saddr :: icmpv6 type nd-neighbor-solicit accept
+    ip6 saddr fe80::/10 icmpv6 type {{ {_LINK_LOCAL_TYPES} }} accept
+    ip6 saddr {{ ::, fe80::/10 }} drop
+    iifname @unchecked accept
+    add @spoofed_ip6 {{ iifname . ip6 saddr }}
     drop
   }}
   chain wrong_mac {{
@@ -69,11 +87,11 @@ table {TABLE} {{
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
-    """What the rules know of one link of the fabric."""
+    """What the rules know of one link of the fabric; a single address is a /32 or /128."""
 
     link: str
     mac: str
-    addresses: frozenset[IPv4Address]
+    sources: frozenset[IPv4Network | IPv6Network]
     has_source_check: bool
 
 
@@ -96,7 +114,7 @@ def plugged(port: Port) -> str:
             f"add chain {TABLE} {chain} {{ {hook} }}",
             f"add rule {TABLE} {chain} goto check",
             *_elements("add", port.link, "macs", [port.mac]),
-            *_elements("add", port.link, "sources", port.addresses),
+            *_sources("add", port.link, port.sources),
             *_unchecked("add", port, is_wanted=not port.has_source_check),
         ]
     )
@@ -110,7 +128,7 @@ def unplugged(port: Port) -> str:
             f"add chain {TABLE} {chain}",  # makes the delete below succeed either way
             f"delete chain {TABLE} {chain}",
             *_elements("delete", port.link, "macs", [port.mac]),
-            *_elements("delete", port.link, "sources", port.addresses),
+            *_sources("delete", port.link, port.sources),
             *_unchecked("delete", port, is_wanted=not port.has_source_check),
         ]
     )
@@ -120,8 +138,8 @@ def changed(old: Port, new: Port) -> str:
     """Other addresses or another source check on the same link, in one transaction."""
     return "\n".join(
         [
-            *_elements("delete", old.link, "sources", old.addresses - new.addresses),
-            *_elements("add", old.link, "sources", new.addresses - old.addresses),
+            *_sources("delete", old.link, old.sources - new.sources),
+            *_sources("add", old.link, new.sources - old.sources),
             *_unchecked("add", old, is_wanted=old.has_source_check and not new.has_source_check),
             *_unchecked("delete", old, is_wanted=new.has_source_check and not old.has_source_check),
         ]
@@ -159,6 +177,18 @@ def _chain(link: str) -> str:
 
 def _elements(verb: str, link: str, name: str, values: Iterable[object]) -> list[str]:
     return [f'{verb} element {TABLE} {name} {{ "{link}" . {value} }}' for value in values]
+
+
+def _sources(verb: str, link: str, sources: Iterable[IPv4Network | IPv6Network]) -> list[str]:
+    return [
+        command
+        for source in sources
+        for command in _elements(verb, link, _SOURCE_SETS[source.version], [_element(source)])
+    ]
+
+
+def _element(source: IPv4Network | IPv6Network) -> str:
+    return str(source.network_address if source.num_addresses == 1 else source)
 
 
 def _unchecked(verb: str, port: Port, *, is_wanted: bool) -> list[str]:

@@ -8,13 +8,26 @@ Opening one costs 1 ms, so nobody keeps one.
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_network,
+)
 from typing import Any, Self
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-NUD_PERMANENT = 0x80  # linux/neighbour.h
+Address = IPv4Address | IPv6Address
+AddressOnLink = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network
+
+NUD_PERMANENT, NTF_PROXY = 0x80, 0x08  # linux/neighbour.h
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 LOOPBACK_INDEX = 1  # always the first link of a namespace
 PROTOCOL_STATIC = 4  # linux/rtnetlink.h, RTPROT_STATIC
 
@@ -87,40 +100,57 @@ class Netlink:
         """
         self._call("link", "del", index=0, group=group)
 
-    def replace_address(self, index: int, address: IPv4Interface) -> None:
+    def replace_address(self, index: int, address: AddressOnLink) -> None:
         """Give the link the address; no error if it has it."""
         self._call(
             "addr", "replace", index=index, address=str(address.ip),
-            prefixlen=address.network.prefixlen, family=socket.AF_INET,
+            prefixlen=address.network.prefixlen, family=_FAMILIES[address.version],
         )  # fmt: skip
 
-    def replace_neighbour(self, index: int, address: IPv4Address, mac: str) -> None:
-        """A permanent neighbour entry: the kernel never asks for it by ARP."""
+    def replace_neighbour(self, index: int, address: Address, mac: str) -> None:
+        """A permanent neighbour entry: the kernel never asks for it by ARP or ND."""
         self._call(
             "neigh", "replace", dst=str(address), lladdr=mac, ifindex=index, state=NUD_PERMANENT
         )
 
+    def add_proxy(self, index: int, address: IPv6Address) -> None:
+        """Answer on this link when a neighbour is asked for by this address (with proxy_ndp on)."""
+        self._call(
+            "neigh", "replace", dst=str(address), ifindex=index, flags=NTF_PROXY,
+            family=socket.AF_INET6,
+        )  # fmt: skip
+
+    def delete_proxy(self, index: int, address: IPv6Address) -> None:
+        """ENOENT if there is none."""
+        self._call(
+            "neigh", "del", dst=str(address), ifindex=index, flags=NTF_PROXY,
+            family=socket.AF_INET6,
+        )  # fmt: skip
+
     def replace_route(
-        self, target: IPv4Network, *, gateway: IPv4Address, index: int, is_onlink: bool = False
+        self, target: Network, *, gateway: Address, index: int, is_onlink: bool = False
     ) -> None:
         """`is_onlink`: the gateway need not be reachable by another route (ip-route(8))."""
         flags = ["onlink"] if is_onlink else []
         self._call(
             "route", "replace", dst=str(target), gateway=str(gateway), oif=index, flags=flags,
-            proto=PROTOCOL_STATIC,
+            proto=PROTOCOL_STATIC, family=_FAMILIES[target.version],
         )  # fmt: skip
 
-    def replace_blackhole(self, target: IPv4Network) -> None:
+    def replace_blackhole(self, target: Network) -> None:
         """What goes there vanishes without an answer."""
-        self._call("route", "replace", dst=str(target), type="blackhole", proto=PROTOCOL_STATIC)
+        self._call(
+            "route", "replace", dst=str(target), type="blackhole", proto=PROTOCOL_STATIC,
+            family=_FAMILIES[target.version],
+        )  # fmt: skip
 
-    def delete_route(self, target: IPv4Network, *, index: int) -> None:
+    def delete_route(self, target: Network, *, index: int) -> None:
         """ESRCH if there is none."""
-        self._call("route", "del", dst=str(target), oif=index)
+        self._call("route", "del", dst=str(target), oif=index, family=_FAMILIES[target.version])
 
-    def routes(self) -> tuple[tuple[IPv4Network, int | None], ...]:
-        """(target, out ifindex) of every unicast or blackhole IPv4 route of the main table."""
-        rows = self._call("route", "dump", family=socket.AF_INET, table=254)
+    def routes(self, version: int = 4) -> tuple[tuple[Network, int | None], ...]:
+        """(target, out ifindex) of every unicast or blackhole route of the main table."""
+        rows = self._call("route", "dump", family=_FAMILIES[version], table=254)
         return tuple(
             (_target(row), row.get_attr("RTA_OIF")) for row in rows if row["type"] in (1, 6)
         )
@@ -133,5 +163,6 @@ class Netlink:
             raise OSError(error.code, str(error.args[-1]), what) from error
 
 
-def _target(row: Any) -> IPv4Network:
-    return IPv4Network((row.get_attr("RTA_DST") or "0.0.0.0", row["dst_len"]))  # noqa: S104 - the default route
+def _target(row: Any) -> Network:
+    anywhere = "::" if row["family"] == socket.AF_INET6 else "0.0.0.0"  # noqa: S104 - the default
+    return ip_network((row.get_attr("RTA_DST") or anywhere, row["dst_len"]))

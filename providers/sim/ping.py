@@ -1,4 +1,4 @@
-"""ICMP echo from inside network namespaces, many pairs at once, without a ping program.
+"""ICMP and ICMPv6 echo from inside network namespaces, many pairs at once, without a ping program.
 
 One short-lived thread visits each namespace in turn and opens a raw socket there (a socket stays
 where it was opened); then all requests go out and one poll loop collects the answers. One request
@@ -19,17 +19,21 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from providers.sim import netns
 
 _ECHO_REPLY, _ECHO_REQUEST = 0, 8  # RFC 792
-_SOL_RAW, _ICMP_FILTER = 255, 1  # linux/icmp.h: a set bit hides that type of message
+_ECHO_REQUEST_V6, _ECHO_REPLY_V6 = 128, 129  # RFC 4443
+# linux/icmp.h and icmpv6.h: a set bit hides that type of message.
+_SOL_RAW, _ICMP_FILTER = 255, 1
+_SOL_ICMPV6, _ICMPV6_FILTER = 58, 1
 _IDENTIFIERS = 1 << 16
 _SO_TIMESTAMPNS = 35  # asm-generic/socket.h; the control message has the same number
 _TIMESPEC = struct.Struct("@qq")
 _NANOSECONDS = 1_000_000_000
 
-Sockets = dict[tuple[str, str | None], socket.socket]
+Sockets = dict[tuple[str, str | None, bool], socket.socket]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,11 @@ class Probe:
     netns_path: str
     target: str
     source: str | None = None
+
+    @property
+    def is_v6(self) -> bool:
+        """Whether the target is an IPv6 address."""
+        return ip_address(self.target).version == 6
 
 
 def ping(
@@ -64,18 +73,27 @@ def ping_all(probes: Sequence[Probe], timeout_seconds: float = 1.0) -> list[floa
 def _open_all(probes: Sequence[Probe], stack: ExitStack) -> Sockets:
     sockets: Sockets = {}
     for probe in sorted(probes, key=lambda probe: probe.netns_path):
-        key = (probe.netns_path, probe.source)
+        key = _key(probe)
         if key not in sockets:
             netns.enter(probe.netns_path)
-            sockets[key] = stack.enter_context(_open(probe.source))
+            sockets[key] = stack.enter_context(_open(probe.source, is_v6=probe.is_v6))
     return sockets
 
 
-def _open(source: str | None) -> socket.socket:
-    opened = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+def _key(probe: Probe) -> tuple[str, str | None, bool]:
+    return probe.netns_path, probe.source, probe.is_v6
+
+
+def _open(source: str | None, *, is_v6: bool) -> socket.socket:
+    if is_v6:
+        opened = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+    else:
+        opened = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
     try:
-        hidden = ~(1 << _ECHO_REPLY) & 0xFFFFFFFF
-        opened.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", hidden))
+        if is_v6:
+            opened.setsockopt(_SOL_ICMPV6, _ICMPV6_FILTER, _all_but(_ECHO_REPLY_V6, words=8))
+        else:
+            opened.setsockopt(_SOL_RAW, _ICMP_FILTER, _all_but(_ECHO_REPLY, words=1))
         opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         opened.setblocking(False)  # noqa: FBT003 - the only form it has
         if source is not None:
@@ -86,6 +104,13 @@ def _open(source: str | None) -> socket.socket:
     return opened
 
 
+def _all_but(shown: int, *, words: int) -> bytes:
+    """A filter of so many 32-bit words in which only one type's bit is clear."""
+    filtered = [0xFFFFFFFF] * words
+    filtered[shown >> 5] &= ~(1 << (shown & 31))
+    return struct.pack(f"={words}I", *filtered)
+
+
 def _exchange(
     probes: Sequence[Probe], sockets: Sockets, timeout_seconds: float
 ) -> list[float | None]:
@@ -94,16 +119,18 @@ def _exchange(
     for number, probe in enumerate(probes):
         identifier = (base + number) % _IDENTIFIERS
         sent_unix_ns = time.time_ns()
-        if _send(sockets[(probe.netns_path, probe.source)], probe.target, identifier):
+        if _send(sockets[_key(probe)], probe, identifier):
             sent[identifier] = (number, sent_unix_ns)
     return _collect(probes, sockets, sent, time.monotonic() + timeout_seconds)
 
 
-def _send(opened: socket.socket, target: str, identifier: int) -> bool:
-    body = struct.pack("!BBHHH", _ECHO_REQUEST, 0, 0, identifier, 1)
-    packet = struct.pack("!BBHHH", _ECHO_REQUEST, 0, checksum(body), identifier, 1)
+def _send(opened: socket.socket, probe: Probe, identifier: int) -> bool:
+    kind = _ECHO_REQUEST_V6 if probe.is_v6 else _ECHO_REQUEST
+    packet = struct.pack("!BBHHH", kind, 0, 0, identifier, 1)
+    if not probe.is_v6:  # of ICMPv6, whose sum covers the addresses too, the kernel makes it
+        packet = struct.pack("!BBHHH", kind, 0, checksum(packet), identifier, 1)
     try:
-        opened.sendto(packet, (target, 0))
+        opened.sendto(packet, (probe.target, 0))
     except OSError:  # no route, no link: also a way of not answering
         return False
     return True
@@ -130,12 +157,16 @@ def _collect(
 
 
 def _receive(opened: socket.socket) -> tuple[int, str, int]:
-    """Identifier, sender and arrival of one reply; -1 where only an error was waiting."""
+    """Identifier, sender and arrival of one reply; -1 where only an error was waiting.
+
+    An IPv4 raw socket gives the IP header too, an IPv6 one does not.
+    """
     try:
         packet, ancillary, _, sender = opened.recvmsg(2048, 256)
     except OSError:
         return -1, "", 0
-    header = (packet[0] & 0x0F) * 4  # RFC 791: the header's length in 32-bit words
+    is_v6 = opened.family == socket.AF_INET6
+    header = 0 if is_v6 else (packet[0] & 0x0F) * 4  # RFC 791: its length in 32-bit words
     identifier = int.from_bytes(packet[header + 4 : header + 6], "big")
     return identifier, str(sender[0]), _arrival(ancillary)
 
