@@ -1,19 +1,42 @@
-"""docs/settings.md from ipamd.settings.TABLE, on standard output. Called by scripts/gen."""
+"""docs/settings.md from ipamd.settings.ROWS, on standard output. Called by scripts/gen."""
 
 from __future__ import annotations
 
-from ipamd.settings_table import TABLE
+from ipamd.settings import ROWS
+from ipamd.settings.rows import Group, Setting
+from ipamd.settings.values import stripped
 
 HEAD = """# Settings of ipamd
 
-Made by `scripts/gen` from the table in `ipamd/settings.py`; do not edit. Every setting is an
-environment variable, read once at the start. An empty value is the same as an unset one.
+Made by `scripts/gen` from the tables in `ipamd/settings/`; do not edit. Every setting is an
+environment variable, read once at the start. An empty value is the same as an unset one, but for
+`VPC_IPAMD_PEER_SOCKET`. `ipamd --print-config [-o table|json]` shows what holds, and why.
 
-| Variable | Default | An unusable value | Meaning |
-|---|---|---|---|
+All variables of amazon-vpc-cni-k8s (aws-node) v1.23.1 are here; names, defaults and ranges are its
+own unless the status says otherwise. What a start does with them:
+
+- A value that cannot be used falls back to the default with a warning where aws-node does so, else
+  it ends the start (exit status 2). All of them are listed at once.
+- A value that asks for what is not built ends the start too, with what to do instead. It does not
+  where the value is aws-node's own default: then one warning says what is missing, so that the
+  environment of its stock chart starts this daemon.
+- A value that turns something off that is never on here, or has no effect, is noted in one line.
+- A name that looks like one of these, but is none, is warned about with the nearest known name.
+
+`WARM_IP_TARGET` and `MINIMUM_IP_TARGET` come before `WARM_PREFIX_TARGET` (with prefixes) and
+`WARM_ENI_TARGET` (without).
+
+Defaults are ours; the value that aws-node's chart sets is in brackets where it differs.
+"""
+
+COLUMNS = """
+| Variable | Default | Values | A bad value | Status | Meaning |
+|---|---|---|---|---|---|
 """
 
 TAIL = """
+## Of other programs
+
 vpc-cnid reads `VPC_IPAMD_RUN_DIR` and `VPC_IPAMD_LOG_LEVEL` as above, and `AWS_VPC_ENI_MTU`
 (576 to 9001, default 9001; an unusable value ends the start). What belongs to pods comes with the
 CNI config: `vethPrefix` (1 to 4 characters, default `eni`) and `mtu` (576 to 9001, default 9001).
@@ -28,13 +51,31 @@ and `AWS_RETRY_MODE` have no effect.
 """
 
 
-def main() -> None:
-    rows = (
-        f"| `{s.name}` | {f'`{s.default}`' if s.default else 'empty'} | {s.on_bad.value} "
-        f"| {s.meaning} |"
-        for s in TABLE
+def code(text: str) -> str:
+    return f"`{text}`" if text else "empty"
+
+
+def row(setting: Setting) -> str:
+    default = code(setting.default)
+    if setting.chart is not None and setting.chart != setting.default:
+        default += f" ({code(setting.chart)})"
+    cells = (
+        code(setting.name),
+        default,
+        setting.range,
+        "none is bad" if setting.parse is stripped else setting.on_bad.value,
+        setting.status,
+        setting.meaning,
     )
-    print(HEAD + "\n".join(rows) + "\n" + TAIL, end="")
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def main() -> None:
+    parts = [HEAD]
+    for group in Group:
+        rows = (row(setting) for setting in ROWS if setting.group is group)
+        parts += [f"\n## {group.value}\n", COLUMNS, *rows]
+    print("".join(parts) + TAIL, end="")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ipamd.errors import SettingsError
-from ipamd.settings import load
-from ipamd.settings_table import TABLE, OnBad
+from ipamd.settings import ROWS, load
+from ipamd.settings.rows import OnBad
 
 
 def test_an_empty_environment_gives_aws_nodes_defaults() -> None:
@@ -51,14 +51,14 @@ def test_a_store_directory_of_its_own_is_used() -> None:
 
 
 def test_every_default_of_the_table_is_usable_and_every_name_is_there_once() -> None:
-    assert len({s.name for s in TABLE}) == len(TABLE)
-    for setting in TABLE:
+    assert len({s.name for s in ROWS}) == len(ROWS)
+    for setting in ROWS:
         setting.parse(setting.default)
         assert setting.meaning.endswith(".")
 
 
 @pytest.mark.parametrize(
-    "setting", [s for s in TABLE if s.on_bad is OnBad.REFUSE], ids=lambda s: s.name
+    "setting", [s for s in ROWS if s.on_bad is OnBad.REFUSE], ids=lambda s: s.name
 )
 def test_a_refused_setting_says_what_it_must_be(setting: object) -> None:
     name = getattr(setting, "name", "")

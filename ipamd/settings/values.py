@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from ipaddress import IPv4Network
 from pathlib import Path
 
 Parser = Callable[[str], object]
@@ -55,6 +56,35 @@ def one_of(*words: str) -> Parser:
         return text.strip().lower()
 
     return parse
+
+
+def optional(parse: Parser) -> Parser:
+    """What `parse` takes, or nothing."""
+
+    def parse_any(text: str) -> object:
+        return parse(text) if text else ""
+
+    return parse_any
+
+
+def cidrs(text: str) -> object:
+    """IPv4 networks with commas between; each may have host bits set, as aws-node allows."""
+    words = [word.strip() for word in text.split(",")] if text.strip() else []
+    try:
+        return ",".join(str(IPv4Network(word, strict=False)) for word in words)
+    except ValueError:
+        raise ValueError("IPv4 CIDRs with commas between") from None
+
+
+def mark(text: str) -> object:
+    """A packet mark: one to 32 bits, decimal, or with 0x, 0o or 0b in front."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = 0
+    if not 0 < value < 2**32:
+        raise ValueError("a number from 1 to 0xffffffff")
+    return hex(value)
 
 
 def stripped(text: str) -> object:
@@ -117,8 +147,13 @@ def veth_prefix(text: str) -> object:
     return text
 
 
-def as_text(value: object) -> str:
-    """A parsed value as it would be written in the environment."""
+def without_password(text: str) -> str:
+    """The text with the user part of any URL in it left out."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
+
+
+def shown(value: object) -> str:
+    """A parsed value as it would be written in the environment, fit to be seen."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -127,4 +162,4 @@ def as_text(value: object) -> str:
         case tuple():
             return json.dumps(dict(value), sort_keys=True)
         case _:
-            return str(value)
+            return without_password(str(value))

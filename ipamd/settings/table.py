@@ -1,4 +1,4 @@
-"""The settings that this daemon acts on, one row each; `ipamd.peer_settings` has the others.
+"""The settings that this daemon acts on, one row each; `ipamd.settings.peer` has the others.
 
 Names and defaults are aws-node's where the meaning is shared (its code at v1.23.1; `chart` has what
 its Helm chart sets); all that is only ours starts with VPC_IPAMD_.
@@ -6,12 +6,9 @@ its Helm chart sets); all that is only ours starts with VPC_IPAMD_.
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
-
-from ipamd.settings_values import (
+from ipamd.settings.rows import Group, OnBad, Setting
+from ipamd.settings.values import (
     WHOLE_MAX,
-    Parser,
     absolute_path,
     flag,
     listen_address,
@@ -21,44 +18,6 @@ from ipamd.settings_values import (
     tags,
     whole,
 )
-
-
-class OnBad(enum.Enum):
-    """What an unusable value does."""
-
-    FALL_BACK = "default, with a warning"  # as aws-node does, so that its env starts us too
-    REFUSE = "ends the start"
-
-
-class Group(enum.Enum):
-    """The headings of the reference."""
-
-    POOL = "Pool sizing"
-    ENI = "ENIs, subnets, tags"
-    WIRING = "IP family, egress, host wiring"
-    RUNTIME = "Runtime, logging, Kubernetes"
-    OURS = "Only ours"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One row of the reference, and how its text is read.
-
-    `default` is ours, also used for a bad value that falls back. `chart` is what aws-node's Helm
-    chart sets, None where it sets nothing. `differs` says in what we differ from aws-node, empty
-    where we do not. An empty value counts as unset, unless it `means_something_empty`.
-    """
-
-    name: str
-    group: Group
-    default: str
-    parse: Parser
-    on_bad: OnBad
-    range: str
-    meaning: str
-    chart: str | None = None
-    differs: str = ""
-    means_something_empty: bool = False
 
 
 def _switch(name: str, group: Group, meaning: str, **more: str) -> Setting:
@@ -232,13 +191,6 @@ ENI: tuple[Setting, ...] = (
         "true forces VPC_IPAMD_ORPHAN_CLEANUP off.",
         differs="the cleanup is off unless VPC_IPAMD_ORPHAN_CLEANUP=true",
     ),
-    _switch(
-        "ENABLE_POD_ENI",
-        Group.ENI,
-        "Security groups for pods, by trunk and branch ENIs.",
-        chart="false",
-        differs="true ends the start: pods would go without their security groups",
-    ),
 )
 
 FAMILY: tuple[Setting, ...] = (
@@ -278,6 +230,17 @@ RUNTIME: tuple[Setting, ...] = (
         on_bad=OnBad.REFUSE,
         range="host:port or unix:/path",
         meaning="Where /v1/enis is served.",
+    ),
+    Setting(
+        name="AWS_VPC_K8S_CNI_LOGLEVEL",
+        group=Group.RUNTIME,
+        default="info",
+        chart="DEBUG",
+        parse=one_of("debug", "info", "warn", "error", "fatal"),
+        on_bad=OnBad.FALL_BACK,
+        range="debug, info, warn, error, fatal",
+        differs="unset it is info; fatal is as error; vpc-cnid has VPC_IPAMD_LOG_LEVEL alone",
+        meaning="The least severe log lines of ipamd, where VPC_IPAMD_LOG_LEVEL is not set.",
     ),
     _switch(
         "DISABLE_INTROSPECTION",

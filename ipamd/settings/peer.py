@@ -1,0 +1,286 @@
+"""aws-node's variables that ipamd itself does not act on; what is said where one is set.
+
+Names, defaults and ranges are facts of amazon-vpc-cni-k8s at v1.23.1 (its README, cmd/, pkg/ and
+charts/). A row that leaves this module for `ipamd.settings.table` is a feature that was built.
+"""
+
+from __future__ import annotations
+
+from ipamd.settings.judges import (
+    OFF,
+    always,
+    by_value,
+    fixed_switch,
+    idle,
+    note,
+    refused_as,
+    warning,
+)
+from ipamd.settings.peer_runtime import RUNTIME
+from ipamd.settings.rows import Group, Judge, OnBad, Said, Setting, Values
+from ipamd.settings.values import cidrs, flag, mark, one_of, optional, veth_prefix, whole
+
+MTU_MIN, MTU_MAX = 576, 9001
+"""aws-node's bounds: the least that every IPv4 host takes (RFC 791), a VPC's largest frame."""
+
+
+def _egress(family: str, *, only_with_ipv6: bool, on: Said) -> Judge:
+    """Egress of the other family; on a node of the same family the variable has no effect."""
+
+    def judge(value: object, values: Values) -> Said | None:
+        if values["ENABLE_IPv6"] is not only_with_ipv6:
+            return note(f"has no effect: it is about {family} egress of other nodes' pods")
+        return on if value else OFF
+
+    return judge
+
+
+POOL: tuple[Setting, ...] = (
+    fixed_switch(
+        "AWS_MANAGE_ENIS_NON_SCHEDULABLE",
+        Group.POOL,
+        true=None,
+        false=note("has no effect: without a watch of the node a cordoned one keeps its targets"),
+        fixed=True,
+        is_built=True,
+        differs="always as if true, because the node object is not watched",
+        meaning="Grow and shrink the pool while the node is unschedulable too.",
+    ),
+    fixed_switch(
+        "ENABLE_IMDS_ONLY_MODE",
+        Group.POOL,
+        true=refused_as(
+            "a pool from metadata alone, which is not built: set it to false and allow ec2 calls"
+        ),
+        false=OFF,
+        fixed=False,
+        chart="false",
+        meaning="Never call the EC2 API; take the state from IMDS.",
+    ),
+)
+
+ENI: tuple[Setting, ...] = (
+    fixed_switch(
+        "ENABLE_POD_ENI",
+        Group.ENI,
+        true=refused_as(
+            "security groups for pods, which are not built: pods would go without their groups; "
+            "set it to false"
+        ),
+        false=OFF,
+        fixed=False,
+        chart="false",
+        meaning="Security groups for pods, by trunk and branch ENIs.",
+    ),
+    Setting(
+        name="POD_SECURITY_GROUP_ENFORCING_MODE",
+        group=Group.ENI,
+        default="strict",
+        parse=one_of("strict", "standard"),
+        on_bad=OnBad.FALL_BACK,
+        range="strict, standard",
+        is_built=False,
+        judge=always(note("has no effect: there are no security groups for pods (ENABLE_POD_ENI)")),
+        fixed="",
+        meaning="How the traffic of pods with their own security groups is routed.",
+    ),
+)
+
+NO_SNAT = "there is no SNAT yet, pods reach the VPC only"
+
+WIRING: tuple[Setting, ...] = (
+    Setting(
+        name="ENABLE_V4_EGRESS",
+        group=Group.WIRING,
+        default="true",
+        parse=flag,
+        on_bad=OnBad.FALL_BACK,
+        range="true or false",
+        is_built=False,
+        judge=_egress(
+            "IPv4",
+            only_with_ipv6=True,
+            on=warning("is aws-node's default, but not built: IPv6 pods have no IPv4 egress"),
+        ),
+        fixed="false",
+        meaning="IPv6 clusters: give pods a node-local IPv4 address for egress.",
+    ),
+    Setting(
+        name="ENABLE_V6_EGRESS",
+        group=Group.WIRING,
+        default="false",
+        parse=flag,
+        on_bad=OnBad.FALL_BACK,
+        range="true or false",
+        is_built=False,
+        judge=_egress(
+            "IPv6",
+            only_with_ipv6=False,
+            on=refused_as("IPv6 egress of IPv4 pods, which is not built: set it to false"),
+        ),
+        fixed="false",
+        meaning="IPv4 clusters: give pods a node-local IPv6 address for egress.",
+    ),
+    fixed_switch(
+        "DISABLE_POD_V6",
+        Group.WIRING,
+        true=refused_as(
+            "the tuning plugin, which nothing here chains: add it to the CNI config and set this "
+            "to false"
+        ),
+        false=OFF,
+        fixed=False,
+        meaning="Disable IPv6 in pods by the tuning plugin.",
+    ),
+    fixed_switch(
+        "ENABLE_BANDWIDTH_PLUGIN",
+        Group.WIRING,
+        true=refused_as(
+            "the bandwidth plugin, which nothing here chains: add it to the CNI config and set "
+            "this to false"
+        ),
+        false=OFF,
+        fixed=False,
+        meaning="Chain the bandwidth plugin.",
+    ),
+    fixed_switch(
+        "AWS_VPC_K8S_CNI_EXTERNALSNAT",
+        Group.WIRING,
+        true=None,
+        false=warning(f"asks for SNAT by the node: {NO_SNAT}; a NAT gateway or true helps"),
+        fixed=True,
+        chart="false",
+        differs="always as if true",
+        meaning="Leave SNAT of pod traffic that leaves the VPC to a NAT gateway.",
+    ),
+    Setting(
+        name="AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS",
+        group=Group.WIRING,
+        default="",
+        parse=cidrs,
+        on_bad=OnBad.FALL_BACK,
+        range="CIDRs, comma between",
+        is_built=False,
+        judge=always(note("has no effect: without SNAT nothing has to be excluded from it")),
+        fixed="",
+        meaning="Destinations that are never SNATed.",
+    ),
+    Setting(
+        name="AWS_VPC_K8S_CNI_RANDOMIZESNAT",
+        group=Group.WIRING,
+        default="prng",
+        chart="prng",
+        parse=one_of("prng", "hashrandom", "none"),
+        on_bad=OnBad.FALL_BACK,
+        range="prng, hashrandom, none",
+        is_built=False,
+        judge=always(note(f"has no effect: {NO_SNAT}")),
+        fixed="",
+        meaning="How source ports of SNATed connections are chosen.",
+    ),
+    Setting(
+        name="AWS_EXTERNAL_SERVICE_CIDRS",
+        group=Group.WIRING,
+        default="",
+        parse=cidrs,
+        on_bad=OnBad.FALL_BACK,
+        range="CIDRs, comma between",
+        is_built=False,
+        judge=always(
+            refused_as(
+                "rules that route these destinations by the main table, which are not built: "
+                "unset it"
+            )
+        ),
+        fixed="",
+        meaning="Destinations that are always routed by the main table.",
+    ),
+    fixed_switch(
+        "AWS_VPC_CNI_NODE_PORT_SUPPORT",
+        Group.WIRING,
+        true=warning(
+            "asks for connection marks, which are not built: a NodePort does not reach pods on "
+            "secondary ENIs"
+        ),
+        false=OFF,
+        fixed=False,
+        default="true",
+        chart="true",
+        meaning="Let NodePort connections that come in by the primary ENI go back by it.",
+    ),
+    Setting(
+        name="AWS_VPC_K8S_CNI_CONNMARK",
+        group=Group.WIRING,
+        default="0x80",
+        parse=mark,
+        on_bad=OnBad.FALL_BACK,
+        range="1 to 0xffffffff",
+        is_built=False,
+        judge=always(note("has no effect: there are no connection marks yet")),
+        fixed="",
+        meaning="Mark and mask of connections that belong to the primary ENI.",
+    ),
+    Setting(
+        name="AWS_VPC_K8S_CNI_VETHPREFIX",
+        group=Group.WIRING,
+        default="eni",
+        chart="eni",
+        parse=veth_prefix,
+        on_bad=OnBad.REFUSE,
+        range="1 to 4 characters; not eth, lo, vlan",
+        differs="set `vethPrefix` in the CNI config",
+        judge=by_value(
+            eni=note("has no effect: vethPrefix in the CNI config says it, default eni"),
+            other=warning("has no effect: set vethPrefix in the CNI config to the same"),
+        ),
+        fixed="",
+        meaning="First letters of host veths.",
+    ),
+    Setting(
+        name="AWS_VPC_ENI_MTU",
+        group=Group.WIRING,
+        default="9001",
+        chart="9001",
+        parse=whole(MTU_MIN, MTU_MAX),
+        on_bad=OnBad.REFUSE,
+        range="576 to 9001; from 1280 with IPv6",
+        meaning="MTU of every managed ENI; vpc-cnid reads it.",
+    ),
+    Setting(
+        name="POD_MTU",
+        group=Group.WIRING,
+        default="",
+        parse=optional(whole(MTU_MIN, MTU_MAX)),
+        on_bad=OnBad.REFUSE,
+        range="576 to 9001; from 1280 with IPv6",
+        differs="set `mtu` in the CNI config",
+        judge=always(warning("has no effect: set mtu in the CNI config to the same")),
+        fixed="",
+        meaning="MTU of pods' links; unset: AWS_VPC_ENI_MTU.",
+    ),
+    fixed_switch(
+        "DISABLE_TCP_EARLY_DEMUX",
+        Group.WIRING,
+        true=note("has no effect: it matters to security groups for pods only"),
+        false=OFF,
+        fixed=False,
+        meaning="Let kubelet's TCP probes reach pods with their own security groups (aws-node's "
+        "init container reads it).",
+    ),
+    idle(
+        "AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER",
+        Group.WIRING,
+        "rp_filter is always 2 on managed ENIs",
+        "None in aws-node either.",
+        is_built=True,
+    ),
+    idle(
+        "ENABLE_NFTABLES",
+        Group.WIRING,
+        "nftables is always used",
+        "None in aws-node either.",
+        is_built=True,
+    ),
+)
+
+PEER_TABLE: tuple[Setting, ...] = (*POOL, *ENI, *WIRING, *RUNTIME)
