@@ -6,6 +6,7 @@ normal start path), 2 when a setting or the place of the store cannot be used.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import fcntl
@@ -47,14 +48,23 @@ class Stopped(Exception):
 
 def main() -> None:
     """The `ipamd` program."""
+    options = _options()
     try:
         loaded = load(os.environ)
     except SettingsError as e:
         sys.stderr.write(f"ipamd: {e}\n")
         raise SystemExit(2) from None
+    if options.print_config:
+        # Late, because the daemon never needs it.
+        from ipamd.cli.print_config import page
+
+        sys.stdout.write(page(loaded, options.output))
+        return
     configure(loaded.settings.log_level, process="ipamd")
     for warning in loaded.warnings:
         log.warning("setting_ignored", warning=warning)
+    for note in loaded.notes:
+        log.info("setting_noted", note=note)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     try:
         with _only_one(loaded.settings.run_dir):
@@ -62,6 +72,19 @@ def main() -> None:
     except (SettingsError, StoreError) as e:
         log.error("start_failed", error=str(e))
         raise SystemExit(2) from None
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="ipamd", description="The VPC IPAM daemon of one node.")
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="show each setting's value and origin, and end",
+    )
+    parser.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="of --print-config"
+    )
+    return parser.parse_args()
 
 
 @contextlib.contextmanager
