@@ -6,16 +6,16 @@ value out. Errors are EC2's own or ValueError; `control` turns them into the cli
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from ipaddress import IPv4Network
 from typing import Any
 
+from providers.sim import control_vpc
 from providers.sim.allocator import SubnetFull
 from providers.sim.ec2 import Emulator
 from providers.sim.ec2_instance_actions import SimResponse
-from providers.sim.ec2_records import Interface
+from providers.sim.ec2_records import Interface, Subnet
 from providers.sim.ec2_state import Delays
 from providers.sim.faults import FaultKind
 from providers.sim.imds import Imds, ImdsFault, ImdsFaultKind
@@ -32,23 +32,33 @@ class ControlCalls:
         self._imds = imds
         self._fabric = fabric
 
-    def make_vpc(self, cidr: str, subnets: list[dict[str, str]]) -> dict[str, Any]:
-        """Make a VPC with subnets ({"cidr", "zone"} each), and bring up their routers."""
+    def make_vpc(
+        self,
+        cidr: str,
+        subnets: list[dict[str, Any]],
+        more_cidrs: Sequence[str] = (),
+        cidr_v6: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Make a VPC with subnets, and bring up their routers.
+
+        A subnet is {"cidr", "zone"} and, if wanted, {"cidr_v6", "assigns_v6", "tags"}.
+        """
         with self._emulator.lock:
             backend = self._emulator.backend
-            vpc = backend.create_vpc(cidr)
-            made = [
-                backend.create_subnet(vpc.id, one["cidr"], availability_zone=one["zone"])
-                for one in subnets
-            ]
+            vpc_id = control_vpc.make_vpc(backend, cidr, more_cidrs, cidr_v6, tags or {})
+            made = [control_vpc.make_subnet(backend, vpc_id, one) for one in subnets]
             if self._fabric is not None:
                 for subnet in made:
-                    self._fabric.add_subnet(IPv4Network(subnet.cidr_block))
-            group = backend.get_default_security_group(vpc.id)
+                    self._fabric.add_subnet(subnet.cidr, subnet.cidr_v6)
+            group = backend.get_default_security_group(vpc_id)
             return {
-                "vpc_id": vpc.id,
+                "vpc_id": vpc_id,
                 "security_group_id": group.id if group else "",
-                "subnets": [{"subnet_id": one.id, "cidr": one.cidr_block} for one in made],
+                "subnets": [
+                    {"subnet_id": one.subnet_id, "cidr": str(one.cidr), "cidr_v6": _block_v6(one)}
+                    for one in made
+                ],
             }
 
     def add_node(
@@ -206,7 +216,9 @@ class ControlCalls:
                     {
                         "subnet_id": subnet_id,
                         "cidr": str(state.subnet(subnet_id).cidr),
+                        "cidr_v6": _block_v6(state.subnet(subnet_id)),
                         "free": state.pool(subnet_id).free_count,
+                        "free_blocks": state.pool(subnet_id).free_blocks(),
                         "tenants": len(state.tenants.get(subnet_id, [])),
                     }
                     for subnet_id in backend.subnet_ids()
@@ -230,6 +242,10 @@ class ControlCalls:
                 self._emulator.settle()
 
 
+def _block_v6(subnet: Subnet) -> str:
+    return "" if subnet.cidr_v6 is None else str(subnet.cidr_v6)
+
+
 def _eni_row(eni: Interface) -> dict[str, Any]:
     attachment = eni.attachment
     return {
@@ -241,5 +257,10 @@ def _eni_row(eni: Interface) -> dict[str, Any]:
         "device_index": attachment.device_index if attachment else -1,
         "deletes_on_termination": bool(attachment and attachment.deletes_on_termination),
         "has_source_check": eni.has_source_check,
+        "interface_type": eni.interface_type,
+        "network_card": attachment.network_card if attachment else -1,
         "addresses": [str(address) for address in eni.addresses],
+        "prefixes": [str(prefix) for prefix in eni.prefixes],
+        "addresses_v6": [str(address) for address in eni.addresses_v6],
+        "prefixes_v6": [str(prefix) for prefix in eni.prefixes_v6],
     }

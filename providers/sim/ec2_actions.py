@@ -17,7 +17,6 @@ from moto.ec2.responses import EC2Response
 from providers.sim import ec2_addresses, ec2_attachments
 from providers.sim import ec2_filters as filters
 from providers.sim import ec2_requests as requests
-from providers.sim.ec2_addresses import NewInterface
 from providers.sim.ec2_attachments import Slot
 from providers.sim.ec2_errors import (
     Ec2Error,
@@ -65,14 +64,7 @@ class InterfaceActions(EC2Response):
         return self._once("CreateNetworkInterface", self._create_interface)
 
     def _create_interface(self) -> dict[str, Any]:
-        subnet_id = requests.required(self.params, "SubnetId")
-        request = NewInterface(
-            subnet_id=subnet_id,
-            group_ids=self._backend.resolve_groups(self.params.get("Groups") or [], subnet_id),
-            description=self.params.get("Description") or "",
-            interface_type=requests.interface_type(self.params),
-            wish=requests.new_interface_wish(self.params),
-        )
+        request = requests.new_interface(self.params, self._backend.resolve_groups)
         interface = ec2_addresses.create_interface(self._state, request, self._now)
         if tags := requests.tags_for(self.params, "network-interface"):
             self._backend.create_tags([interface.eni_id], tags)
@@ -189,7 +181,6 @@ class InterfaceActions(EC2Response):
 
     def assign_private_ip_addresses(self) -> ActionResult:
         """AssignPrivateIpAddresses: answers with what this call added, and no more."""
-        requests.refuse_unsupported(self.params)
         eni_id = requests.required(self.params, "NetworkInterfaceId")
         added = ec2_addresses.assign_addresses(
             self._state,
@@ -198,26 +189,52 @@ class InterfaceActions(EC2Response):
             self._now,
             may_reassign=bool(self.params.get("AllowReassignment")),
         )
-        shown = [{"PrivateIpAddress": str(address)} for address in added]
-        return ActionResult({"NetworkInterfaceId": eni_id, "AssignedPrivateIpAddresses": shown})
+        return ActionResult(
+            {
+                "NetworkInterfaceId": eni_id,
+                "AssignedPrivateIpAddresses": [
+                    {"PrivateIpAddress": str(address)} for address in added.addresses
+                ],
+                "AssignedIpv4Prefixes": [{"Ipv4Prefix": str(one)} for one in added.prefixes],
+            }
+        )
 
     def unassign_private_ip_addresses(self) -> ActionResult:
         """UnassignPrivateIpAddresses."""
-        requests.refuse_unsupported(self.params)
         eni_id = requests.required(self.params, "NetworkInterfaceId")
-        named = requests.addresses(self.params)
-        if not named:
-            raise missing("PrivateIpAddresses")
-        ec2_addresses.unassign_addresses(self._state, eni_id, named, self._now)
+        addresses, prefixes = requests.addresses(self.params), requests.prefixes(self.params)
+        if not addresses and not prefixes:
+            raise missing("PrivateIpAddresses or Ipv4Prefixes")
+        ec2_addresses.unassign_addresses(self._state, eni_id, addresses, prefixes, self._now)
         return EmptyResult()
 
     def assign_ipv6_addresses(self) -> ActionResult:
-        """AssignIpv6Addresses: not emulated."""
-        raise unsupported("the action AssignIpv6Addresses")
+        """AssignIpv6Addresses: answers with what this call added."""
+        eni_id = requests.required(self.params, "NetworkInterfaceId")
+        wish = requests.assign_wish_v6(self.params)
+        added = ec2_addresses.assign_addresses_v6(self._state, eni_id, wish, self._now)
+        return ActionResult(
+            {
+                "NetworkInterfaceId": eni_id,
+                "AssignedIpv6Addresses": [str(address) for address in added.addresses],
+                "AssignedIpv6Prefixes": [str(prefix) for prefix in added.prefixes],
+            }
+        )
 
     def unassign_ipv6_addresses(self) -> ActionResult:
-        """UnassignIpv6Addresses: not emulated."""
-        raise unsupported("the action UnassignIpv6Addresses")
+        """UnassignIpv6Addresses."""
+        eni_id = requests.required(self.params, "NetworkInterfaceId")
+        addresses, prefixes = requests.addresses_v6(self.params), requests.prefixes_v6(self.params)
+        if not addresses and not prefixes:
+            raise missing("Ipv6Addresses or Ipv6Prefixes")
+        ec2_addresses.unassign_addresses_v6(self._state, eni_id, addresses, prefixes, self._now)
+        return ActionResult(
+            {
+                "NetworkInterfaceId": eni_id,
+                "UnassignedIpv6Addresses": [str(address) for address in addresses],
+                "UnassignedIpv6Prefixes": [str(prefix) for prefix in prefixes],
+            }
+        )
 
     def describe_subnets(self) -> ActionResult:
         """DescribeSubnets, with exact free counts and paging."""

@@ -6,60 +6,132 @@ leaves no trace. Sources stand in docs/emulated-ec2.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Generic
 
-from providers.sim.allocator import Refusal, SubnetFull, SubnetPool
+from providers.sim.allocator import (
+    Address,
+    Network,
+    NoFreeBlock,
+    NotGiven,
+    Refusal,
+    SubnetFull,
+    SubnetPool,
+    Taken,
+)
 from providers.sim.ec2_errors import (
     Ec2Error,
     address_limit,
+    capacity_short,
     combination,
     invalid,
     missing,
+    no_free_block,
+    no_prefixes_on,
     subnet_full,
 )
-from providers.sim.ec2_records import Interface
+from providers.sim.ec2_records import Interface, Subnet, TypeLimits
 from providers.sim.ec2_state import State
+
+EFA_ONLY = "efa-only"
 
 # The most addresses any type in moto's table allows on one ENI. An ENI that hangs on nothing has
 # no type to judge it by.
 UNATTACHED_ADDRESS_LIMIT = 64
+_UNATTACHED = TypeLimits(
+    addresses_per_interface=UNATTACHED_ADDRESS_LIMIT,
+    interfaces_per_card=(),
+    addresses_v6_per_interface=UNATTACHED_ADDRESS_LIMIT,
+    takes_prefixes=True,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """The addresses a request asks for: named ones, and a number of others."""
+class Wish(Generic[Address, Network]):
+    """What a request asks for in one family. EC2 lets it use one of the four only."""
 
-    primary: IPv4Address | None = None
-    named: tuple[IPv4Address, ...] = ()
+    named: tuple[Address, ...] = ()
     count: int = 0
+    prefixes: tuple[Network, ...] = ()
+    prefix_count: int = 0
 
     def __post_init__(self) -> None:
-        if self.count < 0:
+        if self.count < 0 or self.prefix_count < 0:
             raise invalid("The number of addresses must not be negative.")
-        if self.named and self.count:
-            raise combination("Addresses may be named or counted, not both.")
+
+    @property
+    def slots(self) -> int:
+        """How many slots of an ENI it fills: a prefix counts as one address."""
+        return len(self.named) + self.count + len(self.prefixes) + self.prefix_count
+
+    @property
+    def has_prefixes(self) -> bool:
+        """Only some types may carry them."""
+        return bool(self.prefixes or self.prefix_count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WishV4(Wish[IPv4Address, IPv4Network]):
+    """A wish for secondary addresses or /28 prefixes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WishV6(Wish[IPv6Address, IPv6Network]):
+    """A wish for IPv6 addresses or /80 prefixes."""
+
+
+NO_WISH_V4 = WishV4()
+NO_WISH_V6 = WishV6()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewInterface:
-    """What CreateNetworkInterface was asked for, checked as far as it goes without state."""
+    """What CreateNetworkInterface was asked for, checked as far as it goes without state.
+
+    `wish` counts the secondary addresses. `wish_v6` None: the request says nothing of IPv6, so the
+    subnet's setting decides.
+    """
 
     subnet_id: str
     group_ids: tuple[str, ...]
     description: str = ""
     interface_type: str = "interface"
-    wish: Wish = Wish()
+    primary: IPv4Address | None = None
+    wish: WishV4 = NO_WISH_V4
+    wish_v6: WishV6 | None = None
+
+    def __post_init__(self) -> None:
+        if self.interface_type == EFA_ONLY and (self.primary or self.wish.slots or self.wish_v6):
+            raise combination("An EFA-only network interface does not support IP addresses.")
+
+    @property
+    def slots(self) -> int:
+        """IPv4 slots, the primary address included."""
+        return 0 if self.interface_type == EFA_ONLY else 1 + self.wish.slots
+
+    def v6_in(self, subnet: Subnet) -> WishV6:
+        """What it asks of IPv6 once the subnet's setting is known."""
+        if self.wish_v6 is not None:
+            return self.wish_v6
+        assigns = subnet.assigns_v6 and self.interface_type != EFA_ONLY
+        return WishV6(count=1) if assigns else NO_WISH_V6
 
 
 def create_interface(state: State, request: NewInterface, now: float) -> Interface:
     """A new ENI in state `available`, with its addresses taken."""
     subnet = state.subnet(request.subnet_id)
-    wanted = 1 + len(request.wish.named) + request.wish.count
-    if wanted > UNATTACHED_ADDRESS_LIMIT:
+    wish_v6 = request.v6_in(subnet)
+    if max(request.slots, wish_v6.slots) > UNATTACHED_ADDRESS_LIMIT:
         raise address_limit()
-    addresses = _take_first(state.pool(request.subnet_id), request.subnet_id, request.wish)
+    taken_v6 = _take_v6(state, request.subnet_id, wish_v6, in_use=_in_use)
+    try:
+        taken = _take_first(state.pool(request.subnet_id), request)
+    except Ec2Error:
+        _give_back_v6(state, request.subnet_id, taken_v6)
+        raise
     interface = Interface(
         eni_id=state.names.new_id("eni"),
         mac=state.names.new_mac(),
@@ -70,8 +142,11 @@ def create_interface(state: State, request: NewInterface, now: float) -> Interfa
         interface_type=request.interface_type,
         group_ids=request.group_ids,
         has_source_check=True,
-        addresses=addresses,
+        addresses=taken.addresses,
         attachment=None,
+        prefixes=taken.prefixes,
+        addresses_v6=taken_v6.addresses,
+        prefixes_v6=taken_v6.prefixes,
     )
     state.put(interface, now)
     return interface
@@ -86,113 +161,236 @@ def delete_interface(state: State, eni_id: str, now: float) -> None:
 
 
 def assign_addresses(
-    state: State, eni_id: str, wish: Wish, now: float, *, may_reassign: bool = False
-) -> tuple[IPv4Address, ...]:
-    """Add addresses to an ENI; returns those this call added, and no others.
+    state: State, eni_id: str, wish: WishV4, now: float, *, may_reassign: bool = False
+) -> Taken[IPv4Address, IPv4Network]:
+    """Add addresses or prefixes to an ENI; returns those this call added, and no others.
 
     With `may_reassign` a named secondary address moves here from another ENI of the subnet.
     """
     interface = state.interface(eni_id)
-    named = tuple(address for address in wish.named if address not in interface.addresses)
-    if not wish.named and not wish.count:
-        raise missing("PrivateIpAddresses or SecondaryPrivateIpAddressCount")
-    if len(interface.addresses) + len(named) + wish.count > address_limit_of(state, interface):
-        raise address_limit()
-    holders = _holders(state, interface, named) if may_reassign else {}
+    if not wish.slots:
+        raise missing("one of the addresses, prefixes or their counts")
+    new = replace(
+        wish,
+        named=tuple(one for one in wish.named if one not in interface.addresses),
+        prefixes=tuple(one for one in wish.prefixes if one not in interface.prefixes),
+    )
+    check_room(state, interface, more=new.slots, has_prefixes=new.has_prefixes)
     pool = state.pool(interface.subnet_id)
-    _check_named(pool, (a for a in named if a not in holders), in_use=_held_by_another)
-    for address, holder in holders.items():
-        _remove(state, state.interface(holder.eni_id), (address,), now)
-    added = named + _take(pool, interface.subnet_id, wish.count)
-    pool.take_named(named)
-    state.put(replace(interface, addresses=interface.addresses + added), now)
-    return added
+    for address, holder in _movable(state, pool, interface, new, may_reassign).items():
+        _remove(state, state.interface(holder.eni_id), (address,), (), now)
+    with _refusals(interface.subnet_id, new, in_use=_held_by_another):
+        taken = _take(pool, new)
+    changed = replace(
+        interface,
+        addresses=interface.addresses + taken.addresses,
+        prefixes=interface.prefixes + taken.prefixes,
+    )
+    state.put(changed, now)
+    return taken
+
+
+def assign_addresses_v6(
+    state: State, eni_id: str, wish: WishV6, now: float
+) -> Taken[IPv6Address, IPv6Network]:
+    """Add IPv6 addresses or prefixes to an ENI; returns those this call added."""
+    interface = state.interface(eni_id)
+    if not wish.slots:
+        raise missing("one of the IPv6 addresses, prefixes or their counts")
+    new = replace(
+        wish,
+        named=tuple(one for one in wish.named if one not in interface.addresses_v6),
+        prefixes=tuple(one for one in wish.prefixes if one not in interface.prefixes_v6),
+    )
+    check_room(state, interface, more_v6=new.slots, has_prefixes=new.has_prefixes)
+    taken = _take_v6(state, interface.subnet_id, new, in_use=_held_by_another)
+    changed = replace(
+        interface,
+        addresses_v6=interface.addresses_v6 + taken.addresses,
+        prefixes_v6=interface.prefixes_v6 + taken.prefixes,
+    )
+    state.put(changed, now)
+    return taken
 
 
 def unassign_addresses(
-    state: State, eni_id: str, addresses: tuple[IPv4Address, ...], now: float
+    state: State,
+    eni_id: str,
+    addresses: tuple[IPv4Address, ...],
+    prefixes: tuple[IPv4Network, ...],
+    now: float,
 ) -> None:
-    """Take secondary addresses away from an ENI, all or none."""
+    """Take secondary addresses and prefixes away from an ENI, all or none."""
     interface = state.interface(eni_id)
-    if interface.primary_address in addresses:
+    if set(interface.addresses[:1]) & set(addresses):
         raise invalid(f"The primary address {interface.primary_address} cannot be unassigned.")
-    absent = [str(address) for address in addresses if address not in interface.addresses]
-    if absent:
-        raise invalid(f"Some addresses are not assigned to {eni_id}: {', '.join(absent)}")
-    _remove(state, interface, addresses, now)
+    _check_held(eni_id, addresses, interface.addresses)
+    _check_held(eni_id, prefixes, interface.prefixes)
+    _remove(state, interface, addresses, prefixes, now)
 
 
-def address_limit_of(state: State, interface: Interface) -> int:
-    """How many addresses this ENI may have: its machine's type decides."""
-    if interface.attachment is None:
-        return UNATTACHED_ADDRESS_LIMIT
-    machine = state.machine(interface.attachment.instance_id)
-    return machine.limits.addresses_per_interface
+def unassign_addresses_v6(
+    state: State,
+    eni_id: str,
+    addresses: tuple[IPv6Address, ...],
+    prefixes: tuple[IPv6Network, ...],
+    now: float,
+) -> None:
+    """Take IPv6 addresses and prefixes away from an ENI, all or none."""
+    interface = state.interface(eni_id)
+    _check_held(eni_id, addresses, interface.addresses_v6)
+    _check_held(eni_id, prefixes, interface.prefixes_v6)
+    gone = Taken(addresses=tuple(set(addresses)), prefixes=tuple(set(prefixes)))
+    _give_back_v6(state, interface.subnet_id, gone)
+    changed = replace(
+        interface,
+        addresses_v6=tuple(one for one in interface.addresses_v6 if one not in addresses),
+        prefixes_v6=tuple(one for one in interface.prefixes_v6 if one not in prefixes),
+    )
+    state.put(changed, now)
 
 
-def _take_first(pool: SubnetPool, subnet_id: str, wish: Wish) -> tuple[IPv4Address, ...]:
+def check_room(
+    state: State, interface: Interface, *, more: int = 0, more_v6: int = 0, has_prefixes: bool
+) -> None:
+    """Refuse what the machine's type does not allow on one ENI."""
+    if interface.interface_type == EFA_ONLY:
+        raise combination("An EFA-only network interface does not support IP addresses.")
+    limits = _UNATTACHED
+    if interface.attachment is not None:
+        machine = state.machine(interface.attachment.instance_id)
+        limits = machine.limits
+        if has_prefixes and not limits.takes_prefixes:
+            raise no_prefixes_on(machine.instance_type)
+    check_slots(limits, interface.slots + more, interface.slots_v6 + more_v6)
+
+
+def check_slots(limits: TypeLimits, slots: int, slots_v6: int) -> None:
+    """Refuse more addresses and prefixes on one ENI than a type allows."""
+    if slots > limits.addresses_per_interface or slots_v6 > limits.addresses_v6_per_interface:
+        raise address_limit()
+
+
+def _take_first(pool: SubnetPool, request: NewInterface) -> Taken[IPv4Address, IPv4Network]:
     """The addresses of a new ENI, the primary one first: all of them or none."""
-    chosen = (() if wish.primary is None else (wish.primary,)) + wish.named
+    wish, primary = request.wish, request.primary
+    if request.interface_type == EFA_ONLY:
+        return Taken()
+    chosen = (() if primary is None else (primary,)) + wish.named
     if len(set(chosen)) != len(chosen):
         raise invalid("An address is named twice.")
-    _check_named(pool, chosen, in_use=_in_use)
-    counted = wish.count + (1 if wish.primary is None else 0)
-    if pool.free_count < counted + len(chosen):
-        raise subnet_full(subnet_id)
-    # Named ones first: a counted one must not take an address that the same request names.
-    pool.take_named(chosen)
-    others = pool.take(counted)
-    if wish.primary is None:
-        return (others[0], *wish.named, *others[1:])
-    return chosen + others
+    with _refusals(request.subnet_id, wish, in_use=_in_use):
+        if primary is not None:
+            return _take(pool, replace(wish, named=chosen))
+        taken = _take(pool, replace(wish, count=wish.count + 1))
+    first, *others = taken.addresses[len(chosen) :]
+    return replace(taken, addresses=(first, *chosen, *others))
 
 
-def _take(pool: SubnetPool, subnet_id: str, count: int) -> tuple[IPv4Address, ...]:
+def _take_v6(
+    state: State, subnet_id: str, wish: WishV6, in_use: Callable[[object], Ec2Error]
+) -> Taken[IPv6Address, IPv6Network]:
+    if not wish.slots:
+        return Taken()
+    pool = state.pool_v6(subnet_id)
+    with _refusals(subnet_id, wish, in_use=in_use):
+        return pool.take_all(
+            named=wish.named,
+            prefixes=wish.prefixes,
+            count=wish.count,
+            prefix_count=wish.prefix_count,
+        )
+
+
+def _take(pool: SubnetPool, wish: WishV4) -> Taken[IPv4Address, IPv4Network]:
+    return pool.take_all(
+        named=wish.named,
+        prefixes=wish.prefixes,
+        count=wish.count,
+        prefix_count=wish.prefix_count,
+    )
+
+
+@contextmanager
+def _refusals(
+    subnet_id: str, wish: WishV4 | WishV6, in_use: Callable[[object], Ec2Error]
+) -> Iterator[None]:
+    """What the pool refuses, in EC2's words."""
     try:
-        return pool.take(count)
+        yield
     except SubnetFull as error:
-        raise subnet_full(subnet_id) from error
+        raise (capacity_short() if wish.has_prefixes else subnet_full(subnet_id)) from error
+    except NoFreeBlock as error:
+        raise no_free_block() from error
+    except NotGiven as error:
+        raise _not_given(error, in_use) from error
 
 
-def _check_named(
-    pool: SubnetPool, addresses: Iterable[IPv4Address], in_use: Callable[[IPv4Address], Ec2Error]
-) -> None:
-    for address in addresses:
-        match pool.refusal(address):
-            case Refusal.OUTSIDE:
-                raise invalid(f"Address {address} does not fall within the subnet's address range")
-            case Refusal.RESERVED:
-                raise invalid(f"Address {address} is in subnet's reserved address range")
-            case Refusal.IN_USE:
-                raise in_use(address)
-            case None:
-                pass
+def _not_given(error: NotGiven, in_use: Callable[[object], Ec2Error]) -> Ec2Error:
+    match error.refusal:
+        case Refusal.OUTSIDE:
+            return invalid(f"Address {error.what} does not fall within the subnet's address range")
+        case Refusal.RESERVED:
+            return invalid(f"Address {error.what} is in subnet's reserved address range")
+        case Refusal.IN_USE:
+            return in_use(error.what)
 
 
-def _in_use(_address: IPv4Address) -> Ec2Error:
+def _in_use(_what: object) -> Ec2Error:
     return Ec2Error("InvalidIPAddress.InUse", "The specified address is already in use.")
 
 
-def _held_by_another(address: IPv4Address) -> Ec2Error:
-    return invalid(f"Address {address} is assigned to another interface and may not be reassigned.")
+def _held_by_another(what: object) -> Ec2Error:
+    return invalid(f"Address {what} is assigned to another interface and may not be reassigned.")
 
 
-def _holders(
-    state: State, interface: Interface, named: tuple[IPv4Address, ...]
+def _movable(
+    state: State, pool: SubnetPool, interface: Interface, wish: WishV4, may_reassign: bool
 ) -> dict[IPv4Address, Interface]:
-    """Which of these addresses are another ENI's secondary ones in the same subnet."""
-    return {
+    """The named addresses that are another ENI's secondary ones, with that ENI.
+
+    Every other named address is checked first, so that nothing moves when the call is refused.
+    """
+    if not may_reassign:
+        return {}
+    holders = {
         address: other
         for other in state.interfaces.values()
         if other.subnet_id == interface.subnet_id and other.eni_id != interface.eni_id
         for address in other.addresses[1:]
-        if address in named
+        if address in wish.named
     }
+    for address in wish.named:
+        if address not in holders and (refusal := pool.refusal(address)) is not None:
+            raise _not_given(NotGiven(address, refusal), _held_by_another)
+    return holders
+
+
+def _check_held(eni_id: str, wanted: tuple[object, ...], held: tuple[object, ...]) -> None:
+    absent = [str(one) for one in wanted if one not in held]
+    if absent:
+        raise invalid(f"Some addresses are not assigned to {eni_id}: {', '.join(absent)}")
 
 
 def _remove(
-    state: State, interface: Interface, addresses: tuple[IPv4Address, ...], now: float
+    state: State,
+    interface: Interface,
+    addresses: tuple[IPv4Address, ...],
+    prefixes: tuple[IPv4Network, ...],
+    now: float,
 ) -> None:
-    kept = tuple(address for address in interface.addresses if address not in addresses)
-    state.pool(interface.subnet_id).release(set(addresses))
-    state.put(replace(interface, addresses=kept), now)
+    pool = state.pool(interface.subnet_id)
+    pool.release(set(addresses))
+    pool.release_prefixes(set(prefixes))
+    changed = replace(
+        interface,
+        addresses=tuple(one for one in interface.addresses if one not in addresses),
+        prefixes=tuple(one for one in interface.prefixes if one not in prefixes),
+    )
+    state.put(changed, now)
+
+
+def _give_back_v6(state: State, subnet_id: str, taken: Taken[IPv6Address, IPv6Network]) -> None:
+    if taken.addresses or taken.prefixes:
+        state.pool_v6(subnet_id).release(taken.addresses)
+        state.pool_v6(subnet_id).release_prefixes(taken.prefixes)

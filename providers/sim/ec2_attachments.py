@@ -9,8 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from providers.sim.ec2_addresses import delete_interface
-from providers.sim.ec2_errors import Ec2Error, address_limit, combination, invalid, no_attachment
+from providers.sim.ec2_addresses import check_slots, delete_interface
+from providers.sim.ec2_errors import (
+    Ec2Error,
+    combination,
+    invalid,
+    no_attachment,
+    no_prefixes_on,
+)
 from providers.sim.ec2_records import Attachment, AttachmentStatus, Interface, Machine
 from providers.sim.ec2_state import State
 
@@ -32,8 +38,9 @@ def attach_interface(
     _check_free(interface)
     _check_place(interface, machine)
     check_slot(machine, slot, {slot_of(other) for other in state.attached_to(instance_id)})
-    if len(interface.addresses) > machine.limits.addresses_per_interface:
-        raise address_limit()
+    check_slots(machine.limits, interface.slots, interface.slots_v6)
+    if interface.has_prefixes and not machine.limits.takes_prefixes:
+        raise no_prefixes_on(machine.instance_type)
     attachment = Attachment(
         attachment_id=state.names.new_id("eni-attach"),
         instance_id=instance_id,

@@ -75,6 +75,32 @@ def subnet_full(subnet_id: str) -> Ec2Error:
     )
 
 
+def capacity_short() -> Ec2Error:
+    """What EC2 says of prefixes when the subnet has too few addresses left: no code of its own.
+
+    amazon-vpc-cni-k8s #3105; cilium/cilium #31016 quotes AWS on when it comes.
+    """
+    return invalid("There aren't sufficient free Ipv4 addresses or prefixes")
+
+
+def no_free_block() -> Ec2Error:
+    """InsufficientCidrBlocks: enough addresses are free, but none in a whole aligned block."""
+    return Ec2Error(
+        "InsufficientCidrBlocks",
+        "The specified subnet does not have enough free cidr blocks to satisfy the request.",
+    )
+
+
+def no_subnet_cidr_v6(subnet_id: str) -> Ec2Error:
+    """A wish for IPv6 in a subnet that has none; the code is from memory."""
+    return invalid(f"The subnet '{subnet_id}' has no IPv6 CIDR block associated with it.")
+
+
+def no_prefixes_on(instance_type: str) -> Ec2Error:
+    """A prefix on an instance that is not built on Nitro; the code is from memory."""
+    return combination(f"Prefixes are not supported for the instance type '{instance_type}'.")
+
+
 def address_limit() -> Ec2Error:
     """PrivateIpAddressLimitExceeded, with the text that clients have matched on."""
     return Ec2Error(

@@ -43,7 +43,9 @@ class SimResponse(InterfaceActions):
         wanted = ec2_launch.launch_interfaces(asked, self._backend.resolve_groups)
         limits = self._backend.limits_of(asked.get("InstanceType") or "m1.small")
         count = int(asked.get("MaxCount") or 1)
-        if count > 1 and any(one.new is None or one.new.wish.primary for one in wanted):
+        if count > 1 and any(
+            one.new is None or ec2_launch.names_addresses(one.new) for one in wanted
+        ):
             raise combination("Several instances cannot share an address or an ENI.")
         reservations = [self._launch_one(asked, wanted, limits, netns_path) for _ in range(count)]
         first = reservations[0]

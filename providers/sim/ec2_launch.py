@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from providers.sim import ec2_requests as requests
-from providers.sim.ec2_addresses import NewInterface, create_interface
+from providers.sim.ec2_addresses import (
+    EFA_ONLY,
+    NO_WISH_V6,
+    NewInterface,
+    check_slots,
+    create_interface,
+)
 from providers.sim.ec2_attachments import Slot, attach_at_launch, check_slot
-from providers.sim.ec2_errors import Ec2Error, address_limit, combination, invalid
+from providers.sim.ec2_errors import Ec2Error, combination, invalid, no_prefixes_on
 from providers.sim.ec2_records import Interface, Machine
-from providers.sim.ec2_requests import Params
+from providers.sim.ec2_requests import GroupResolver, Params
 from providers.sim.ec2_state import State
-
-# group ids as requested, subnet id -> the ENI's group ids
-GroupResolver = Callable[[list[str], str], tuple[str, ...]]
 
 PRIMARY_SLOT = Slot(device_index=0)
 
@@ -44,6 +47,8 @@ def launch_interfaces(params: Params, resolve_groups: GroupResolver) -> list[Lau
     wanted.sort(key=lambda one: (one.slot.network_card, one.slot.device_index))
     if wanted[0].slot != PRIMARY_SLOT:
         raise invalid("A launch needs a network interface at device index 0.")
+    if wanted[0].new is not None and wanted[0].new.interface_type == EFA_ONLY:
+        raise combination("The primary network interface cannot be EFA-only.")
     return wanted
 
 
@@ -54,10 +59,22 @@ def check_launch(machine: Machine, wanted: list[LaunchInterface]) -> None:
         check_slot(machine, one.slot, occupied)
         occupied.add(one.slot)
         if one.new is not None:
-            wish = one.new.wish
-            count = 1 + len(wish.named) + wish.count
-            if count > machine.limits.addresses_per_interface:
-                raise address_limit()
+            _check_addresses(machine, one.new)
+
+
+def names_addresses(new: NewInterface) -> bool:
+    """Whether it names what only one ENI can have."""
+    wish_v6 = new.wish_v6 or NO_WISH_V6
+    named = new.wish.named or new.wish.prefixes or wish_v6.named or wish_v6.prefixes
+    return bool(new.primary or named)
+
+
+def _check_addresses(machine: Machine, new: NewInterface) -> None:
+    wish_v6 = new.wish_v6 or NO_WISH_V6
+    check_slots(machine.limits, new.slots, wish_v6.slots)
+    has_prefixes = new.wish.has_prefixes or wish_v6.has_prefixes
+    if has_prefixes and not machine.limits.takes_prefixes:
+        raise no_prefixes_on(machine.instance_type)
 
 
 @contextlib.contextmanager
@@ -100,6 +117,8 @@ def _whole_request_as_spec(params: Params) -> dict[str, object]:
         "SubnetId": requests.required(params, "SubnetId"),
         "Groups": params.get("SecurityGroupIds") or [],
         "PrivateIpAddress": params.get("PrivateIpAddress"),
+        "Ipv6Addresses": params.get("Ipv6Addresses"),
+        "Ipv6AddressCount": params.get("Ipv6AddressCount"),
         "Description": "",
     }
 
@@ -113,18 +132,11 @@ def _launch_interface(spec: Params, resolve_groups: GroupResolver) -> LaunchInte
     if eni_id := spec.get("NetworkInterfaceId"):
         kept = bool(spec.get("DeleteOnTermination"))
         return LaunchInterface(slot=slot, eni_id=eni_id, deletes_on_termination=kept)
-    subnet_id = requests.required(spec, "SubnetId")
     deletes = spec.get("DeleteOnTermination")
     return LaunchInterface(
         slot=slot,
         deletes_on_termination=slot == PRIMARY_SLOT if deletes is None else bool(deletes),
-        new=NewInterface(
-            subnet_id=subnet_id,
-            group_ids=resolve_groups(spec.get("Groups") or [], subnet_id),
-            description=spec.get("Description") or "",
-            interface_type=requests.interface_type(spec),
-            wish=requests.new_interface_wish(spec),
-        ),
+        new=requests.new_interface(spec, resolve_groups),
     )
 
 

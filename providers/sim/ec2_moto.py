@@ -11,7 +11,7 @@ tests/sim/test_moto_canary.py names the internals of moto 5.2.5 that this rests 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from moto.core.request import Request
@@ -62,11 +62,14 @@ class SimBackend(EC2Backend):
     def find_subnet(self, subnet_id: str) -> Subnet:
         """The subnet's facts; moto raises InvalidSubnetID.NotFound."""
         subnet = self.get_subnet(subnet_id)
+        blocks_v6 = subnet.ipv6_cidr_block_association_set
         return Subnet(
             subnet_id=subnet.id,
             vpc_id=subnet.vpc_id,
             cidr=IPv4Network(subnet.cidr_block),
             zone=subnet.availability_zone,
+            cidr_v6=IPv6Network(blocks_v6[0]["ipv6CidrBlock"]) if blocks_v6 else None,
+            assigns_v6=subnet.assign_ipv6_address_on_creation,
         )
 
     def subnet_ids(self) -> list[str]:
@@ -78,6 +81,16 @@ class SimBackend(EC2Backend):
         """The VPC's IPv4 blocks, the first one first."""
         vpc = self.get_vpc(vpc_id)
         return [str(block["cidr_block"]) for block in vpc.get_cidr_block_association_set()]
+
+    def vpc_cidrs_v6(self, vpc_id: str) -> list[str]:
+        """The VPC's IPv6 blocks."""
+        blocks = self.get_vpc(vpc_id).get_cidr_block_association_set(ipv6=True)
+        return [str(block["cidr_block"]) for block in blocks]
+
+    def add_vpc_cidr_v6(self, vpc_id: str, cidr: IPv6Network) -> None:
+        """Give the VPC this IPv6 block; the API lets Amazon choose one, and moto throws dice."""
+        association = self.get_vpc(vpc_id).associate_vpc_cidr_block("", True)  # noqa: FBT003
+        association["cidr_block"] = str(cidr)
 
     def resolve_groups(self, group_ids: list[str], subnet_id: str) -> tuple[str, ...]:
         """The groups of an ENI: those named, each of which must be the VPC's, or the default."""
@@ -105,7 +118,7 @@ class SimBackend(EC2Backend):
         """The limits of a type in moto's table; an unknown type is refused."""
         if instance_type not in INSTANCE_TYPES:
             raise invalid(f"Invalid value '{instance_type}' for InstanceType.")
-        return TypeLimits.of_network_info(INSTANCE_TYPES[instance_type]["NetworkInfo"])
+        return TypeLimits.of_type(INSTANCE_TYPES[instance_type])
 
     def get_network_interface(self, eni_id: str) -> Any:
         """Asked by moto's Instance when it starts with a given primary ENI."""

@@ -6,30 +6,28 @@ nested dicts. Whatever would change addresses and is not emulated is refused by 
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Mapping
-from ipaddress import IPv4Address
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, TypeVar
 
-from providers.sim.ec2_addresses import Wish
+from providers.sim.allocator import PREFIX_LENGTH_V4, PREFIX_LENGTH_V6
+from providers.sim.ec2_addresses import EFA_ONLY, NewInterface, WishV4, WishV6
 from providers.sim.ec2_errors import combination, invalid, missing, unsupported
 from providers.sim.ec2_filters import Page
 
 Params = Mapping[str, Any]
+Value = TypeVar("Value")
+# group ids as requested, subnet id -> the ENI's group ids
+GroupResolver = Callable[[list[str], str], tuple[str, ...]]
 
 _NOT_EMULATED = (
-    "Ipv4Prefixes",
-    "Ipv4PrefixCount",
-    "Ipv6Prefixes",
-    "Ipv6PrefixCount",
-    "Ipv6Addresses",
-    "Ipv6AddressCount",
     "EnablePrimaryIpv6",
     "PrimaryIpv6",
     "EnaSrdSpecification",
     "SecondaryInterfaces",
 )
-_INTERFACE_TYPES = ("interface", "efa", "trunk")
+_V6_PARAMETERS = ("Ipv6Addresses", "Ipv6AddressCount", "Ipv6Prefixes", "Ipv6PrefixCount")
+_INTERFACE_TYPES = ("interface", "efa", EFA_ONLY, "trunk")
 
 
 def refuse_unsupported(params: Params) -> None:
@@ -46,34 +44,56 @@ def required(params: Params, name: str) -> Any:
     return params[name]
 
 
-def new_interface_wish(params: Params) -> Wish:
-    """The addresses that CreateNetworkInterface (or a RunInstances spec) asks for."""
-    listed = params.get("PrivateIpAddresses") or []
-    primaries = [item["PrivateIpAddress"] for item in listed if item.get("Primary")]
-    if single := params.get("PrivateIpAddress"):
-        primaries.append(single)
-    if len(set(primaries)) > 1:
-        raise combination("Only one primary private IP address can be specified.")
-    named = [item["PrivateIpAddress"] for item in listed if not item.get("Primary")]
-    named = [text for text in named if text not in primaries]
-    return Wish(
-        primary=_address(primaries[0]) if primaries else None,
-        named=tuple(_address(text) for text in named),
-        count=params.get("SecondaryPrivateIpAddressCount") or 0,
+def new_interface(params: Params, resolve_groups: GroupResolver) -> NewInterface:
+    """What CreateNetworkInterface (or one NetworkInterfaces entry of RunInstances) asks for."""
+    subnet_id = required(params, "SubnetId")
+    primary, named = _listed_addresses(params)
+    says_v6 = any(params.get(name) is not None for name in _V6_PARAMETERS)
+    return NewInterface(
+        subnet_id=subnet_id,
+        group_ids=resolve_groups(params.get("Groups") or [], subnet_id),
+        description=params.get("Description") or "",
+        interface_type=interface_type(params),
+        primary=primary,
+        wish=_wish(params, named, _each(params, "Ipv4Prefixes", "Ipv4Prefix")),
+        wish_v6=_wish_v6(
+            params,
+            _each(params, "Ipv6Addresses", "Ipv6Address"),
+            _each(params, "Ipv6Prefixes", "Ipv6Prefix"),
+        )
+        if says_v6
+        else None,
     )
 
 
-def assign_wish(params: Params) -> Wish:
-    """The addresses that AssignPrivateIpAddresses asks for."""
-    return Wish(
-        named=tuple(dict.fromkeys(addresses(params))),
-        count=params.get("SecondaryPrivateIpAddressCount") or 0,
-    )
+def assign_wish(params: Params) -> WishV4:
+    """The addresses or prefixes that AssignPrivateIpAddresses asks for."""
+    return _wish(params, list(addresses(params)), params.get("Ipv4Prefixes") or [])
+
+
+def assign_wish_v6(params: Params) -> WishV6:
+    """The addresses or prefixes that AssignIpv6Addresses asks for."""
+    return _wish_v6(params, params.get("Ipv6Addresses") or [], params.get("Ipv6Prefixes") or [])
 
 
 def addresses(params: Params) -> tuple[IPv4Address, ...]:
     """PrivateIpAddresses of Assign and Unassign: a list of plain strings."""
-    return tuple(_address(text) for text in params.get("PrivateIpAddresses") or [])
+    return _unique(_address(text) for text in params.get("PrivateIpAddresses") or [])
+
+
+def prefixes(params: Params) -> tuple[IPv4Network, ...]:
+    """Ipv4Prefixes of Assign and Unassign: a list of plain strings."""
+    return _unique(_prefix(text) for text in params.get("Ipv4Prefixes") or [])
+
+
+def addresses_v6(params: Params) -> tuple[IPv6Address, ...]:
+    """Ipv6Addresses of Assign and Unassign: a list of plain strings."""
+    return _unique(_address_v6(text) for text in params.get("Ipv6Addresses") or [])
+
+
+def prefixes_v6(params: Params) -> tuple[IPv6Network, ...]:
+    """Ipv6Prefixes of Assign and Unassign: a list of plain strings."""
+    return _unique(_prefix_v6(text) for text in params.get("Ipv6Prefixes") or [])
 
 
 def interface_type(params: Params) -> str:
@@ -104,8 +124,87 @@ def tags_for(params: Params, resource_type: str) -> dict[str, str]:
     }
 
 
+def _listed_addresses(params: Params) -> tuple[IPv4Address | None, list[IPv4Address]]:
+    """The primary address that is named, if one is, and the secondary ones."""
+    listed = params.get("PrivateIpAddresses") or []
+    primaries = [item["PrivateIpAddress"] for item in listed if item.get("Primary")]
+    if single := params.get("PrivateIpAddress"):
+        primaries.append(single)
+    if len(set(primaries)) > 1:
+        raise combination("Only one primary private IP address can be specified.")
+    named = [item["PrivateIpAddress"] for item in listed if not item.get("Primary")]
+    others = [_address(text) for text in named if text not in primaries]
+    return (_address(primaries[0]) if primaries else None), others
+
+
+def _wish(params: Params, named: list[IPv4Address], prefix_texts: list[str]) -> WishV4:
+    """CreateNetworkInterface names the pairs that exclude each other; a bare primary is none."""
+    wish = WishV4(
+        named=tuple(named),
+        count=params.get("SecondaryPrivateIpAddressCount") or 0,
+        prefixes=tuple(map(_prefix, prefix_texts)),
+        prefix_count=params.get("Ipv4PrefixCount") or 0,
+    )
+    if _kinds(wish) > 1:
+        raise combination(
+            "Only one of private IP addresses, their count, IPv4 prefixes and their count can be "
+            "specified."
+        )
+    return wish
+
+
+def _wish_v6(params: Params, texts: list[str], prefix_texts: list[str]) -> WishV6:
+    """At most one of the four; code and text as in aws/karpenter-provider-aws #2187."""
+    wish = WishV6(
+        named=_unique(map(_address_v6, texts)),
+        count=params.get("Ipv6AddressCount") or 0,
+        prefixes=tuple(map(_prefix_v6, prefix_texts)),
+        prefix_count=params.get("Ipv6PrefixCount") or 0,
+    )
+    if _kinds(wish) > 1:
+        raise invalid(
+            "You can and can only specify one of ipv6-addresses or ipv6-addresses-count  "
+            "ipv6-prefix and ipv6-prefix-count."
+        )
+    return wish
+
+
+def _kinds(wish: WishV4 | WishV6) -> int:
+    return sum(map(bool, (wish.named, wish.count, wish.prefixes, wish.prefix_count)))
+
+
+def _each(params: Params, name: str, member: str) -> list[str]:
+    return [item[member] for item in params.get(name) or []]
+
+
+def _unique(values: Iterable[Value]) -> tuple[Value, ...]:
+    return tuple(dict.fromkeys(values))
+
+
 def _address(text: str) -> IPv4Address:
+    return _parsed(IPv4Address, text, "address")
+
+
+def _address_v6(text: str) -> IPv6Address:
+    return _parsed(IPv6Address, text, "address")
+
+
+def _prefix(text: str) -> IPv4Network:
+    prefix = _parsed(IPv4Network, text, "Ipv4Prefix")
+    if prefix.prefixlen != PREFIX_LENGTH_V4:
+        raise invalid(f"invalid value for parameter Ipv4Prefix: {text}")
+    return prefix
+
+
+def _prefix_v6(text: str) -> IPv6Network:
+    prefix = _parsed(IPv6Network, text, "Ipv6Prefix")
+    if prefix.prefixlen != PREFIX_LENGTH_V6:
+        raise invalid(f"invalid value for parameter Ipv6Prefix: {text}")
+    return prefix
+
+
+def _parsed(parse: Callable[[str], Value], text: str, name: str) -> Value:
     try:
-        return ipaddress.IPv4Address(text)
+        return parse(text)
     except ValueError as error:
-        raise invalid(f"invalid value for parameter address: {text}") from error
+        raise invalid(f"invalid value for parameter {name}: {text}") from error

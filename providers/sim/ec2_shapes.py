@@ -20,12 +20,15 @@ def interface_shape(
         "Description": eni.description,
         "Groups": [{"GroupId": gid, "GroupName": groups[gid]} for gid in eni.group_ids],
         "InterfaceType": eni.interface_type,
-        "Ipv6Addresses": [],
+        "Ipv4Prefixes": [{"Ipv4Prefix": str(one)} for one in eni.prefixes] or None,
+        "Ipv6Addresses": [{"Ipv6Address": str(address)} for address in eni.addresses_v6],
+        "Ipv6Prefixes": [{"Ipv6Prefix": str(one)} for one in eni.prefixes_v6] or None,
         "MacAddress": eni.mac,
         "NetworkInterfaceId": eni.eni_id,
         "OwnerId": owner_id,
-        "PrivateDnsName": dns_name(eni.primary_address, region),
-        "PrivateIpAddress": str(eni.primary_address),
+        "Ipv6Address": str(eni.addresses_v6[0]) if eni.addresses_v6 else None,
+        "PrivateDnsName": dns_name(eni.primary_address, region) if eni.addresses else None,
+        "PrivateIpAddress": str(eni.primary_address) if eni.addresses else None,
         "PrivateIpAddresses": [
             {
                 "PrivateIpAddress": str(address),

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from types import MappingProxyType
 
-from providers.sim.allocator import SubnetPool
-from providers.sim.ec2_errors import no_instance, no_interface
+from providers.sim.allocator import SubnetPool, SubnetPoolV6
+from providers.sim.ec2_errors import no_instance, no_interface, no_subnet_cidr_v6
 from providers.sim.ec2_records import AttachmentStatus, Interface, Machine, Subnet
 from providers.sim.model import FabricListener, WiredEni
 
@@ -77,6 +77,7 @@ class State:
         self._find_subnet = find_subnet
         self._interfaces: dict[str, Interface] = {}
         self._pools: dict[str, SubnetPool] = {}
+        self._pools_v6: dict[str, SubnetPoolV6] = {}
         self._past: deque[tuple[float, View]] = deque()
 
     @property
@@ -93,6 +94,15 @@ class State:
         if subnet_id not in self._pools:
             self._pools[subnet_id] = SubnetPool(self.subnet(subnet_id).cidr)
         return self._pools[subnet_id]
+
+    def pool_v6(self, subnet_id: str) -> SubnetPoolV6:
+        """The subnet's IPv6 addresses; refused when it has no IPv6 block."""
+        if subnet_id not in self._pools_v6:
+            cidr = self.subnet(subnet_id).cidr_v6
+            if cidr is None:
+                raise no_subnet_cidr_v6(subnet_id)
+            self._pools_v6[subnet_id] = SubnetPoolV6(cidr)
+        return self._pools_v6[subnet_id]
 
     def interface(self, eni_id: str) -> Interface:
         """The ENI, or InvalidNetworkInterfaceID.NotFound."""
@@ -119,6 +129,10 @@ class State:
         del self._interfaces[interface.eni_id]
         self._wire(interface, None)
         self.pool(interface.subnet_id).release(interface.addresses)
+        self.pool(interface.subnet_id).release_prefixes(interface.prefixes)
+        if interface.slots_v6:
+            self.pool_v6(interface.subnet_id).release(interface.addresses_v6)
+            self.pool_v6(interface.subnet_id).release_prefixes(interface.prefixes_v6)
 
     def view(self, now: float, lag_seconds: float) -> View:
         """All ENIs as they were `lag_seconds` ago, as far back as the longest lag set then."""
@@ -139,9 +153,9 @@ class State:
         return [row[2] for row in sorted(found, key=lambda row: row[:2])]
 
     def machine_at(self, address: IPv4Address) -> Machine | None:
-        """The machine one of whose ENIs has `address`: who sent a packet."""
+        """The machine one of whose ENIs has `address`, alone or in a prefix: who sent a packet."""
         for interface in self._interfaces.values():
-            if interface.attachment and address in interface.addresses:
+            if interface.attachment and interface.holds(address):
                 return self.machines.get(interface.attachment.instance_id)
         return None
 
@@ -190,14 +204,18 @@ class State:
         machine = self.machines.get(interface.attachment.instance_id)
         if machine is None or not machine.netns_path:
             return None
+        subnet = self.subnet(interface.subnet_id)
         eni = WiredEni(
             eni_id=interface.eni_id,
             mac=interface.mac,
             instance_id=interface.attachment.instance_id,
             device_index=interface.attachment.device_index,
-            subnet_cidr=self.subnet(interface.subnet_id).cidr,
+            subnet_cidr=subnet.cidr,
             primary_address=interface.primary_address,
             addresses=interface.addresses,
             has_source_check=interface.has_source_check,
+            prefixes=interface.prefixes + interface.prefixes_v6,
+            addresses_v6=interface.addresses_v6,
+            subnet_cidr_v6=subnet.cidr_v6,
         )
         return eni, machine.netns_path

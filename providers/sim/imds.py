@@ -20,7 +20,7 @@ from ipaddress import IPv4Address
 from providers.sim.ec2 import Emulator
 from providers.sim.ec2_records import Interface, Machine
 from providers.sim.http_door import Answer, Call
-from providers.sim.imds_tree import identity_document, look_up, tree
+from providers.sim.imds_tree import Surroundings, identity_document, look_up, tree
 
 LONGEST_TOKEN_SECONDS = 21600
 DEFAULT_HOP_LIMIT = 2  # what container hosts use; EC2's own default is 1
@@ -156,15 +156,18 @@ class Imds:
                 for eni in state.attached_to(machine.instance_id, view)
                 if _is_shown(eni, hidden)
             ]
-            subnet_cidrs = {eni.subnet_id: str(state.subnet(eni.subnet_id).cidr) for eni in shown}
-            vpc_cidrs = emulator.backend.vpc_cidrs(machine.vpc_id)
-        values = tree(machine, shown, subnet_cidrs, vpc_cidrs, now)
+            around = Surroundings(
+                subnets={eni.subnet_id: state.subnet(eni.subnet_id) for eni in shown},
+                vpc_cidrs=emulator.backend.vpc_cidrs(machine.vpc_id),
+                vpc_cidrs_v6=emulator.backend.vpc_cidrs_v6(machine.vpc_id),
+            )
+        values = tree(machine, shown, around, now)
         document = identity_document(machine, shown[0] if shown else None)
         return values | {"dynamic/instance-identity/document": document}
 
 
 def _is_shown(interface: Interface, hidden: set[str]) -> bool:
-    return interface.is_wired and not {interface.eni_id, interface.mac} & hidden
+    return interface.is_attached and not {interface.eni_id, interface.mac} & hidden
 
 
 def _falsify(values: dict[str, str], fault: ImdsFault) -> None:

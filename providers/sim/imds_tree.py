@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from providers.sim.ec2_moto import ACCOUNT_ID, REGION
-from providers.sim.ec2_records import Interface, Machine
+from providers.sim.ec2_records import Interface, Machine, Subnet
 from providers.sim.ec2_shapes import dns_name
 
 ROLE = "vpc-ipamd-node"
@@ -20,21 +21,24 @@ CREDENTIALS_LIFE = dt.timedelta(hours=6)
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """The network around a machine: its ENIs' subnets by id, and the blocks of its VPC."""
+
+    subnets: Mapping[str, Subnet]
+    vpc_cidrs: Sequence[str]
+    vpc_cidrs_v6: Sequence[str] = ()
+
+
 def tree(
-    machine: Machine,
-    interfaces: Sequence[Interface],
-    subnet_cidrs: Mapping[str, str],
-    vpc_cidrs: Sequence[str],
-    now: float,
+    machine: Machine, interfaces: Sequence[Interface], around: Surroundings, now: float
 ) -> dict[str, str]:
     """Path to value. `interfaces` are those the machine has, the primary one first."""
     values = _machine_values(machine, now)
     if interfaces:
         values |= _primary_values(interfaces[0])
     for interface in interfaces:
-        values |= _interface_values(
-            machine, interface, subnet_cidrs[interface.subnet_id], vpc_cidrs
-        )
+        values |= _interface_values(machine, interface, around)
     return values
 
 
@@ -70,36 +74,56 @@ def _machine_values(machine: Machine, now: float) -> dict[str, str]:
 
 def _primary_values(primary: Interface) -> dict[str, str]:
     name = dns_name(primary.primary_address, REGION)
-    return {
-        "meta-data/mac": primary.mac,
-        "meta-data/local-ipv4": str(primary.primary_address),
-        "meta-data/local-hostname": name,
-        "meta-data/hostname": name,
+    values = {
+        "mac": primary.mac,
+        "local-ipv4": str(primary.primary_address),
+        "local-hostname": name,
+        "hostname": name,
+        "ipv6": "".join(map(str, primary.addresses_v6[:1])),
     }
+    return {f"meta-data/{name}": value for name, value in values.items() if value}
 
 
 def _interface_values(
-    machine: Machine, interface: Interface, subnet_cidr: str, vpc_cidrs: Sequence[str]
+    machine: Machine, interface: Interface, around: Surroundings
 ) -> dict[str, str]:
     assert interface.attachment is not None
     values = {
         "device-number": str(interface.attachment.device_index),
         "interface-id": interface.eni_id,
-        "local-hostname": dns_name(interface.primary_address, REGION),
-        "local-ipv4s": "\n".join(str(address) for address in interface.addresses),
         "mac": interface.mac,
         "owner-id": ACCOUNT_ID,
-        "security-group-ids": "\n".join(interface.group_ids),
+        "security-group-ids": _lines(interface.group_ids),
         "subnet-id": interface.subnet_id,
-        "subnet-ipv4-cidr-block": subnet_cidr,
         "vpc-id": interface.vpc_id,
-        "vpc-ipv4-cidr-block": vpc_cidrs[0],
-        "vpc-ipv4-cidr-blocks": "\n".join(vpc_cidrs),
     }
     if len(machine.limits.interfaces_per_card) > 1:
         values["network-card"] = str(interface.attachment.network_card)
+    values |= _address_values(interface, around)
     prefix = f"meta-data/network/interfaces/macs/{interface.mac}"
-    return {f"{prefix}/{name}": value for name, value in values.items()}
+    return {f"{prefix}/{name}": value for name, value in values.items() if value}
+
+
+def _address_values(interface: Interface, around: Surroundings) -> dict[str, str]:
+    """One line per address or block; what there is none of is absent."""
+    subnet = around.subnets[interface.subnet_id]
+    hostnames = [dns_name(address, REGION) for address in interface.addresses[:1]]
+    return {
+        "local-hostname": _lines(hostnames),
+        "local-ipv4s": _lines(interface.addresses),
+        "ipv4-prefix": _lines(interface.prefixes),
+        "subnet-ipv4-cidr-block": str(subnet.cidr),
+        "vpc-ipv4-cidr-block": around.vpc_cidrs[0],
+        "vpc-ipv4-cidr-blocks": _lines(around.vpc_cidrs),
+        "ipv6s": _lines(interface.addresses_v6),
+        "ipv6-prefix": _lines(interface.prefixes_v6),
+        "subnet-ipv6-cidr-blocks": "" if subnet.cidr_v6 is None else str(subnet.cidr_v6),
+        "vpc-ipv6-cidr-blocks": _lines(around.vpc_cidrs_v6),
+    }
+
+
+def _lines(values: Iterable[object]) -> str:
+    return "\n".join(map(str, values))
 
 
 def identity_document(machine: Machine, primary: Interface | None) -> str:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import IPv6Network
 from typing import Any
 
 import pytest
@@ -45,7 +46,8 @@ class RecordingListener:
         self.events.append(("unplug", eni_id))
 
     def readdress(self, eni: WiredEni) -> None:
-        self.events.append(("readdress", eni.eni_id, tuple(map(str, eni.addresses))))
+        given = (*eni.addresses, *eni.prefixes, *eni.addresses_v6)
+        self.events.append(("readdress", eni.eni_id, tuple(map(str, given))))
 
 
 def serve(responder: Responder) -> tuple[Door, str]:
@@ -103,6 +105,15 @@ class Lab:
         )
         return str(started["Instances"][0]["InstanceId"])
 
+    def wired(self) -> tuple[str, RecordingListener]:
+        """The primary ENI of a new m5.large that has a wire, and who hears of it."""
+        listener = RecordingListener()
+        asked: dict[str, Any] = {"InstanceType": "m5.large", "SubnetId": self.subnet_id}
+        with self.emulator.lock:
+            self.emulator.state.listener = listener
+            started = self.emulator.prepared(asked).launch(netns_path="/run/netns/n")
+        return str(self.primary(started.instances[0].id)["NetworkInterfaceId"]), listener
+
     def eni(self, secondaries: int = 0, subnet_id: str = "", **params: Any) -> str:
         """A new ENI; its id."""
         if secondaries:
@@ -125,6 +136,22 @@ class Lab:
 
     def addresses(self, eni_id: str) -> list[str]:
         return [one["PrivateIpAddress"] for one in self.shown(eni_id)["PrivateIpAddresses"]]
+
+    def prefixes(self, eni_id: str) -> list[str]:
+        return [one["Ipv4Prefix"] for one in self.shown(eni_id).get("Ipv4Prefixes", [])]
+
+    def addresses_v6(self, eni_id: str) -> list[str]:
+        return [one["Ipv6Address"] for one in self.shown(eni_id)["Ipv6Addresses"]]
+
+    def prefixes_v6(self, eni_id: str) -> list[str]:
+        return [one["Ipv6Prefix"] for one in self.shown(eni_id).get("Ipv6Prefixes", [])]
+
+    def give_v6(self, subnet_id: str = "") -> None:
+        """Give the VPC, and then one subnet, the block that IPv6 tests name."""
+        self.emulator.backend.add_vpc_cidr_v6(self.vpc_id, IPv6Network("2001:db8:0:100::/56"))
+        self.ec2.associate_subnet_cidr_block(
+            SubnetId=subnet_id or self.subnet_id, Ipv6CidrBlock="2001:db8:0:101::/64"
+        )
 
     def free(self, subnet_id: str = "") -> int:
         found = self.ec2.describe_subnets(SubnetIds=[subnet_id or self.subnet_id])

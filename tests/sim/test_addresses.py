@@ -192,33 +192,8 @@ def test_unassign_refuses_an_absent_address_and_keeps_the_others(lab: Lab) -> No
     assert (code, len(lab.addresses(eni))) == ("InvalidParameterValue", 2)
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        {"Ipv4PrefixCount": 1},
-        {"Ipv4Prefixes": [{"Ipv4Prefix": "10.0.1.16/28"}]},
-        {"Ipv6AddressCount": 1},
-        {"Ipv6PrefixCount": 1},
-    ],
-    ids=lambda params: next(iter(params)),
-)
-def test_create_refuses_prefixes_and_ipv6_by_name(lab: Lab, params: dict[str, Any]) -> None:
-    assert refused(lambda: lab.eni(**params)) == "UnsupportedOperation"
-
-
-@pytest.mark.parametrize("params", [{"Ipv4PrefixCount": 1}, {"Ipv4Prefixes": ["10.0.1.16/28"]}])
-def test_assign_refuses_prefixes_by_name(lab: Lab, params: dict[str, Any]) -> None:
-    eni = lab.eni()
-    code = refused(lambda: lab.ec2.assign_private_ip_addresses(NetworkInterfaceId=eni, **params))
-    assert code == "UnsupportedOperation"
-
-
-def test_assign_ipv6_is_refused_by_name(lab: Lab) -> None:
-    eni = lab.eni()
-    code = refused(
-        lambda: lab.ec2.assign_ipv6_addresses(NetworkInterfaceId=eni, Ipv6AddressCount=1)
-    )
-    assert code == "UnsupportedOperation"
+def test_what_is_not_emulated_is_refused_by_name(lab: Lab) -> None:
+    assert refused(lambda: lab.eni(EnablePrimaryIpv6=True)) == "UnsupportedOperation"
 
 
 def test_clients_at_the_same_time_get_different_addresses(lab: Lab) -> None:

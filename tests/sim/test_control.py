@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,22 @@ from providers.sim.ec2 import Emulator
 from providers.sim.imds import Imds, ImdsSettings
 from tests.sim.lab import RecordingListener, ec2_client, refused, wait_until
 
-SUBNETS = [{"cidr": "10.0.1.0/24", "zone": "us-west-2a"}]
+SUBNETS: list[dict[str, Any]] = [{"cidr": "10.0.1.0/24", "zone": "us-west-2a"}]
 
 
 @dataclass(slots=True)
 class FakeFabric(RecordingListener):
     """Records what the emulator asks of its fabric."""
 
-    subnets: list[IPv4Network] = field(default_factory=list)
+    subnets: list[tuple[IPv4Network, IPv6Network | None]] = field(default_factory=list)
     drops: list[dict[str, Any]] = field(default_factory=list)
 
     def create(self) -> None: ...
 
     def destroy(self) -> None: ...
 
-    def add_subnet(self, cidr: IPv4Network) -> None:
-        self.subnets.append(cidr)
+    def add_subnet(self, cidr: IPv4Network, cidr_v6: IPv6Network | None = None) -> None:
+        self.subnets.append((cidr, cidr_v6))
 
     def dropped(self) -> list[dict[str, Any]]:
         return self.drops
@@ -86,7 +86,54 @@ def controlled(tmp_path: Path) -> Iterator[Controlled]:
 def test_a_vpc_brings_up_its_routers(controlled: Controlled) -> None:
     vpc = controlled.call("make_vpc", cidr="10.0.0.0/16", subnets=SUBNETS)
     assert vpc["security_group_id"].startswith("sg-")
-    assert controlled.fabric.subnets == [IPv4Network("10.0.1.0/24")]
+    assert controlled.fabric.subnets == [(IPv4Network("10.0.1.0/24"), None)]
+
+
+def test_a_vpc_can_have_several_blocks_both_families_and_tags(controlled: Controlled) -> None:
+    vpc = controlled.call(
+        "make_vpc",
+        cidr="10.0.0.0/16",
+        more_cidrs=["100.64.0.0/16"],
+        cidr_v6="2001:db8:0:100::/56",
+        tags={"k": "vpc"},
+        subnets=[
+            {
+                "cidr": "100.64.0.0/20",
+                "zone": "us-west-2b",
+                "tags": {"kubernetes.io/role/cni": "1"},
+            },
+            {"cidr": "10.0.1.0/24", "zone": "us-west-2a", "cidr_v6": "2001:db8:0:101::/64"},
+        ],
+    )
+    backend = controlled.emulator.backend
+    pods, nodes = vpc["subnets"]
+    assert controlled.fabric.subnets == [
+        (IPv4Network("100.64.0.0/20"), None),
+        (IPv4Network("10.0.1.0/24"), IPv6Network("2001:db8:0:101::/64")),
+    ]
+    assert backend.vpc_cidrs(vpc["vpc_id"]) == ["10.0.0.0/16", "100.64.0.0/16"]
+    assert (backend.vpc_cidrs_v6(vpc["vpc_id"]), nodes["cidr_v6"], pods["cidr_v6"]) == (
+        ["2001:db8:0:100::/56"],
+        "2001:db8:0:101::/64",
+        "",
+    )
+    assert backend.tags_of(pods["subnet_id"]) == {"kubernetes.io/role/cni": "1"}
+    assert backend.tags_of(vpc["vpc_id"]) == {"k": "vpc"}
+
+
+@pytest.mark.parametrize(
+    ("subnet", "text"),
+    [
+        ({"cidr_v6": "2001:db8:9::/64"}, "none of the VPC"),
+        ({"assigns_v6": True}, "needs a cidr_v6"),
+        ({"colour": "red"}, "no colour"),
+    ],
+)
+def test_a_subnet_that_cannot_be_is_refused(
+    controlled: Controlled, subnet: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ControlError, match=text):
+        controlled.call("make_vpc", cidr="10.0.0.0/16", subnets=[SUBNETS[0] | subnet])
 
 
 def test_a_node_is_told_its_network_and_plugged(controlled: Controlled) -> None:

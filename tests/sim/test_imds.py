@@ -279,3 +279,42 @@ def test_botocore_gets_the_region_from_it(
 
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url + "/")
     assert IMDSRegionProvider(Session()).provide() == "us-west-2"
+
+
+def test_prefixes_and_ipv6_are_told_one_a_line(metadata: Metadata) -> None:
+    lab = metadata.lab
+    lab.give_v6()
+    eni = lab.eni(Ipv4PrefixCount=2, Ipv6AddressCount=1)
+    lab.ec2.assign_ipv6_addresses(NetworkInterfaceId=eni, Ipv6PrefixCount=1)
+    lab.attach(eni, metadata.node)
+    base = f"network/interfaces/macs/{lab.shown(eni)['MacAddress']}"
+    names = (
+        "ipv4-prefix",
+        "ipv6s",
+        "ipv6-prefix",
+        "subnet-ipv6-cidr-blocks",
+        "vpc-ipv6-cidr-blocks",
+    )
+    assert [metadata.get(f"{base}/{name}") for name in names] == [
+        "10.0.1.16/28\n10.0.1.32/28",
+        "2001:db8:0:101::4",
+        "2001:db8:0:101:1::/80",
+        "2001:db8:0:101::/64",
+        "2001:db8:0:100::/56",
+    ]
+
+
+@pytest.mark.parametrize("name", ["ipv4-prefix", "ipv6s", "ipv6-prefix", "subnet-ipv6-cidr-blocks"])
+def test_what_an_interface_has_none_of_is_not_found(metadata: Metadata, name: str) -> None:
+    assert metadata.get(f"network/interfaces/macs/{metadata.get('mac')}/{name}") == "<404>"
+
+
+def test_prefixes_lag_in_the_metadata_too(metadata: Metadata) -> None:
+    lab = metadata.lab
+    eni = lab.primary(metadata.node)["NetworkInterfaceId"]
+    lab.emulator.state.delays = Delays(imds_lag_seconds=10)
+    lab.ec2.assign_private_ip_addresses(NetworkInterfaceId=eni, Ipv4PrefixCount=1)
+    path = f"network/interfaces/macs/{metadata.get('mac')}/ipv4-prefix"
+    early = metadata.get(path)
+    lab.clock.advance(11)
+    assert (early, metadata.get(path)) == ("<404>", "10.0.1.16/28")
