@@ -45,9 +45,9 @@ def ask(question: str) -> Sequence[str]:
     return done.stdout.splitlines()
 
 
-def own_type(asked: Ask = ask) -> str:
+def own_type() -> str:
     """The type of the instance that this runs on."""
-    return asked("own-type")[0]
+    return ask("own-type")[0]
 
 
 def refresh(path: Path, asked: Ask = ask, now: dt.datetime | None = None) -> str:
