@@ -30,11 +30,12 @@ from ipamd.errors import (
 )
 from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
-from ipamd.model import Address, AddressState, EniId, IPAddress, SubnetId
+from ipamd.model import Address, AddressState, EniId, SubnetId
 from ipamd.node import NodeFacts
 from ipamd.pacer import Pacer
 from ipamd.pool import observe
 from ipamd.pool.ledger import Change, Intent, IntentKind
+from ipamd.pool.observe import Exclusions
 from ipamd.pool.plan import Action, AssignAddresses, CreateEni, DeleteEni, UnassignAddresses
 
 log = structlog.get_logger()
@@ -80,6 +81,8 @@ class Actions:
         self.last_error = ""
         self.records: list[Record] = []
         self.touched: dict[EniId, float] = {}
+        self.exclusions = Exclusions()
+        self.security_group_ids: tuple[str, ...] = ()  # custom networking's; empty: the primary's
 
     def touched_since(self, boottime: float) -> frozenset[EniId]:
         """ENIs that a call may have changed since; a look begun before that proves nothing."""
@@ -117,7 +120,12 @@ class Actions:
     def _leaving(self, action: UnassignAddresses | DeleteEni) -> tuple[Address, ...]:
         ledger = self._keeper.ledger
         if isinstance(action, UnassignAddresses):
-            leaving = [ledger.addresses[a] for a in action.addresses if a in ledger.addresses]
+            single, whole = set(action.addresses), set(action.prefixes)
+            leaving = [
+                a
+                for a in ledger.on_eni(action.eni_id)
+                if a.address in single or (a.prefix is not None and a.prefix in whole)
+            ]
         else:
             leaving = list(ledger.on_eni(action.eni_id))
         return tuple(
@@ -206,31 +214,54 @@ class Actions:
     async def _measure(self, subnet_id: SubnetId) -> None:
         """How much room a subnet that refused has: EC2 gives all that was asked for or nothing."""
         try:
-            free = await self._cloud.subnet_free((subnet_id,))
-            self.pacer.subnets_seen(free, clock.boottime())
+            seen = await self._cloud.subnets((subnet_id,))
+            self.pacer.subnets_seen(seen, clock.boottime(), _chance())
         except CloudError as e:
             log.warning("subnet_unmeasured", subnet=subnet_id, error=str(e))
 
     async def _assign(self, intent: Intent) -> Callable[[], Change]:
         eni_id = _eni_of(intent)
-        outcome = await self._cloud.apply(AddressChange(eni_id=eni_id, add=intent.addresses))
+        outcome = await self._cloud.apply(
+            AddressChange(
+                eni_id=eni_id,
+                add=intent.addresses,
+                add_prefixes=intent.prefixes,
+                add_prefixes_v6=intent.prefixes_v6,
+            )
+        )
         return lambda: observe.assigned(
-            self._keeper.ledger, intent, eni_id, outcome.added, now=clock.boottime()
+            self._keeper.ledger,
+            intent,
+            eni_id,
+            outcome.added,
+            outcome.added_prefixes,
+            now=clock.boottime(),
         )
 
     async def _unassign(self, intent: Intent) -> Callable[[], Change]:
         eni_id = _eni_of(intent)
         leaving = self._unassigning(eni_id)
-        await self._cloud.apply(AddressChange(eni_id=eni_id, remove=leaving))
-        return lambda: Change(drop_addresses=leaving, drop_intents=(intent.token,))
+        await self._cloud.apply(
+            AddressChange(
+                eni_id=eni_id,
+                remove=tuple(a.address for a in leaving if a.prefix is None),
+                remove_prefixes=tuple({a.prefix: None for a in leaving if a.prefix is not None}),
+            )
+        )
+        return lambda: Change(
+            drop_addresses=tuple(a.address for a in leaving), drop_intents=(intent.token,)
+        )
 
     async def _create(self, intent: Intent, facts: NodeFacts) -> Callable[[], Change]:
         eni = await self._cloud.create_interface(
             InterfaceRequest(
                 token=intent.token,
                 subnet_id=intent.subnet_id,
-                security_group_ids=facts.identity.security_group_ids,
+                security_group_ids=self.security_group_ids
+                or facts.identity.security_group_ids,
                 secondary_addresses=intent.addresses,
+                prefixes=intent.prefixes,
+                prefixes_v6=intent.prefixes_v6,
                 device_index=intent.device_index,
                 network_card=intent.network_card,
                 reason=intent.reason,
@@ -241,21 +272,24 @@ class Actions:
 
     def _created(self, intent: Intent, eni: CloudEni) -> Change:
         now = clock.boottime()
-        change = observe.assigned(self._keeper.ledger, intent, eni.eni_id, eni.addresses, now=now)
-        return replace(change, put_enis=(observe.known_eni(self._keeper.ledger, eni, now),))
+        change = observe.assigned(
+            self._keeper.ledger, intent, eni.eni_id, eni.addresses, eni.prefixes, now=now
+        )
+        known = observe.known_eni(self._keeper.ledger, eni, self.exclusions, now)
+        return replace(change, put_enis=(known,))
 
     async def _delete(self, intent: Intent) -> Callable[[], Change]:
         eni_id = _eni_of(intent)
         await self._cloud.delete_interface(eni_id)
         return lambda: Change(
-            drop_addresses=self._unassigning(eni_id),
+            drop_addresses=tuple(a.address for a in self._unassigning(eni_id)),
             drop_enis=(eni_id,),
             drop_intents=(intent.token,),
         )
 
-    def _unassigning(self, eni_id: EniId) -> tuple[IPAddress, ...]:
+    def _unassigning(self, eni_id: EniId) -> tuple[Address, ...]:
         return tuple(
-            a.address
+            a
             for a in self._keeper.ledger.on_eni(eni_id)
             if a.state is AddressState.UNASSIGNING
         )
@@ -270,6 +304,7 @@ class Actions:
             action=intent.kind.value,
             eni=intent.eni_id,
             addresses=intent.addresses,
+            prefixes=intent.prefixes + intent.prefixes_v6,
             reason=intent.reason,
         )
         self._wake()
@@ -318,14 +353,23 @@ def _intent(action: Action, now: float) -> Intent:
         reason=action.reason,
     )
     match action:
-        case AssignAddresses(eni_id=eni_id, subnet_id=subnet_id, addresses=addresses):
-            return replace(blank, eni_id=eni_id, subnet_id=subnet_id, addresses=addresses)
+        case AssignAddresses():
+            return replace(
+                blank,
+                eni_id=action.eni_id,
+                subnet_id=action.subnet_id,
+                addresses=action.addresses,
+                prefixes=action.prefixes,
+                prefixes_v6=action.prefixes_v6,
+            )
         case CreateEni():
             return replace(
                 blank,
                 kind=IntentKind.CREATE,
                 subnet_id=action.subnet_id,
                 addresses=action.addresses,
+                prefixes=action.prefixes,
+                prefixes_v6=action.prefixes_v6,
                 device_index=action.device_index,
                 network_card=action.network_card,
             )

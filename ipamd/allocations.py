@@ -18,7 +18,7 @@ from ipamd.errors import NoAddressAvailable, NotReady
 from ipamd.keeper import Keeper
 from ipamd.model import AddressState, Allocation, AttachmentKey, AttemptId
 from ipamd.pool import attachments
-from ipamd.pool.attachments import Granted, Outcome, Released, Request
+from ipamd.pool.attachments import Granted, Outcome, Released, Request, Rules
 from ipamd.pool.ledger import Change, Ledger
 
 log = structlog.get_logger()
@@ -45,12 +45,12 @@ class Allocations:
         self,
         keeper: Keeper,
         *,
-        max_pods: Callable[[], int],
+        rules: Callable[[], Rules],
         explain: Callable[[], Shortage],
         wake: Callable[[], None],
     ) -> None:
         self._keeper = keeper
-        self._max_pods = max_pods
+        self._rules = rules
         self._explain = explain
         self._wake = wake
         self._soon: asyncio.TimerHandle | None = None
@@ -99,7 +99,7 @@ class Allocations:
             granted = attachments.grant(
                 self._keeper.ledger,
                 request,
-                max_pods=self._max_pods(),
+                rules=self._rules(),
                 now=clock.boottime(),
                 now_unix=clock.unix(),
             )

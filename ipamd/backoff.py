@@ -31,6 +31,13 @@ THROTTLED = Backoff(first_seconds=1.0, cap_seconds=60.0)
 EXHAUSTED = Backoff(first_seconds=2.0, cap_seconds=30.0)
 """A full subnet frees one address at a time; the failed assign is itself the probe."""
 
+PREFIXLESS = Backoff(first_seconds=20.0, cap_seconds=600.0)
+"""A block of 16 becomes free when 16 neighbours have gone, which takes longer than one; each probe
+is one assign call, and pods are served with single addresses meanwhile."""
+
+REMEASURE = Backoff(first_seconds=60.0, cap_seconds=600.0)
+"""A scarce subnet's free count: one DescribeSubnets, less often while it does not change."""
+
 DENIED = Backoff(first_seconds=30.0, cap_seconds=300.0)
 """Only a human changes a policy; IAM needs seconds to minutes to spread."""
 

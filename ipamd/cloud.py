@@ -162,6 +162,18 @@ class Subnet:
     is_excluded: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """An ENI attached to nothing that some node of this cluster made, by its tags.
+
+    `created_unix` is None where the ENI does not say when it was made.
+    """
+
+    eni_id: EniId
+    instance_id: InstanceId
+    created_unix: float | None
+
+
 class CloudProvider(Protocol):
     """One cloud, seen from one node."""
 
@@ -200,3 +212,14 @@ class CloudProvider(Protocol):
 
     def delete_interface(self, eni_id: EniId) -> None:
         """Detach and delete, waiting for each; an ENI that is already gone is success."""
+
+    def orphans(self) -> tuple[Orphan, ...]:
+        """ENIs of the VPC, of any node of this cluster, that agents like this one made (by tag and
+        description) and that are attached to nothing."""
+
+    def mark_created(self, eni_id: EniId, unix: float) -> None:
+        """Have an orphan without a creation time say this one, so that its age can be told."""
+
+    def delete_orphan(self, eni_id: EniId) -> None:
+        """Delete an unattached ENI; never detaches. Gone already is success; one that was attached
+        meanwhile is a `CloudError`."""

@@ -35,7 +35,8 @@ from ipamd.cloud import (
     InterfaceRequest,
     NodeIdentity,
     NodeLimits,
-    SubnetFree,
+    Orphan,
+    Subnet,
 )
 from ipamd.errors import CloudError, Transient
 from ipamd.model import EniId, SubnetId
@@ -64,14 +65,23 @@ class Cloud(Protocol):
     async def apply(self, change: AddressChange) -> AddressOutcome:
         """See CloudProvider.apply."""
 
-    async def subnet_free(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[SubnetFree, ...]:
-        """See CloudProvider.subnet_free."""
+    async def subnets(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[Subnet, ...]:
+        """See CloudProvider.subnets."""
 
     async def create_interface(self, request: InterfaceRequest) -> CloudEni:
         """See CloudProvider.create_interface."""
 
     async def delete_interface(self, eni_id: EniId) -> None:
         """See CloudProvider.delete_interface."""
+
+    async def orphans(self) -> tuple[Orphan, ...]:
+        """See CloudProvider.orphans."""
+
+    async def mark_created(self, eni_id: EniId, unix: float) -> None:
+        """See CloudProvider.mark_created."""
+
+    async def delete_orphan(self, eni_id: EniId) -> None:
+        """See CloudProvider.delete_orphan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +103,7 @@ class Answer:
 
 
 class _Bound:
-    """The eight methods over one `_call`; both bindings share them."""
+    """The methods over one `_call`; both bindings share them."""
 
     async def _call(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
         raise AssertionError(f"a binding defines _call for {method}{arguments} ({seconds})")
@@ -118,8 +128,8 @@ class _Bound:
         answer: AddressOutcome = await self._call("apply", change)
         return answer
 
-    async def subnet_free(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[SubnetFree, ...]:
-        answer: tuple[SubnetFree, ...] = await self._call("subnet_free", subnet_ids)
+    async def subnets(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[Subnet, ...]:
+        answer: tuple[Subnet, ...] = await self._call("subnets", subnet_ids)
         return answer
 
     async def create_interface(self, request: InterfaceRequest) -> CloudEni:
@@ -128,6 +138,16 @@ class _Bound:
 
     async def delete_interface(self, eni_id: EniId) -> None:
         await self._call("delete_interface", eni_id, seconds=CREATE_SECONDS)
+
+    async def orphans(self) -> tuple[Orphan, ...]:
+        answer: tuple[Orphan, ...] = await self._call("orphans")
+        return answer
+
+    async def mark_created(self, eni_id: EniId, unix: float) -> None:
+        await self._call("mark_created", eni_id, unix)
+
+    async def delete_orphan(self, eni_id: EniId) -> None:
+        await self._call("delete_orphan", eni_id)
 
 
 class InProcessCloud(_Bound):

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 
 from ipamd.cloud import NodeIdentity, NodeLimits
-from ipamd.model import EniId, InstanceId, SubnetId
+from ipamd.model import EniId, InstanceId, IPNetwork, SubnetId
+from ipamd.pool.attachments import Rules
+from ipamd.pool.observe import Exclusions
+from ipamd.pool.targets import PREFIX_ADDRESSES
 from ipamd.settings import Settings
 
 NOTE = "node"
+
+IPV6_PODS = 250
+"""Pods of an IPv6 node where nothing is set: the larger of the two caps of the usual max-pods
+calculator, since neither slots nor addresses limit it."""
+
+
+def exclusions(settings: Settings, excluded_subnets: frozenset[SubnetId]) -> Exclusions:
+    """Which ENIs of ours carry no new pods, by settings and subnet tags."""
+    return Exclusions(
+        primary=settings.has_custom_networking,
+        secondary=not settings.has_ipv4,
+        subnets=excluded_subnets,
+        other_cards=not settings.has_multi_nic,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,16 +36,39 @@ class NodeFacts:
 
     identity: NodeIdentity
     limits: NodeLimits
-    vpc_cidrs: tuple[IPv4Network, ...]
+    vpc_cidrs: tuple[IPNetwork, ...]
 
-    def max_enis(self, settings: Settings) -> int:
-        """MAX_ENI where it is set and lower, else the instance type's limit."""
-        limit = self.limits.max_enis
+    def max_enis(self, settings: Settings, *, network_card: int = 0) -> int:
+        """MAX_ENI where it is set and lower, else the limit of the card (see NodeLimits)."""
+        limit = self.limits.enis_of_card(network_card)
         return min(settings.max_enis, limit) if settings.max_enis else limit
 
+    def uses_prefixes(self, settings: Settings) -> bool:
+        """ENABLE_PREFIX_DELEGATION, where the instance type has prefixes (as in aws-node)."""
+        return settings.use_prefixes and self.limits.has_prefixes
+
     def max_pods(self, settings: Settings) -> int:
-        """VPC_IPAMD_MAX_PODS where set, else all slots of all ENIs. m5.large: 3 x 9 = 27."""
-        return settings.max_pods or self.max_enis(settings) * self.limits.slots_per_eni
+        """VPC_IPAMD_MAX_PODS where set, else what the ENIs can carry.
+
+        m5.large: 3 ENIs of 9 slots carry 27 pods, 432 with prefixes, 18 with custom networking,
+        whose primary ENI carries none. A /80 carries more than any kubelet: IPV6_PODS.
+        """
+        if settings.max_pods:
+            return settings.max_pods
+        if not settings.has_ipv4:
+            return IPV6_PODS
+        enis = self.max_enis(settings) - int(settings.has_custom_networking)
+        slots = max(enis, 0) * self.limits.slots_per_eni
+        return slots * (PREFIX_ADDRESSES if self.uses_prefixes(settings) else 1)
+
+    def rules(self, settings: Settings) -> Rules:
+        """What handing out depends on."""
+        versions = (4,) * settings.has_ipv4 + (6,) * settings.has_ipv6
+        return Rules(
+            max_pods=self.max_pods(settings),
+            versions=versions,
+            prefers_prefixes=self.uses_prefixes(settings),
+        )
 
     def to_json(self) -> str:
         """The form kept in the store."""
@@ -53,8 +93,10 @@ def from_json(text: str) -> NodeFacts | None:
                     "security_group_ids": tuple(identity["security_group_ids"]),
                 }
             ),
-            limits=NodeLimits(**raw["limits"]),
-            vpc_cidrs=tuple(IPv4Network(c) for c in raw["vpc_cidrs"]),
+            limits=NodeLimits(
+                **{**raw["limits"], "card_enis": tuple(raw["limits"]["card_enis"])}
+            ),
+            vpc_cidrs=tuple(ip_network(c) for c in raw["vpc_cidrs"]),
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -2,19 +2,20 @@
 
 State in, `Pace` out: the planner gets it as values. Throttling pauses everything; any other refusal
 only its own kind of call (growing or shrinking), so that a policy that forbids unassigning never
-keeps a pod from its address.
+keeps a pod from its address. A subnet can refuse prefixes alone, or run low without refusing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ipamd import backoff
-from ipamd.cloud import SubnetFree
-from ipamd.errors import CloudError, Denied, LimitReached, SubnetExhausted, Throttled
+from ipamd.cloud import Subnet
+from ipamd.errors import CloudError, Denied, LimitReached, NoPrefixFree, SubnetExhausted, Throttled
 from ipamd.model import EniId, SubnetId
 from ipamd.pool.ledger import Intent, IntentKind
+from ipamd.pool.targets import PREFIX_ADDRESSES
 from ipamd.view import Pace
 
 GROWING = (IntentKind.ASSIGN, IntentKind.CREATE)
@@ -25,13 +26,21 @@ ROOM_SECONDS = 60.0
 CAP_SECONDS = 600.0
 """How long an ENI that met a limit is asked for less. Something else holds its slots, and stays."""
 
+SCARCE_SHARE = 50
+"""A subnet with less than a 50th of its addresses free is scarce: 5 of a /24, 81 of a /20. One node
+with default targets on a large type takes more than that at once."""
+
+SCARCE_OVER_SHARE = 25
+"""It is scarce no more once a 25th is free: what nodes gave back must not be taken at once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubnetSeen:
-    """A subnet's free count and when it was seen."""
+    """A subnet's free count and when it was seen. `free` is less what we took since."""
 
-    free: SubnetFree
+    free: Subnet
     seen_boottime: float
+    is_scarce: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,8 +61,10 @@ class Pacer:
     _growing: _Until = field(default_factory=_Until)
     _shrinking: _Until = field(default_factory=_Until)
     _exhausted: dict[SubnetId, _Until] = field(default_factory=dict)
+    _prefixless: dict[SubnetId, _Until] = field(default_factory=dict)
     _room: dict[SubnetId, _Until] = field(default_factory=dict)
     _caps: dict[EniId, _Until] = field(default_factory=dict)
+    _remeasure: dict[SubnetId, _Until] = field(default_factory=dict)
     _changed_at: float = 0.0
 
     def pace(self, now: float) -> Pace:
@@ -62,9 +73,10 @@ class Pacer:
             paused_seconds=max(self._throttled.boottime - now, 0.0),
             growth_paused_seconds=max(self._growing.boottime - now, 0.0),
             shrink_paused_seconds=max(self._shrinking.boottime - now, 0.0),
-            exhausted_subnets={
-                s: u.boottime - now for s, u in self._exhausted.items() if u.boottime > now
-            },
+            exhausted_subnets=_running(self._exhausted, now),
+            prefixless_subnets=_running(self._prefixless, now),
+            scarce_subnets=frozenset(s for s, seen in self.subnets.items() if seen.is_scarce)
+            | frozenset(self._exhausted),
             subnet_room={s: u.amount for s, u in self._room.items() if u.boottime > now},
             eni_caps={e: u.amount for e, u in self._caps.items() if u.boottime > now},
             seconds_since_change=now - self._changed_at,
@@ -74,45 +86,100 @@ class Pacer:
         """Subnets that refused last, with the seconds until the next try (0: it is under way)."""
         return {s: max(u.boottime - now, 0.0) for s, u in self._exhausted.items()}
 
+    def prefixless(self, now: float) -> dict[SubnetId, float]:
+        """Subnets without a free /28 at the last try, with the seconds until the next one."""
+        return {s: max(u.boottime - now, 0.0) for s, u in self._prefixless.items()}
+
+    def excluded_subnets(self) -> frozenset[SubnetId]:
+        """Subnets whose tag keeps pods out."""
+        return frozenset(s for s, seen in self.subnets.items() if seen.free.is_excluded)
+
     def due_times(self, now: float) -> Iterable[float]:
         """Boot times after `now` at which a plan may differ for what is kept here."""
         ends = [self._throttled, self._growing, self._shrinking]
-        ends += [*self._exhausted.values(), *self._room.values(), *self._caps.values()]
+        ends += [*self._exhausted.values(), *self._prefixless.values(), *self._room.values()]
+        ends += [*self._caps.values(), *self._remeasure.values()]
         times = [u.boottime for u in ends]
-        # The hold time of the pool and the minimum life of an ENI (ipamd.pool.plan).
-        times += [self._changed_at + 30.5, self._changed_at + 60.5]
+        # The hold times of the pool and of prefixes, and the minimum life of an ENI
+        # (ipamd.pool.shrink).
+        times += [self._changed_at + after for after in (30.5, 60.5, 120.5)]
         return [t for t in times if t > now]
 
-    def subnets_seen(self, free: tuple[SubnetFree, ...], now: float) -> None:
+    def subnets_seen(self, subnets: tuple[Subnet, ...], now: float, chance: float) -> None:
         """Remember free counts; a measured rest that has grown bounds nothing any more."""
-        for seen in free:
-            self.subnets[seen.subnet_id] = SubnetSeen(free=seen, seen_boottime=now)
+        for seen in subnets:
+            before = self.subnets.get(seen.subnet_id)
+            is_scarce = _is_scarce(seen, before.is_scarce if before else False)
+            self.subnets[seen.subnet_id] = SubnetSeen(
+                free=seen, seen_boottime=now, is_scarce=is_scarce
+            )
             held = self._room.get(seen.subnet_id)
             if held is not None and seen.free_addresses > held.amount:
                 del self._room[seen.subnet_id]
+            self._plan_remeasure(seen, before, is_scarce, now, chance)
+
+    def _plan_remeasure(
+        self, seen: Subnet, before: SubnetSeen | None, is_scarce: bool, now: float, chance: float
+    ) -> None:
+        """A scarce subnet is asked about again, less often while nothing changes."""
+        if not is_scarce:
+            self._remeasure.pop(seen.subnet_id, None)
+            return
+        is_same = before is not None and before.free.free_addresses == seen.free_addresses
+        last = self._remeasure.get(seen.subnet_id, _Until())
+        failures = last.failures + 1 if is_same else 1
+        wait = backoff.REMEASURE.delay(failures, chance)
+        self._remeasure[seen.subnet_id] = _Until(boottime=now + wait, failures=failures)
+
+    def to_measure(self, now: float) -> tuple[SubnetId, ...]:
+        """Scarce subnets whose free count should be looked at now."""
+        return tuple(sorted(s for s, u in self._remeasure.items() if u.boottime <= now))
+
+    def measuring(self, subnet_ids: tuple[SubnetId, ...], now: float, chance: float) -> None:
+        """They are being asked about; an answer may fail to come."""
+        for subnet_id in subnet_ids:
+            last = self._remeasure.get(subnet_id, _Until())
+            wait = backoff.REMEASURE.delay(last.failures + 1, chance)
+            self._remeasure[subnet_id] = replace(last, boottime=now + wait)
 
     def succeeded(self, intent: Intent, now: float) -> None:
         """A call ended well: what held its kind back is over."""
         self._throttled = _Until()
         self._changed_at = now
-        if intent.kind in GROWING:
-            self._growing = _Until()
-            self._exhausted.pop(intent.subnet_id, None)
-            self._room.pop(intent.subnet_id, None)
-        else:
+        if intent.kind not in GROWING:
             self._shrinking = _Until()
+            return
+        self._growing = _Until()
+        self._exhausted.pop(intent.subnet_id, None)
+        self._room.pop(intent.subnet_id, None)
+        if intent.prefixes:
+            self._prefixless.pop(intent.subnet_id, None)
+        self._took(intent)
+
+    def _took(self, intent: Intent) -> None:
+        """What our own growth leaves of a subnet's free count, until it is seen again."""
+        seen = self.subnets.get(intent.subnet_id)
+        if seen is None:
+            return
+        taken = intent.addresses + intent.prefixes * PREFIX_ADDRESSES + _own(intent)
+        less = replace(seen.free, free_addresses=max(seen.free.free_addresses - taken, 0))
+        is_scarce = _is_scarce(less, seen.is_scarce)
+        self.subnets[intent.subnet_id] = replace(seen, free=less, is_scarce=is_scarce)
+        if is_scarce and not seen.is_scarce:
+            self._remeasure[intent.subnet_id] = _Until()  # at once: it is an estimate
 
     def refused(self, intent: Intent, error: CloudError, now: float, chance: float) -> None:
         """A definite refusal: nothing was done, and asking at once again is of no use."""
         match error:
+            case NoPrefixFree():
+                self._prefix_refused(intent, now, chance)
             case SubnetExhausted():
                 self._subnet_refused(intent, now, chance)
             case Throttled():
                 self._throttled = _later(self._throttled, backoff.THROTTLED, error, now, chance)
             case LimitReached() if intent.kind is IntentKind.ASSIGN and intent.eni_id is not None:
-                self._caps[intent.eni_id] = _Until(
-                    boottime=now + CAP_SECONDS, amount=intent.addresses // 2
-                )
+                asked = intent.addresses + intent.prefixes + intent.prefixes_v6
+                self._caps[intent.eni_id] = _Until(boottime=now + CAP_SECONDS, amount=asked // 2)
             case _:
                 pacing = backoff.DENIED if isinstance(error, Denied) else backoff.TRANSIENT
                 if intent.kind in GROWING:
@@ -123,17 +190,49 @@ class Pacer:
     def _subnet_refused(self, intent: Intent, now: float, chance: float) -> None:
         """EC2 gives all that was asked for or nothing: ask once more for what is there."""
         seen = self.subnets.get(intent.subnet_id)
-        own = 1 if intent.kind is IntentKind.CREATE else 0  # a new ENI's own address
         room = seen.free.free_addresses if seen else 0
-        if room > own and intent.subnet_id not in self._room:
+        if intent.prefixes and room > _own(intent):
+            return self._prefix_refused(intent, now, chance)  # single ones are still to be had
+        if room > _own(intent) and intent.subnet_id not in self._room:
             self._room[intent.subnet_id] = _Until(boottime=now + ROOM_SECONDS, amount=room)
+            return None
+        self._room.pop(intent.subnet_id, None)
+        _refuse(self._exhausted, intent.subnet_id, backoff.EXHAUSTED, now, chance)
+        return None
+
+    def _prefix_refused(self, intent: Intent, now: float, chance: float) -> None:
+        """No count tells how many blocks are free: after several, one is asked for."""
+        one = PREFIX_ADDRESSES + _own(intent)
+        if intent.prefixes > 1 and intent.subnet_id not in self._room:
+            self._room[intent.subnet_id] = _Until(boottime=now + ROOM_SECONDS, amount=one)
             return
         self._room.pop(intent.subnet_id, None)
-        before = self._exhausted.get(intent.subnet_id, _Until())
-        wait = backoff.EXHAUSTED.delay(before.failures + 1, chance)
-        self._exhausted[intent.subnet_id] = _Until(
-            boottime=now + wait, failures=before.failures + 1
-        )
+        _refuse(self._prefixless, intent.subnet_id, backoff.PREFIXLESS, now, chance)
+
+
+def _own(intent: Intent) -> int:
+    """A new ENI's own address comes out of the same subnet."""
+    return 1 if intent.kind is IntentKind.CREATE else 0
+
+
+def _is_scarce(subnet: Subnet, before: bool) -> bool:
+    share = SCARCE_OVER_SHARE if before else SCARCE_SHARE
+    return subnet.free_addresses < subnet.cidr.num_addresses // share
+
+
+def _running(ends: dict[SubnetId, _Until], now: float) -> dict[SubnetId, float]:
+    return {s: u.boottime - now for s, u in ends.items() if u.boottime > now}
+
+
+def _refuse(
+    ends: dict[SubnetId, _Until],
+    subnet_id: SubnetId,
+    pacing: backoff.Backoff,
+    now: float,
+    chance: float,
+) -> None:
+    failures = ends.get(subnet_id, _Until()).failures + 1
+    ends[subnet_id] = _Until(boottime=now + pacing.delay(failures, chance), failures=failures)
 
 
 def _later(

@@ -15,21 +15,23 @@ from typing import Never
 
 import structlog
 
-from ipamd import backoff, clock
+from ipamd import backoff, clock, explain
 from ipamd.actions import Actions
 from ipamd.allocations import Shortage
 from ipamd.cloud import Capabilities, CloudSnapshot, EniStatus, NodeIdentity
 from ipamd.cloud_child import Cloud
 from ipamd.errors import CloudError, ForeignStore, StoreError, Throttled, Transient
 from ipamd.keeper import Keeper
+from ipamd.live_config import LiveConfig
 from ipamd.metrics import Metrics
-from ipamd.model import AddressState, EniId
-from ipamd.node import NOTE, NodeFacts, from_json
-from ipamd.pool import attachments, observe, plan
+from ipamd.model import EniId, SubnetId
+from ipamd.node import NOTE, NodeFacts, exclusions, from_json
+from ipamd.pool import attachments, blocks, observe, plan
+from ipamd.pool.attachments import Rules
 from ipamd.pool.ledger import Change, IntentKind
 from ipamd.pool.lifecycle import IllegalTransition
 from ipamd.settings import Settings
-from ipamd.view import build_view
+from ipamd.view import Situation, build_view, candidates
 
 log = structlog.get_logger()
 
@@ -44,22 +46,28 @@ IDLE_SECONDS = 60.0
 
 
 class Reconciler:
-    """Owns the pace of all cloud calls. `waiting` tells how many attachments wait."""
+    """Owns the pace of all cloud calls.
+
+    `waiting` tells how many attachments wait; `unserved_pods` how many pods are bound to this node
+    and have no address yet, from whoever watches them (nobody does so far).
+    """
 
     def __init__(
         self,
         keeper: Keeper,
         cloud: Cloud,
-        settings: Settings,
+        config: LiveConfig,
         metrics: Metrics,
         *,
         waiting: Callable[[], int],
+        unserved_pods: Callable[[], int] = lambda: 0,
     ) -> None:
         self._keeper = keeper
         self._cloud = cloud
-        self._settings = settings
+        self._config = config
         self._metrics = metrics
         self._waiting = waiting
+        self._unserved_pods = unserved_pods
         self._wake = asyncio.Event()
         self._observe_at = 0.0
         self._failures = 0
@@ -90,9 +98,18 @@ class Reconciler:
         self.wake()
 
     @property
+    def _settings(self) -> Settings:
+        """What is in force now: a node's own targets may change while we run."""
+        return self._config.settings
+
+    @property
     def max_pods(self) -> int:
         """The cap on addresses in use; 0 while the node is unknown."""
         return self.facts.max_pods(self._settings) if self.facts else 0
+
+    def rules(self) -> Rules:
+        """What handing out depends on; nothing is handed out while the node is unknown."""
+        return self.facts.rules(self._settings) if self.facts else Rules(max_pods=0)
 
     def limits(self) -> tuple[int, int]:
         """(ENIs, pods) at most; zeros while the node is unknown."""
@@ -106,6 +123,8 @@ class Reconciler:
                 "WARM_IP_TARGET": str(settings.warm_addresses),
                 "MINIMUM_IP_TARGET": str(settings.minimum_addresses),
             }
+        if self.facts is not None and self.facts.uses_prefixes(settings):
+            return {"WARM_PREFIX_TARGET": str(settings.warm_prefixes)}
         return {"WARM_ENI_TARGET": str(settings.warm_enis)}
 
     async def run(self) -> Never:
@@ -157,6 +176,8 @@ class Reconciler:
 
     async def _cycle(self) -> None:
         now = clock.boottime()
+        self._config.refresh()
+        self.actions.security_group_ids = self._config.security_group_ids
         try:
             self._keeper.commit(
                 attachments.expire(
@@ -167,8 +188,10 @@ class Reconciler:
             )
             if now >= self._observe_at:
                 await self._observe()
+            await self._measure_scarce()
             # Not before the kernel was heard: a lost store knows no demand, only cooling.
             if self.has_observed and self._keeper.ledger.has_heard_node:
+                self._open_more()
                 self._plan_and_start()
         except StoreError as e:
             # Nothing was made visible; a later cycle tries again. Pods that run are not touched.
@@ -187,15 +210,23 @@ class Reconciler:
         except CloudError as e:
             self._observe_at = clock.boottime() + self._cloud_failed(e)
             return
+        # Before the look is taken in: the tags of its subnets say which ENIs may carry pods.
+        await self._measure(tuple(sorted({e.subnet_id for e in snapshot.enis})))
         self._take_in(snapshot, began, was_creating=was_creating)
-        await self._measure(snapshot)
 
     def _take_in(self, snapshot: CloudSnapshot, began: float, *, was_creating: bool) -> None:
         """What one look changes, with no await between its answer and the ledger."""
         self._resume()
         now = clock.boottime()
+        self.actions.exclusions = exclusions(
+            self._settings, self.actions.pacer.excluded_subnets()
+        )
         findings = observe.cloud(
-            self._keeper.ledger, snapshot, touched=self.actions.touched_since(began), now=now
+            self._keeper.ledger,
+            snapshot,
+            exclusions=self.actions.exclusions,
+            touched=self.actions.touched_since(began),
+            now=now,
         )
         self._keeper.commit(findings.change)
         facts = self.facts_needed()
@@ -212,15 +243,29 @@ class Reconciler:
             self.look_soon(observe.SECOND_LOOK_SECONDS + 1)
         self._tell(findings)
 
-    async def _measure(self, snapshot: CloudSnapshot) -> None:
-        """Free counts of our subnets, for people and for requests that were refused."""
-        subnets = tuple(sorted({e.subnet_id for e in snapshot.enis}))
+    async def _measure(self, subnets: tuple[SubnetId, ...]) -> None:
+        """Free counts and tags of subnets. A failure leaves what was known before: to stop here
+        would keep attached ENIs from being adopted (amazon-vpc-cni-k8s issue 3833)."""
         try:
             self.actions.pacer.subnets_seen(
-                await self._cloud.subnet_free(subnets), clock.boottime()
+                await self._cloud.subnets(subnets), clock.boottime(), random.random()  # noqa: S311
             )
         except CloudError as e:
             log.warning("subnets_unmeasured", error=str(e))
+
+    async def _measure_scarce(self) -> None:
+        """A subnet that runs low is asked about again from time to time."""
+        now = clock.boottime()
+        due = self.actions.pacer.to_measure(now)
+        if due:
+            self.actions.pacer.measuring(due, now, random.random())  # noqa: S311 - jitter
+            await self._measure(due)
+
+    def _open_more(self) -> None:
+        """Addresses of a /80 enter the ledger as they are needed."""
+        if self._settings.has_ipv6:
+            ledger, now = self._keeper.ledger, clock.boottime()
+            self._keeper.commit(blocks.opened(ledger, max_pods=self.max_pods, now=now))
 
     def _is_creating(self) -> bool:
         return any(i.kind is IntentKind.CREATE for i in self._keeper.ledger.intents.values())
@@ -282,31 +327,52 @@ class Reconciler:
         self._failures, self.cloud_error, self.has_observed = 0, "", True
 
     def _plan_and_start(self) -> None:
+        summaries = []
+        for card in self._cards():
+            made = self._plan(card)
+            summaries.append(made.summary if card == 0 else f"card {card}: {made.summary}")
+            for action in made.actions:
+                self._start(action)
+        self._tell_plan("; ".join(summaries))
+
+    def _cards(self) -> tuple[int, ...]:
+        """Network cards that have a pool of their own."""
+        cards = self.facts_needed().limits.card_enis if self._settings.has_multi_nic else ()
+        return (0, *range(1, len(cards)))
+
+    def _plan(self, card: int) -> plan.Plan:
         now = clock.boottime()
-        view = build_view(
-            self._keeper.ledger,
-            self.facts_needed(),
-            self._settings,
-            self.actions.pacer.pace(now),
-            waiting=self._waiting(),
-            stray_enis=self._confirmed_strays(),
-            can_create_interfaces=self._capabilities.can_create_interfaces,
-            now=now,
+        facts, pacer = self.facts_needed(), self.actions.pacer
+        known = {subnet_id: seen.free for subnet_id, seen in pacer.subnets.items()}
+        situation = Situation(
+            pace=pacer.pace(now),
+            # Pods that are bound here and attachments that wait are the same pods, seen twice.
+            waiting=max(self._waiting(), self._unserved_pods()) if card == 0 else 0,
+            stray_enis=self._confirmed_strays() if card == 0 else (),
+            candidate_subnets=candidates(known, facts, self._config.subnet_id),
+            can_create_interfaces=self._capabilities.can_create_interfaces
+            and self._config.can_create,
+            network_card=card,
         )
-        made = plan.plan(view)
-        if made.summary != self.last_plan.summary or made.actions:
-            tell = log.info if made.actions else log.debug
-            tell("planned", summary=made.summary, actions=len(made.actions))
-            self.last_plan, self.planned_boottime = made, now
-        for action in made.actions:
-            if isinstance(action, plan.DeleteEni):
-                self._strays.pop(action.eni_id, None)
-            try:
-                self.actions.start(action, self.facts_needed())
-            except IllegalTransition as e:
-                # A fault in a decision: the ledger refused it, and pods are better served by a
-                # daemon that goes on than by one that ends over it at each start.
-                log.error("action_refused", action=repr(action), error=str(e))
+        return plan.plan(
+            build_view(self._keeper.ledger, facts, self._settings, situation, now=now)
+        )
+
+    def _tell_plan(self, summary: str) -> None:
+        if summary != self.last_plan.summary:
+            log.info("planned", summary=summary)
+            self.last_plan = plan.Plan(actions=(), summary=summary)
+            self.planned_boottime = clock.boottime()
+
+    def _start(self, action: plan.Action) -> None:
+        if isinstance(action, plan.DeleteEni):
+            self._strays.pop(action.eni_id, None)
+        try:
+            self.actions.start(action, self.facts_needed())
+        except IllegalTransition as e:
+            # A fault in a decision: the ledger refused it, and pods are better served by a
+            # daemon that goes on than by one that ends over it at each start.
+            log.error("action_refused", action=repr(action), error=str(e))
 
     async def _sleep(self) -> None:
         """Until woken, or until the next moment at which something is due."""
@@ -328,77 +394,34 @@ class Reconciler:
 
     def shortage(self) -> Shortage:
         """Why no address is available now: the subnet, the limits, the cloud or the node."""
-        ledger, now = self._keeper.ledger, clock.boottime()
-        cooled = attachments.next_expiry(ledger, cooldown_seconds=self._settings.cooldown_seconds)
-        cooling_ends = max(cooled - now, 0.0) if cooled is not None else None
-        exhausted = self.actions.pacer.exhausted(now)
-        if exhausted:
-            subnet_id, seconds = min(exhausted.items(), key=lambda item: item[1])
-            retry = seconds if cooling_ends is None else min(seconds, cooling_ends)
-            return Shortage(
-                sentence=f"subnet {subnet_id} has no free address"
-                + self._others(cooling_ends)
-                + "; free some in the subnet or lower WARM_* targets of its nodes",
-                retry_after_seconds=max(retry, 1.0),
-                subnet_id=subnet_id,
-            )
-        return Shortage(
-            sentence=self._why() + self._others(cooling_ends),
-            retry_after_seconds=max(min(cooling_ends or 5.0, 5.0), 1.0),
+        return explain.shortage(self._condition())
+
+    def problems(self) -> tuple[str, ...]:
+        """Sentences for `ipamctl status`: what is wrong now and what to do."""
+        return explain.problems(self._condition())
+
+    def _condition(self) -> explain.Condition:
+        now = clock.boottime()
+        return explain.Condition(
+            ledger=self._keeper.ledger,
+            facts=self.facts,
+            max_pods=self.max_pods,
+            cooldown_seconds=self._settings.cooldown_seconds,
+            has_observed=self.has_observed,
+            cloud_error=self.cloud_error,
+            last_error=self.actions.last_error,
+            plan_summary=self.last_plan.summary,
+            exhausted=self.actions.pacer.exhausted(now),
+            prefixless=self.actions.pacer.prefixless(now),
+            missing_allocated=self.missing_allocated,
+            settings_problems=self._config.problems,
+            now=now,
         )
-
-    def _why(self) -> str:
-        ledger = self._keeper.ledger
-        if self.facts is None or not self.has_observed:
-            return f"the cloud has not answered yet ({self.cloud_error or 'asking'})"
-        if len(ledger.allocations) >= self.max_pods:
-            return f"the node is full: {len(ledger.allocations)} of max {self.max_pods} pods"
-        if self.actions.last_error:
-            return f"the last cloud call failed: {self.actions.last_error}"
-        not_ready = [e.eni_id for e in ledger.enis.values() if e.is_managed and not e.is_ready]
-        if not_ready:
-            return f"ENI {', '.join(not_ready)} is not ready on the node yet (see ipamctl status)"
-        return self.last_plan.summary
-
-    @staticmethod
-    def _others(cooling_ends: float | None) -> str:
-        if cooling_ends is None:
-            return ""
-        return f"; the earliest cooling address is free in {cooling_ends:.0f} s"
 
     def report_accepted(self, change: Change) -> None:
         """A node report changed the ledger: plan again."""
         if change:
             self.wake()
-
-    def problems(self) -> tuple[str, ...]:
-        """Sentences for `ipamctl status`: what is wrong now and what to do."""
-        ledger, now = self._keeper.ledger, clock.boottime()
-        said = []
-        if self.cloud_error:
-            said.append(f"the cloud does not answer: {self.cloud_error}")
-        if not ledger.has_heard_node:
-            said.append("no report from vpc-cnid yet, nothing is handed out: is vpc-cnid running?")
-        said += [
-            f"subnet {subnet} is exhausted; next try in {seconds:.0f} s"
-            for subnet, seconds in self.actions.pacer.exhausted(now).items()
-        ]
-        if self.actions.last_error:
-            said.append(f"the last cloud call failed: {self.actions.last_error}")
-        if self.missing_allocated:
-            said.append(
-                "used by pods but not in the cloud any more: " + ", ".join(self.missing_allocated)
-            )
-        quarantined = [str(a.address) for a in ledger.in_state(AddressState.QUARANTINED)]
-        if quarantined:
-            said.append("quarantined: " + ", ".join(sorted(quarantined)))
-        said += [
-            f"ENI {e.eni_id} is attached but not ready on the node"
-            for e in ledger.enis.values()
-            if e.is_managed and not e.is_ready and now - e.attached_boottime > 10
-        ]
-        return tuple(said)
-
 
 def _require_own_primary(identity: NodeIdentity, snapshot: CloudSnapshot) -> None:
     """The metadata service is believed only where the cloud shows the same primary ENI on the same

@@ -16,9 +16,17 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
-from ipaddress import IPv4Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from ipamd.errors import Corrupt, ForeignStore, StoreError, UnknownVersion
 from ipamd.model import (
@@ -30,32 +38,36 @@ from ipamd.model import (
     ContainerId,
     Eni,
     EniId,
+    IPAddress,
+    IPNetwork,
     SubnetId,
+    WiredBy,
 )
 from ipamd.pool.ledger import Change, Intent, IntentKind, Ledger, Tombstone
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE enis (
   eni_id TEXT PRIMARY KEY, mac TEXT, subnet_id TEXT, subnet_cidr TEXT, primary_address TEXT,
   device_index INTEGER, network_card INTEGER, is_primary INTEGER, is_managed INTEGER,
-  is_ready INTEGER, attached_boottime REAL) WITHOUT ROWID;
+  is_ready INTEGER, attached_boottime REAL, is_excluded INTEGER, interface_type TEXT,
+  subnet_cidr_v6 TEXT, primary_address_v6 TEXT) WITHOUT ROWID;
 CREATE TABLE addresses (
   address TEXT PRIMARY KEY, eni_id TEXT NOT NULL, state TEXT NOT NULL, since_boottime REAL NOT NULL,
-  reason TEXT NOT NULL) WITHOUT ROWID;
+  reason TEXT NOT NULL, prefix TEXT) WITHOUT ROWID;
 CREATE TABLE allocations (
-  container_id TEXT, ifname TEXT, address TEXT NOT NULL UNIQUE, eni_id TEXT NOT NULL,
+  container_id TEXT, ifname TEXT, ipv4 TEXT UNIQUE, ipv6 TEXT UNIQUE, eni_id TEXT NOT NULL,
   network_name TEXT, attempt_id TEXT, generation INTEGER NOT NULL UNIQUE, netns_cookie TEXT,
-  pod_namespace TEXT, pod_name TEXT, pod_uid TEXT, allocated_unix REAL,
+  pod_namespace TEXT, pod_name TEXT, pod_uid TEXT, allocated_unix REAL, wired_by TEXT NOT NULL,
   PRIMARY KEY (container_id, ifname)) WITHOUT ROWID;
 CREATE TABLE intents (
   token TEXT PRIMARY KEY, kind TEXT NOT NULL, eni_id TEXT, subnet_id TEXT, addresses INTEGER,
-  device_index INTEGER, network_card INTEGER, began_boottime REAL, reason TEXT, is_open INTEGER
-  ) WITHOUT ROWID;
+  device_index INTEGER, network_card INTEGER, began_boottime REAL, reason TEXT, is_open INTEGER,
+  prefixes INTEGER, prefixes_v6 INTEGER) WITHOUT ROWID;
 CREATE TABLE tombstones (
-  container_id TEXT, ifname TEXT, attempt_id TEXT, made_boottime REAL,
+  container_id TEXT, ifname TEXT, attempt_id TEXT, made_boottime REAL, addresses TEXT,
   PRIMARY KEY (container_id, ifname)) WITHOUT ROWID;
 """
 
@@ -278,19 +290,26 @@ def _write_drops(db: sqlite3.Connection, change: Change) -> None:
 def _write_puts(db: sqlite3.Connection, change: Change) -> None:
     for a in change.put_addresses:
         db.execute(
-            "INSERT OR REPLACE INTO addresses VALUES (?, ?, ?, ?, ?)",
-            (str(a.address), a.eni_id, a.state.value, a.since_boottime, a.reason),
+            "INSERT OR REPLACE INTO addresses VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                str(a.address),
+                a.eni_id,
+                a.state.value,
+                a.since_boottime,
+                a.reason,
+                _text(a.prefix),
+            ),
         )
     for n in change.put_allocations:
         # Not OR REPLACE: an address or generation under another key must fail here (I1).
         db.execute(
-            "INSERT INTO allocations VALUES (?,?,?,?,?,?,?,?,?,?,?,?) "
+            "INSERT INTO allocations VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) "
             "ON CONFLICT (container_id, ifname) DO UPDATE SET attempt_id = excluded.attempt_id",
             _row(n),
         )
     for e in change.put_enis:
         db.execute(
-            "INSERT OR REPLACE INTO enis VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO enis VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 e.eni_id,
                 e.mac,
@@ -303,11 +322,15 @@ def _write_puts(db: sqlite3.Connection, change: Change) -> None:
                 int(e.is_managed),
                 int(e.is_ready),
                 e.attached_boottime,
+                int(e.is_excluded),
+                e.interface_type,
+                _text(e.subnet_cidr_v6),
+                _text(e.primary_address_v6),
             ),
         )
     for i in change.put_intents:
         db.execute(
-            "INSERT OR REPLACE INTO intents VALUES (?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO intents VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 i.token,
                 i.kind.value,
@@ -319,20 +342,37 @@ def _write_puts(db: sqlite3.Connection, change: Change) -> None:
                 i.began_boottime,
                 i.reason,
                 int(i.is_open),
+                i.prefixes,
+                i.prefixes_v6,
             ),
         )
     for t in change.put_tombstones:
         db.execute(
-            "INSERT OR REPLACE INTO tombstones VALUES (?,?,?,?)",
-            (t.key.container_id, t.key.ifname, t.attempt_id, t.made_boottime),
+            "INSERT OR REPLACE INTO tombstones VALUES (?,?,?,?,?)",
+            (
+                t.key.container_id,
+                t.key.ifname,
+                t.attempt_id,
+                t.made_boottime,
+                " ".join(str(a) for a in t.addresses),
+            ),
         )
 
 
-def _row(n: Allocation) -> tuple[str | int | float, ...]:
+def _text(value: IPAddress | IPNetwork | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _of_version(n: Allocation, version: int) -> str | None:
+    return next((str(a) for a in n.addresses if a.version == version), None)
+
+
+def _row(n: Allocation) -> tuple[str | int | float | None, ...]:
     return (
         n.key.container_id,
         n.key.ifname,
-        str(n.address),
+        _of_version(n, 4),
+        _of_version(n, 6),
         n.eni_id,
         n.network_name,
         n.attempt_id,
@@ -342,16 +382,18 @@ def _row(n: Allocation) -> tuple[str | int | float, ...]:
         n.pod_name,
         n.pod_uid,
         n.allocated_unix,
+        n.wired_by.value,
     )
 
 
-def _address(row: tuple[str, str, str, float, str]) -> Address:
+def _address(row: tuple[str, str, str, float, str, str | None]) -> Address:
     return Address(
         address=ip_address(row[0]),
         eni_id=EniId(row[1]),
         state=AddressState(row[2]),
         since_boottime=row[3],
         reason=row[4],
+        prefix=ip_network(row[5]) if row[5] else None,
     )
 
 
@@ -359,45 +401,44 @@ def _key(container_id: str, ifname: str) -> AttachmentKey:
     return AttachmentKey(container_id=ContainerId(container_id), ifname=ifname)
 
 
-def _allocation(
-    row: tuple[str, str, str, str, str, str, int, str, str, str, str, float],
-) -> Allocation:
+def _allocation(row: tuple[Any, ...]) -> Allocation:
     return Allocation(
         key=_key(row[0], row[1]),
-        address=ip_address(row[2]),
-        eni_id=EniId(row[3]),
-        network_name=row[4],
-        attempt_id=AttemptId(row[5]),
-        generation=row[6],
-        netns_cookie=int(row[7]),
-        pod_namespace=row[8],
-        pod_name=row[9],
-        pod_uid=row[10],
-        allocated_unix=row[11],
+        addresses=tuple(ip_address(text) for text in row[2:4] if text),
+        eni_id=EniId(row[4]),
+        network_name=row[5],
+        attempt_id=AttemptId(row[6]),
+        generation=row[7],
+        netns_cookie=int(row[8]),
+        pod_namespace=row[9],
+        pod_name=row[10],
+        pod_uid=row[11],
+        allocated_unix=row[12],
+        wired_by=WiredBy(row[13]),
     )
 
 
-def _eni(row: tuple[str, str, str, str, str, int, int, int, int, int, float]) -> Eni:
-    network = ip_network(row[3])
-    primary = ip_address(row[4])
-    if not isinstance(network, IPv4Network) or primary.version != network.version:
-        raise ValueError(f"ENI {row[0]} with subnet {row[3]} and primary address {row[4]}")
+def _eni(row: tuple[Any, ...]) -> Eni:
     return Eni(
         eni_id=EniId(row[0]),
         mac=row[1],
         subnet_id=SubnetId(row[2]),
-        subnet_cidr=network,
-        primary_address=primary,
+        subnet_cidr=IPv4Network(row[3]),
+        primary_address=IPv4Address(row[4]),
         device_index=row[5],
         network_card=row[6],
         is_primary=bool(row[7]),
         is_managed=bool(row[8]),
         is_ready=bool(row[9]),
         attached_boottime=row[10],
+        is_excluded=bool(row[11]),
+        interface_type=row[12],
+        subnet_cidr_v6=IPv6Network(row[13]) if row[13] else None,
+        primary_address_v6=IPv6Address(row[14]) if row[14] else None,
     )
 
 
-def _intent(row: tuple[str, str, str | None, str, int, int, int, float, str, int]) -> Intent:
+def _intent(row: tuple[Any, ...]) -> Intent:
     return Intent(
         token=row[0],
         kind=IntentKind(row[1]),
@@ -409,8 +450,15 @@ def _intent(row: tuple[str, str, str | None, str, int, int, int, float, str, int
         began_boottime=row[7],
         reason=row[8],
         is_open=bool(row[9]),
+        prefixes=row[10],
+        prefixes_v6=row[11],
     )
 
 
-def _tombstone(row: tuple[str, str, str, float]) -> Tombstone:
-    return Tombstone(key=_key(row[0], row[1]), attempt_id=AttemptId(row[2]), made_boottime=row[3])
+def _tombstone(row: tuple[str, str, str, float, str]) -> Tombstone:
+    return Tombstone(
+        key=_key(row[0], row[1]),
+        attempt_id=AttemptId(row[2]),
+        made_boottime=row[3],
+        addresses=tuple(ip_address(text) for text in row[4].split()),
+    )

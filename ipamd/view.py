@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
-from ipamd.model import Address, AddressState, Eni, EniId, SubnetId
+from ipamd.cloud import Subnet
+from ipamd.model import Address, AddressState, Eni, EniId, IPNetwork, SubnetId
 from ipamd.node import NodeFacts
-from ipamd.pool.ledger import IntentKind, Ledger
-from ipamd.pool.plan import EniView, View
-from ipamd.pool.targets import Counts, Targets
+from ipamd.pool.ledger import Intent, IntentKind, Ledger
+from ipamd.pool.targets import PREFIX_ADDRESSES, Counts, Targets
+from ipamd.pool.view import EniView, PrefixView, View
 from ipamd.settings import Settings
+
+OTHER_CARD = {"warm_enis": 0, "warm_addresses": 1, "minimum_addresses": 1, "warm_prefixes": 0}
+"""The targets of network cards other than the default one, whatever is set (aws-node)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +24,8 @@ class Pace:
 
     paused_seconds: float
     exhausted_subnets: dict[SubnetId, float]
+    prefixless_subnets: dict[SubnetId, float]
+    scarce_subnets: frozenset[SubnetId]
     seconds_since_change: float
     subnet_room: dict[SubnetId, int]  # free addresses of subnets that refused a larger request
     eni_caps: dict[EniId, int]  # what to ask of ENIs at most that met a limit
@@ -25,94 +33,222 @@ class Pace:
     shrink_paused_seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What a view needs beside the ledger, the node and the settings."""
+
+    pace: Pace
+    waiting: int  # attachments that wait, or pods bound to the node without an address
+    stray_enis: tuple[EniId, ...]
+    candidate_subnets: tuple[SubnetId, ...]
+    can_create_interfaces: bool
+    network_card: int = 0
+
+
 def build_view(
-    ledger: Ledger,
-    facts: NodeFacts,
-    settings: Settings,
-    pace: Pace,
-    *,
-    waiting: int,
-    stray_enis: tuple[EniId, ...],
-    can_create_interfaces: bool,
-    now: float,
+    ledger: Ledger, facts: NodeFacts, settings: Settings, situation: Situation, *, now: float
 ) -> View:
-    """Everything `plan` depends on, from one ledger."""
-    by_eni: dict[EniId, list[Address]] = {eni_id: [] for eni_id in ledger.enis}
-    for address in ledger.addresses.values():
-        by_eni.setdefault(address.eni_id, []).append(address)
-    intents = tuple(ledger.intents.values())
+    """Everything `plan` depends on, for one network card."""
+    pace, card = situation.pace, situation.network_card
+    enis = [e for e in ledger.enis.values() if e.network_card == card]
+    on_card = {e.eni_id for e in enis}
+    intents = tuple(
+        i
+        for i in ledger.intents.values()
+        if (i.eni_id in on_card or (i.kind is IntentKind.CREATE and i.network_card == card))
+    )
     creations = [i for i in intents if i.kind is IntentKind.CREATE]
-    in_flight = {i.eni_id: i.addresses for i in intents}
+    targets = build_targets(facts, settings, network_card=card)
+    is_fallback = _is_fallback(targets, enis, situation)
+    slots = facts.limits.slots_per_eni
+    in_flight = {i.eni_id: i for i in intents}
+    by_eni: dict[EniId, list[Address]] = defaultdict(list)
+    for address in ledger.addresses.values():
+        by_eni[address.eni_id].append(address)
     return View(
-        targets=Targets(
-            warm_enis=settings.warm_enis,
-            warm_addresses=settings.warm_addresses,
-            minimum_addresses=settings.minimum_addresses,
-            max_pods=facts.max_pods(settings),
-        ),
-        counts=counts(ledger, waiting),
+        targets=targets,
+        counts=_counts(enis, by_eni, intents, targets, is_fallback, situation.waiting),
         enis=tuple(
-            _eni_view(eni, tuple(by_eni[eni.eni_id]), in_flight.get(eni.eni_id), now)
-            for eni in sorted(ledger.enis.values(), key=lambda e: e.device_index)
+            _eni_view(eni, by_eni[eni.eni_id], in_flight.get(eni.eni_id), settings, now)
+            for eni in sorted(enis, key=lambda e: e.device_index)
         ),
-        slots_per_eni=facts.limits.slots_per_eni,
-        max_enis=facts.max_enis(settings),
+        slots_per_eni=slots,
+        max_enis=facts.max_enis(settings, network_card=card),
         creating=tuple(i.device_index for i in creations),
-        creating_room=sum(facts.limits.slots_per_eni - i.addresses for i in creations),
-        node_subnet_id=facts.identity.primary_subnet_id,
+        creating_room=sum(slots - i.addresses - i.prefixes for i in creations),
+        candidate_subnets=situation.candidate_subnets,
         exhausted_subnets=pace.exhausted_subnets,
+        prefixless_subnets=pace.prefixless_subnets,
+        is_fallback=is_fallback,
+        is_scarce=_is_scarce(enis, situation),
         subnet_room=pace.subnet_room,
         eni_caps=pace.eni_caps,
         paused_seconds=pace.paused_seconds,
         growth_paused_seconds=pace.growth_paused_seconds,
         shrink_paused_seconds=pace.shrink_paused_seconds,
-        stray_enis=tuple(e for e in stray_enis if e not in in_flight),
-        can_create_interfaces=can_create_interfaces,
+        stray_enis=tuple(e for e in situation.stray_enis if e not in in_flight),
+        # In an IPv6 cluster one ENI serves every pod, with its /80.
+        can_create_interfaces=situation.can_create_interfaces and settings.has_ipv4,
         seconds_since_change=pace.seconds_since_change,
+        network_card=card,
+        reserved_enis=_reserved(enis, settings, card),
+        provisions=settings.provisions,
+        has_ipv4=settings.has_ipv4,
+        has_ipv6=settings.has_ipv6,
     )
 
 
-def counts(ledger: Ledger, waiting: int) -> Counts:
+def build_targets(facts: NodeFacts, settings: Settings, *, network_card: int = 0) -> Targets:
+    """The targets in force for one card."""
+    targets = Targets(
+        warm_enis=settings.warm_enis,
+        warm_addresses=settings.warm_addresses,
+        minimum_addresses=settings.minimum_addresses,
+        warm_prefixes=settings.warm_prefixes,
+        use_prefixes=facts.uses_prefixes(settings),
+        max_pods=facts.max_pods(settings),
+    )
+    if network_card == 0:
+        return targets
+    return Targets(max_pods=targets.max_pods, use_prefixes=targets.use_prefixes, **OTHER_CARD)
+
+
+def candidates(
+    subnets: dict[SubnetId, Subnet], facts: NodeFacts, chosen: SubnetId | None
+) -> tuple[SubnetId, ...]:
+    """Subnets for new ENIs, that with the most free addresses first.
+
+    `chosen` is custom networking's: there is no other then. While no subnet is known (the cloud
+    did not answer that question yet), the primary ENI's.
+    """
+    if chosen is not None:
+        return (chosen,)
+    if not subnets:
+        return (facts.identity.primary_subnet_id,)
+    found = [s for s in subnets.values() if s.is_candidate]
+    return tuple(
+        s.subnet_id for s in sorted(found, key=lambda s: (-s.free_addresses, s.subnet_id))
+    )
+
+
+def _is_fallback(targets: Targets, enis: list[Eni], situation: Situation) -> bool:
+    """No subnet that could serve growth has a /28."""
+    if not targets.use_prefixes:
+        return False
+    subnets = {e.subnet_id for e in enis if e.takes_pods} | set(situation.candidate_subnets)
+    refusing = set(situation.pace.prefixless_subnets) | set(situation.pace.exhausted_subnets)
+    return subnets <= refusing and bool(subnets & set(situation.pace.prefixless_subnets))
+
+
+def _is_scarce(enis: list[Eni], situation: Situation) -> bool:
+    subnets = {e.subnet_id for e in enis if e.takes_pods} | set(situation.candidate_subnets)
+    return bool(subnets) and subnets <= situation.pace.scarce_subnets
+
+
+def _reserved(enis: list[Eni], settings: Settings, card: int) -> int:
+    """The trunk ENI of security groups for pods is attached by a controller: leave it a slot."""
+    wants_trunk = settings.has_pod_eni and card == 0
+    return int(wants_trunk and all(e.interface_type != "trunk" for e in enis))
+
+
+def _counts(
+    enis: list[Eni],
+    by_eni: dict[EniId, list[Address]],
+    intents: tuple[Intent, ...],
+    targets: Targets,
+    is_fallback: bool,
+    waiting: int,
+) -> Counts:
     """The pool in numbers; calls in flight count as what they will bring."""
-    by_state = dict.fromkeys(AddressState, 0)
-    for address in ledger.addresses.values():
-        by_state[address.state] += 1
-    incoming = sum(
-        i.addresses
-        for i in ledger.intents.values()
-        if i.kind in (IntentKind.ASSIGN, IntentKind.CREATE)
-    )
+    by_state: Counter[AddressState] = Counter()
+    inactive = 0
+    for eni in enis:
+        for address in by_eni[eni.eni_id]:
+            if address.state is not AddressState.AVAILABLE:
+                by_state[address.state] += 1
+            elif not eni.takes_pods:
+                continue  # nobody gets it
+            elif is_fallback or _is_active(address, targets):
+                by_state[AddressState.AVAILABLE] += 1
+            else:
+                inactive += 1
     return Counts(
         allocated=by_state[AddressState.ALLOCATED],
         available=by_state[AddressState.AVAILABLE],
         preparing=by_state[AddressState.PREPARING],
         cooling=by_state[AddressState.COOLING],
-        incoming=incoming,
+        incoming=sum(incoming(i) for i in intents),
         waiting=waiting,
+        inactive=inactive,
     )
+
+
+def _is_active(address: Address, targets: Targets) -> bool:
+    """Of the kind that the settings ask for; IPv6 has one kind only."""
+    return address.address.version == 6 or (address.prefix is not None) is targets.use_prefixes
+
+
+def incoming(intent: Intent) -> int:
+    """IPv4 addresses that a call in flight will bring."""
+    if intent.kind not in (IntentKind.ASSIGN, IntentKind.CREATE):
+        return 0
+    return intent.addresses + intent.prefixes * PREFIX_ADDRESSES
 
 
 def _eni_view(
-    eni: Eni, addresses: tuple[Address, ...], incoming: int | None, now: float
+    eni: Eni, addresses: list[Address], in_flight: Intent | None, settings: Settings, now: float
 ) -> EniView:
-    """`incoming` is None while no call for the ENI is in flight."""
+    v4 = [a for a in addresses if a.address.version == 4]
+    singles = [a for a in v4 if a.prefix is None]
     idle = sorted(
-        (a for a in addresses if a.state is AddressState.AVAILABLE),
+        (a for a in singles if a.state is AddressState.AVAILABLE),
         key=lambda a: (a.since_boottime, int(a.address)),
     )
-    allocated = sum(1 for a in addresses if a.state is AddressState.ALLOCATED)
-    unassigning = tuple(a.address for a in addresses if a.state is AddressState.UNASSIGNING)
+    states = Counter(a.state for a in singles)
+    leaving = states[AddressState.UNASSIGNING]
+    prefixes: dict[IPv4Network, list[Address]] = defaultdict(list)
+    for a in v4:
+        if isinstance(a.prefix, IPv4Network):
+            prefixes[a.prefix].append(a)
+    going = {p for p, held in prefixes.items() if _is_going(held)}
+    has_v6 = any(isinstance(a.prefix, IPv6Network) for a in addresses)
     return EniView(
         eni_id=eni.eni_id,
         subnet_id=eni.subnet_id,
         device_index=eni.device_index,
         is_primary=eni.is_primary,
         is_managed=eni.is_managed,
-        is_busy=incoming is not None,
-        allocated=allocated,
+        is_busy=in_flight is not None,
+        allocated=states[AddressState.ALLOCATED],
         idle=tuple(a.address for a in idle),
-        held=len(addresses) - allocated - len(idle) - len(unassigning),
-        unassigning=unassigning,
-        incoming=incoming or 0,
+        held=len(singles) - states[AddressState.ALLOCATED] - len(idle) - leaving,
+        unassigning=tuple(a.address for a in singles if a.state is AddressState.UNASSIGNING),
+        incoming=in_flight.addresses + in_flight.prefixes if in_flight else 0,
         age_seconds=now - eni.attached_boottime,
+        takes_pods=eni.takes_pods,
+        prefixes=tuple(
+            _prefix_view(p, held, now) for p, held in sorted(prefixes.items()) if p not in going
+        ),
+        unassigning_prefixes=_in_order(going),
+        lacks_prefix_v6=settings.has_ipv6 and eni.takes_pods and not has_v6,
+    )
+
+
+def _in_order(prefixes: set[IPv4Network]) -> tuple[IPNetwork, ...]:
+    return tuple(sorted(prefixes))
+
+
+def _is_going(held: list[Address]) -> bool:
+    return any(a.state is AddressState.UNASSIGNING for a in held)
+
+
+def _prefix_view(prefix: IPv4Network, held: list[Address], now: float) -> PrefixView:
+    states = Counter(a.state for a in held)
+    allocated, available = states[AddressState.ALLOCATED], states[AddressState.AVAILABLE]
+    return PrefixView(
+        prefix=prefix,
+        allocated=allocated,
+        available=available,
+        held=len(held) - allocated - available,
+        idle_seconds=now - max(a.since_boottime for a in held),
     )

@@ -17,8 +17,11 @@ from ipamd.model import (
     Allocation,
     AttachmentKey,
     AttemptId,
+    Eni,
     EniId,
     IPAddress,
+    IPNetwork,
+    WiredBy,
 )
 from ipamd.pool.ledger import Change, Ledger, Tombstone
 
@@ -27,8 +30,21 @@ TOMBSTONE_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the settings and the node say about handing out."""
+
+    max_pods: int
+    versions: tuple[int, ...] = (4,)  # IP versions of every attachment, 4 before 6
+    prefers_prefixes: bool = False  # the kind of IPv4 address that is in use
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What an ADD asks for. `began_boottime` is when its try began, for tombstones."""
+    """What an ADD asks for. `began_boottime` is when its try began, for tombstones.
+
+    `network_card` 0 takes the default card's ENIs first and any other's when those have nothing;
+    another number takes that card's only.
+    """
 
     key: AttachmentKey
     network_name: str
@@ -38,6 +54,8 @@ class Request:
     pod_name: str
     pod_uid: str
     began_boottime: float
+    network_card: int = 0
+    wired_by: WiredBy = WiredBy.US
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +85,7 @@ class Released:
 
 
 def grant(
-    ledger: Ledger, request: Request, *, max_pods: int, now: float, now_unix: float
+    ledger: Ledger, request: Request, *, rules: Rules, now: float, now_unix: float
 ) -> Granted | None:
     """Give the attachment an address, or None when there is none right now.
 
@@ -84,10 +102,19 @@ def grant(
             "the store is new or was lost, and vpc-cnid has not yet reported which addresses the "
             "kernel uses; is vpc-cnid running?"
         )
-    if len(ledger.allocations) >= max_pods:
+    if request.network_card == 0 and pods_on_default_card(ledger) >= rules.max_pods:
         return None
-    address = choose(ledger)
-    return None if address is None else _granted(ledger, request, address, now, now_unix)
+    chosen = choose(ledger, rules, network_card=request.network_card)
+    return _granted(ledger, request, chosen, now, now_unix) if chosen else None
+
+
+def pods_on_default_card(ledger: Ledger) -> int:
+    """Attachments that max_pods limits: further ones of the same pods are on other cards."""
+    return sum(
+        1
+        for a in ledger.allocations.values()
+        if (eni := ledger.enis.get(a.eni_id)) is None or eni.network_card == 0
+    )
 
 
 def refuse_revoked(ledger: Ledger, request: Request) -> None:
@@ -116,12 +143,12 @@ def _repeat(held: Allocation, request: Request) -> Granted:
 
 
 def _granted(
-    ledger: Ledger, request: Request, address: Address, now: float, now_unix: float
+    ledger: Ledger, request: Request, chosen: tuple[Address, ...], now: float, now_unix: float
 ) -> Granted:
     allocation = Allocation(
         key=request.key,
-        address=address.address,
-        eni_id=address.eni_id,
+        addresses=tuple(a.address for a in chosen),
+        eni_id=chosen[0].eni_id,
         network_name=request.network_name,
         attempt_id=request.attempt_id,
         generation=ledger.next_generation,
@@ -130,10 +157,11 @@ def _granted(
         pod_name=request.pod_name,
         pod_uid=request.pod_uid,
         allocated_unix=now_unix,
+        wired_by=request.wired_by,
     )
     change = Change(
-        put_addresses=(
-            replace(address, state=AddressState.ALLOCATED, since_boottime=now, reason=""),
+        put_addresses=tuple(
+            replace(a, state=AddressState.ALLOCATED, since_boottime=now, reason="") for a in chosen
         ),
         put_allocations=(allocation,),
         drop_tombstones=(request.key,) if request.key in ledger.tombstones else (),
@@ -142,27 +170,73 @@ def _granted(
     return Granted(allocation=allocation, change=change, is_repeat=False)
 
 
-def choose(ledger: Ledger) -> Address | None:
-    """The next address to hand out: on the fullest ready ENI, the longest idle first.
+def choose(ledger: Ledger, rules: Rules, *, network_card: int = 0) -> tuple[Address, ...]:
+    """The next addresses to hand out, one of each version and all of one ENI; empty for none.
 
-    Fullest first empties the other ENIs, so that whole ENIs can go back; longest idle first keeps
-    an address away from its old peers as long as possible. Ties go to the lower device index and
-    the lower address, so equal ledgers choose alike.
+    In order of preference: the lower card, the kind of address in use, the fullest ENI, the
+    fullest prefix, the longest idle. Fullest first empties the others, so that whole prefixes and
+    ENIs can go back; longest idle first keeps an address away from its old peers as long as
+    possible. Ties go to the lower device index and address, so equal ledgers choose alike.
     """
-    used = Counter(a.eni_id for a in ledger.in_state(AddressState.ALLOCATED))
-    candidates = (
-        a
-        for a in ledger.in_state(AddressState.AVAILABLE)
-        if (eni := ledger.enis.get(a.eni_id)) is not None and eni.is_ready
-    )
-    return min(candidates, key=lambda a: _preference(a, used, ledger), default=None)
+    usable = {
+        e.eni_id: e
+        for e in ledger.enis.values()
+        if e.is_ready and e.takes_pods and (network_card in (0, e.network_card))
+    }
+    pods: Counter[EniId | IPNetwork] = Counter()
+    candidates: list[Address] = []
+    for address in ledger.addresses.values():
+        if address.state is AddressState.ALLOCATED:
+            pods[address.eni_id] += 1
+            if address.prefix is not None:
+                pods[address.prefix] += 1
+        elif address.state is AddressState.AVAILABLE and address.eni_id in usable:
+            candidates.append(address)
+    best: dict[tuple[EniId, int], tuple[_Preference, Address]] = {}
+    for address in candidates:
+        place = (address.eni_id, address.address.version)
+        found = (_preference(address, usable[address.eni_id], pods, rules), address)
+        if place not in best or found[0] < best[place][0]:
+            best[place] = found
+    return _whole_set(best, rules)
+
+
+_Preference = tuple[int, bool, int, int, int, float, int]
 
 
 def _preference(
-    address: Address, used: Counter[EniId], ledger: Ledger
-) -> tuple[int, int, float, int]:
-    eni = ledger.enis[address.eni_id]
-    return (-used[eni.eni_id], eni.device_index, address.since_boottime, int(address.address))
+    address: Address, eni: Eni, pods: Counter[EniId | IPNetwork], rules: Rules
+) -> _Preference:
+    is_other_kind = (
+        address.address.version == 4
+        and (address.prefix is not None) is not rules.prefers_prefixes
+    )
+    in_prefix = pods[address.prefix] if address.prefix is not None else 0
+    return (
+        eni.network_card,
+        is_other_kind,
+        -pods[eni.eni_id],
+        eni.device_index,
+        -in_prefix,
+        address.since_boottime,
+        int(address.address),
+    )
+
+
+def _whole_set(
+    best: dict[tuple[EniId, int], tuple[_Preference, Address]], rules: Rules
+) -> tuple[Address, ...]:
+    """The best ENI that has an address of every version."""
+    first = rules.versions[0]
+    whole = [
+        (preference, eni_id)
+        for (eni_id, version), (preference, _) in best.items()
+        if version == first and all((eni_id, v) in best for v in rules.versions)
+    ]
+    if not whole:
+        return ()
+    _, eni_id = min(whole)
+    return tuple(best[eni_id, version][1] for version in rules.versions)
 
 
 def release(
@@ -183,7 +257,9 @@ def release(
     held = ledger.allocations.get(key)
     tombstone = Tombstone(key=key, attempt_id=attempt_id or AttemptId(""), made_boottime=now)
     if held is None:
-        return Released(outcome=Outcome.UNKNOWN_KEY, change=Change(put_tombstones=(tombstone,)))
+        before = ledger.tombstones.get(key)
+        again = replace(tombstone, addresses=before.addresses if before else ())
+        return Released(outcome=Outcome.UNKNOWN_KEY, change=Change(put_tombstones=(again,)))
     if generation and held.generation != generation:
         return Released(outcome=Outcome.OTHER_GENERATION, change=Change(), allocation=held)
     if attempt_id and held.attempt_id != attempt_id:
@@ -193,7 +269,8 @@ def release(
             allocation=held,
         )
     state = AddressState.QUARANTINED if is_foreign_use else AddressState.COOLING
-    freed = _moved(ledger, held.address, state, now, reason)
+    tombstone = replace(tombstone, addresses=held.addresses)
+    freed = _moved(ledger, held.addresses, state, now, reason)
     return Released(
         outcome=Outcome.RELEASED,
         change=Change(put_addresses=freed, drop_allocations=(key,), put_tombstones=(tombstone,)),
@@ -202,12 +279,11 @@ def release(
 
 
 def _moved(
-    ledger: Ledger, address: IPAddress, state: AddressState, now: float, reason: str
+    ledger: Ledger, addresses: tuple[IPAddress, ...], state: AddressState, now: float, reason: str
 ) -> tuple[Address, ...]:
-    held = ledger.addresses.get(address)
-    if held is None:  # impossible while I1 holds; a release must not fail on it all the same
-        return ()
-    return (replace(held, state=state, since_boottime=now, reason=reason),)
+    # One that is absent is impossible while I1 holds; a release must not fail on it all the same.
+    held = (ledger.addresses[a] for a in addresses if a in ledger.addresses)
+    return tuple(replace(a, state=state, since_boottime=now, reason=reason) for a in held)
 
 
 def expire(ledger: Ledger, *, cooldown_seconds: float, now: float) -> Change:

@@ -21,6 +21,7 @@ from ipamd.model import (
     Eni,
     EniId,
     IPAddress,
+    IPNetwork,
     SubnetId,
 )
 from ipamd.pool import lifecycle
@@ -52,6 +53,8 @@ class Intent:
     network_card: int
     began_boottime: float
     reason: str
+    prefixes: int = 0
+    prefixes_v6: int = 0
     is_open: bool = True  # False: the call ended without a known outcome; a read-back settles it
 
 
@@ -65,6 +68,7 @@ class Tombstone:
     key: AttachmentKey
     attempt_id: AttemptId
     made_boottime: float
+    addresses: tuple[IPAddress, ...] = ()  # what the release freed, for one that is repeated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,14 +171,15 @@ class Ledger:
         taken = {a.address for a in change.put_addresses if a.state is AddressState.ALLOCATED}
         for allocation in change.put_allocations:
             before = self.allocations.get(allocation.key)
-            if before is not None and before.address == allocation.address:
+            if before is not None and before.addresses == allocation.addresses:
                 continue
-            held = self.addresses.get(allocation.address)
-            if held is not None and held.state is AddressState.ALLOCATED:
-                raise lifecycle.IllegalTransition(f"{allocation.address} is on another attachment")
-            if allocation.address not in taken:
-                raise lifecycle.IllegalTransition(f"{allocation.address} is not allocated")
-            taken.discard(allocation.address)
+            for address in allocation.addresses:
+                held = self.addresses.get(address)
+                if held is not None and held.state is AddressState.ALLOCATED:
+                    raise lifecycle.IllegalTransition(f"{address} is on another attachment")
+                if address not in taken:
+                    raise lifecycle.IllegalTransition(f"{address} is not allocated")
+                taken.discard(address)
 
     def count(self, state: AddressState, eni_id: EniId | None = None) -> int:
         """How many addresses are in a state, on one ENI or on all."""
@@ -192,7 +197,15 @@ class Ledger:
 
     def allocation_of(self, address: IPAddress) -> Allocation | None:
         """Who holds an address."""
-        return next((a for a in self.allocations.values() if a.address == address), None)
+        return next((a for a in self.allocations.values() if address in a.addresses), None)
+
+    def prefixes_on(self, eni_id: EniId) -> frozenset[IPNetwork]:
+        """The prefixes of one ENI. A prefix is in the ledger while one of its addresses is."""
+        return frozenset(
+            a.prefix
+            for a in self.addresses.values()
+            if a.eni_id == eni_id and a.prefix is not None
+        )
 
     def in_state(self, *states: AddressState) -> Iterable[Address]:
         """The addresses in any of the states, in no particular order."""

@@ -21,15 +21,37 @@ from ipamd.model import (
     Eni,
     EniId,
     IPAddress,
+    IPNetwork,
+    SubnetId,
 )
+from ipamd.pool import blocks
+from ipamd.pool.blocks import MISSING
 from ipamd.pool.ledger import Change, Intent, IntentKind, Ledger
 
 SECOND_LOOK_SECONDS = 30.0
 """Two agreeing looks this far apart outlast the seconds of lag that EC2 users report."""
 
-MISSING = "missing in the cloud"
 UNCONFIRMED = "found in the cloud, unasked for: waiting for a second look"
 FOREIGN = "in use on the node, unknown to the ledger"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusions:
+    """Which ENIs carry no new pods, although they are ours."""
+
+    primary: bool = False  # custom networking: pods are in the ENIConfig's subnet
+    secondary: bool = False  # IPv6 only: the primary ENI's /80 serves every pod
+    subnets: frozenset[SubnetId] = frozenset()  # tagged so
+    other_cards: bool = False  # ENABLE_MULTI_NIC is off
+
+    def cover(self, eni: CloudEni) -> bool:
+        """Whether they hold for this ENI."""
+        return (
+            (self.primary and eni.is_primary)
+            or (self.secondary and not eni.is_primary)
+            or eni.subnet_id in self.subnets
+            or (self.other_cards and eni.network_card != 0)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +72,19 @@ class CloudFindings:
         return any(disagreements) or bool(self.change.drop_intents)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where the cloud shows an address: on which ENI, and in which prefix if it came with one."""
+
+    eni_id: EniId
+    prefix: IPNetwork | None
+
+
 def cloud(
     ledger: Ledger,
     snapshot: CloudSnapshot,
     *,
+    exclusions: Exclusions = Exclusions(),  # noqa: B008 - frozen
     touched: frozenset[EniId] = frozenset(),
     now: float,
 ) -> CloudFindings:
@@ -69,10 +100,10 @@ def cloud(
     }
     busy = {i.eni_id for i in ledger.intents.values() if i.is_open and i.eni_id is not None}
     busy |= touched
-    seen = {a: e.eni_id for e in attached.values() if e.is_managed for a in e.addresses}
+    seen = _seen(ledger, [e for e in attached.values() if e.is_managed])
     found = _found(ledger, seen, busy, now)
     missing, gone, still_used = _missing(ledger, seen, busy, now)
-    enis = tuple(known_eni(ledger, e, now) for e in attached.values())
+    enis = tuple(known_eni(ledger, e, exclusions, now) for e in attached.values())
     lost_enis = tuple(
         eni_id
         for eni_id in ledger.enis
@@ -104,7 +135,7 @@ def cloud(
     )
 
 
-def known_eni(ledger: Ledger, eni: CloudEni, now: float) -> Eni:
+def known_eni(ledger: Ledger, eni: CloudEni, exclusions: Exclusions, now: float) -> Eni:
     """An attached ENI as the ledger holds it; ready only if the node has reported it so."""
     before = ledger.enis.get(eni.eni_id)
     return Eni(
@@ -119,43 +150,70 @@ def known_eni(ledger: Ledger, eni: CloudEni, now: float) -> Eni:
         is_managed=eni.is_managed,
         is_ready=before.is_ready if before else False,
         attached_boottime=before.attached_boottime if before else now,
+        is_excluded=exclusions.cover(eni),
+        interface_type=eni.interface_type,
+        subnet_cidr_v6=eni.subnet_cidr_v6,
+        primary_address_v6=eni.primary_address_v6,
     )
 
 
+def _seen(ledger: Ledger, enis: Iterable[CloudEni]) -> dict[IPAddress, _Place]:
+    """Every address that the cloud shows; of a /80 those that are open, or the first ones."""
+    seen: dict[IPAddress, _Place] = {}
+    opened: dict[IPNetwork, list[IPAddress]] = {}
+    for address in ledger.addresses.values():
+        if address.prefix is not None:
+            opened.setdefault(address.prefix, []).append(address.address)
+    for eni in enis:
+        for single in eni.addresses:
+            seen[single] = _Place(eni_id=eni.eni_id, prefix=None)
+        for prefix in eni.prefixes:
+            place = _Place(eni_id=eni.eni_id, prefix=prefix)
+            is_open = prefix.version == 6 and prefix in opened
+            inside = opened[prefix] if is_open else blocks.first_addresses(prefix)
+            seen.update(dict.fromkeys(inside, place))
+    return seen
+
+
 def _found(
-    ledger: Ledger, seen: dict[IPAddress, EniId], busy: set[EniId], now: float
+    ledger: Ledger, seen: dict[IPAddress, _Place], busy: set[EniId], now: float
 ) -> tuple[Address, ...]:
-    expected = _expected_counts(ledger)
+    asked_for = _Expected(ledger)
     found = []
-    for address, eni_id in sorted(seen.items(), key=lambda item: int(item[0])):
+    for address, place in sorted(seen.items(), key=lambda item: (item[0].version, int(item[0]))):
         held = ledger.addresses.get(address)
-        if eni_id in busy:
+        if place.eni_id in busy:
             continue
         if held is None:
-            is_expected = expected.get(eni_id, 0) > 0
-            if is_expected:  # the lost answer of an assign that we asked for
-                expected[eni_id] -= 1
-            found.append(_found_address(ledger, address, eni_id, is_expected, now))
+            is_expected = asked_for.take(place)
+            found.append(_found_address(ledger, address, place, is_expected, now))
         elif _is_back(held, now):
             again = replace(held, state=AddressState.COOLING, since_boottime=now, reason="")
-            found.append(replace(again, eni_id=eni_id))
-        elif held.eni_id != eni_id:  # somebody moved it
-            found.append(replace(held, eni_id=eni_id))
+            found.append(replace(again, eni_id=place.eni_id, prefix=place.prefix))
+        elif (held.eni_id, held.prefix) != (place.eni_id, place.prefix):  # somebody moved it
+            found.append(replace(held, eni_id=place.eni_id, prefix=place.prefix))
     return tuple(found)
 
 
 def _found_address(
-    ledger: Ledger, address: IPAddress, eni_id: EniId, is_expected: bool, now: float
+    ledger: Ledger, address: IPAddress, place: _Place, is_expected: bool, now: float
 ) -> Address:
     """Ours at once if we asked for it; in a ledger that knows its past, only after a second look:
     an API that lags still shows what was given back a moment ago. A new ledger has no past."""
     if is_expected:
-        state, reason = _idle_state(ledger, eni_id), ""
+        state, reason = _idle_state(ledger, place.eni_id), ""
     elif ledger.has_heard_node:
         state, reason = AddressState.QUARANTINED, UNCONFIRMED
     else:
         state, reason = AddressState.COOLING, ""
-    return Address(address=address, eni_id=eni_id, state=state, since_boottime=now, reason=reason)
+    return Address(
+        address=address,
+        eni_id=place.eni_id,
+        state=state,
+        since_boottime=now,
+        reason=reason,
+        prefix=place.prefix,
+    )
 
 
 def _is_back(held: Address, now: float) -> bool:
@@ -167,17 +225,38 @@ def _is_back(held: Address, now: float) -> bool:
     return held.reason == UNCONFIRMED and now - held.since_boottime >= SECOND_LOOK_SECONDS
 
 
-def _expected_counts(ledger: Ledger) -> dict[EniId, int]:
-    """Addresses that calls with a lost answer may have assigned, by ENI."""
-    expected: dict[EniId, int] = {}
-    for intent in ledger.intents.values():
-        if intent.kind is IntentKind.ASSIGN and not intent.is_open and intent.eni_id:
-            expected[intent.eni_id] = expected.get(intent.eni_id, 0) + intent.addresses
-    return expected
+class _Expected:
+    """What calls with a lost answer may have assigned, taken off as it is found. A prefix is
+    expected as a whole: with its first address, all the others are."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._left: dict[tuple[EniId, int], int] = {}
+        self._granted: set[IPNetwork] = set()
+        for intent in ledger.intents.values():
+            if intent.kind is IntentKind.ASSIGN and not intent.is_open and intent.eni_id:
+                self._add(intent.eni_id, 0, intent.addresses)
+                self._add(intent.eni_id, 4, intent.prefixes)
+                self._add(intent.eni_id, 6, intent.prefixes_v6)
+
+    def _add(self, eni_id: EniId, kind: int, count: int) -> None:
+        self._left[eni_id, kind] = self._left.get((eni_id, kind), 0) + count
+
+    def take(self, place: _Place) -> bool:
+        """Whether something at this place was asked for."""
+        if place.prefix is not None and place.prefix in self._granted:
+            return True
+        kind = place.prefix.version if place.prefix is not None else 0
+        left = self._left.get((place.eni_id, kind), 0)
+        if left <= 0:
+            return False
+        self._left[place.eni_id, kind] = left - 1
+        if place.prefix is not None:
+            self._granted.add(place.prefix)
+        return True
 
 
 def _missing(
-    ledger: Ledger, seen: dict[IPAddress, EniId], busy: set[EniId], now: float
+    ledger: Ledger, seen: dict[IPAddress, _Place], busy: set[EniId], now: float
 ) -> tuple[tuple[Address, ...], set[IPAddress], tuple[IPAddress, ...]]:
     """(to quarantine now, to forget now, allocated but not in the cloud)."""
     quarantine, gone, still_used = [], set(), []
@@ -206,7 +285,8 @@ def _missing(
 def _is_being_created(ledger: Ledger, eni: CloudEni) -> bool:
     """An ENI whose creation has not answered yet; its answer will bring the addresses."""
     return eni.eni_id not in ledger.enis and any(
-        i.kind is IntentKind.CREATE and i.device_index == eni.device_index
+        i.kind is IntentKind.CREATE
+        and (i.network_card, i.device_index) == (eni.network_card, eni.device_index)
         for i in ledger.intents.values()
     )
 
@@ -269,7 +349,7 @@ def node(
     return NodeFindings(
         change=Change(put_addresses=quarantine + freed),
         adopted=(),
-        unknown=tuple(sorted(unknown, key=int)),
+        unknown=tuple(sorted(unknown, key=lambda a: (a.version, int(a)))),
     )
 
 
@@ -281,29 +361,28 @@ def _is_unexplained(ledger: Ledger, address: IPAddress) -> bool:
 def _first_report(
     ledger: Ledger, pods: tuple[ObservedPod, ...], now: float, now_unix: float
 ) -> NodeFindings:
+    """Adopt what names its attachment, quarantine what does not, tell what no ENI explains."""
     adopted: list[Allocation] = []
     addresses: list[Address] = []
     unknown: list[IPAddress] = []
-    for pod in pods:
-        if pod.key is not None and pod.key in ledger.tombstones:
+    for key, group in _by_key(pods).items():
+        if key is not None and key in ledger.tombstones:
             continue  # deleted since the report was written
-        held = ledger.addresses.get(pod.address)
-        if held is None:
-            unknown.append(pod.address)
+        held = {p.address: _held(ledger, p.address, now) for p in group}
+        unknown += [a for a, row in held.items() if row is None]
+        rows = [row for row in held.values() if row and row.state is not AddressState.ALLOCATED]
+        if not rows:
             continue
-        if held.state is AddressState.ALLOCATED or any(
-            a.address == pod.address or a.key == pod.key for a in adopted
-        ):
-            continue
-        if pod.key is None:
-            unknown.append(pod.address)
+        if key is None or not _is_one_set(rows):
+            unknown += [row.address for row in rows]
             state, reason = AddressState.QUARANTINED, FOREIGN
+        elif key in ledger.allocations:
+            continue
         else:
-            adopted.append(
-                _adopted(pod, pod.key, held, ledger.next_generation + len(adopted), now_unix)
-            )
+            generation = ledger.next_generation + len(adopted)
+            adopted.append(_adopted(group[0], key, rows, generation, now_unix))
             state, reason = AddressState.ALLOCATED, ""
-        addresses.append(replace(held, state=state, since_boottime=now, reason=reason))
+        addresses += [replace(r, state=state, since_boottime=now, reason=reason) for r in rows]
     change = Change(
         put_addresses=tuple(addresses),
         put_allocations=tuple(adopted),
@@ -313,13 +392,42 @@ def _first_report(
     return NodeFindings(change=change, adopted=tuple(adopted), unknown=tuple(unknown))
 
 
+def _by_key(pods: Iterable[ObservedPod]) -> dict[AttachmentKey | None, list[ObservedPod]]:
+    """The report by attachment; an address that is named twice belongs to its first name."""
+    groups: dict[AttachmentKey | None, list[ObservedPod]] = {}
+    named: set[IPAddress] = set()
+    for pod in pods:
+        if pod.address not in named:
+            named.add(pod.address)
+            groups.setdefault(pod.key, []).append(pod)
+    return groups
+
+
+def _held(ledger: Ledger, address: IPAddress, now: float) -> Address | None:
+    """The ledger's row; for an address of a /80 that is not open yet, the one it would have."""
+    held = ledger.addresses.get(address)
+    if held is not None:
+        return held
+    place = blocks.prefix_of(ledger, address)
+    if place is None:
+        return None
+    return blocks.born(place[0], (address,), place[1], AddressState.COOLING, now=now)[0]
+
+
+def _is_one_set(rows: list[Address]) -> bool:
+    """At most one address of each version, all of one ENI: what one attachment can hold."""
+    versions = [r.address.version for r in rows]
+    return len(set(versions)) == len(versions) and len({r.eni_id for r in rows}) == 1
+
+
 def _adopted(
-    pod: ObservedPod, key: AttachmentKey, held: Address, generation: int, now_unix: float
+    pod: ObservedPod, key: AttachmentKey, rows: list[Address], generation: int, now_unix: float
 ) -> Allocation:
+    ordered = sorted(rows, key=lambda r: r.address.version)
     return Allocation(
         key=key,
-        address=pod.address,
-        eni_id=held.eni_id,
+        addresses=tuple(r.address for r in ordered),
+        eni_id=ordered[0].eni_id,
         network_name=pod.network_name,
         attempt_id=AttemptId("adopted"),
         generation=generation,
@@ -348,16 +456,25 @@ def readiness(ledger: Ledger, ready: dict[EniId, bool]) -> Change:
 
 
 def assigned(
-    ledger: Ledger, intent: Intent, eni_id: EniId, added: Iterable[IPAddress], *, now: float
+    ledger: Ledger,
+    intent: Intent,
+    eni_id: EniId,
+    added: Iterable[IPAddress],
+    added_prefixes: Iterable[IPNetwork] = (),
+    *,
+    now: float,
 ) -> Change:
     """The answer of an assign arrived whole: its addresses are ours, ready as their ENI is."""
     state = _idle_state(ledger, eni_id)
-    fresh = tuple(
+    fresh = [
         Address(address=a, eni_id=eni_id, state=state, since_boottime=now)
         for a in added
         if a not in ledger.addresses
-    )
-    return Change(put_addresses=fresh, drop_intents=(intent.token,))
+    ]
+    for prefix in added_prefixes:
+        inside = [a for a in blocks.first_addresses(prefix) if a not in ledger.addresses]
+        fresh += blocks.born(prefix, inside, eni_id, state, now=now)
+    return Change(put_addresses=tuple(fresh), drop_intents=(intent.token,))
 
 
 def _idle_state(ledger: Ledger, eni_id: EniId) -> AddressState:

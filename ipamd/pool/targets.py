@@ -1,27 +1,65 @@
 """How many addresses the pool should have: the arithmetic of the WARM_* settings.
 
+Everything is counted in addresses; with prefixes a want is rounded up to whole /28s by the planner.
+
 Where this differs from aws-node on purpose: cooling addresses are not available; attachments that
-wait for an address count as demand at once; nothing grows past max_pods.
+wait for an address count as demand at once; nothing grows past max_pods; addresses of the kind that
+is not in use any more (single ones in prefix mode and the other way round) do not meet a target.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
+
+PREFIX_ADDRESSES = 16
+"""Addresses of a /28, all of which pods can use (EC2 guide, "Prefix delegation")."""
+
+SCARCE_WARM_ADDRESSES = 1
+"""What is kept available while the subnet runs low: one pod starts at once, the next waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """The user's wishes; `warm_addresses` or `minimum_addresses` above 0 is target mode."""
+    """The user's wishes; `warm_addresses` or `minimum_addresses` above 0 is target mode.
+
+    Precedence (aws-node's): WARM_IP_TARGET and MINIMUM_IP_TARGET, then WARM_PREFIX_TARGET with
+    prefixes or WARM_ENI_TARGET without.
+    """
 
     warm_enis: int
     warm_addresses: int
     minimum_addresses: int
     max_pods: int
+    warm_prefixes: int = 0
+    use_prefixes: bool = False
 
     @property
     def is_target_mode(self) -> bool:
-        """WARM_IP_TARGET or MINIMUM_IP_TARGET is set; then WARM_ENI_TARGET has no effect."""
+        """WARM_IP_TARGET or MINIMUM_IP_TARGET is set; the targets in prefixes or ENIs then have no
+        effect."""
         return self.warm_addresses > 0 or self.minimum_addresses > 0
+
+    @property
+    def unit(self) -> int:
+        """Addresses that one slot of an ENI brings: 16 with prefixes, else 1."""
+        return PREFIX_ADDRESSES if self.use_prefixes else 1
+
+    def in_scarcity(self) -> Targets:
+        """The targets while the subnet runs low: what demand needs, and next to nothing warm."""
+        return replace(self, warm_addresses=SCARCE_WARM_ADDRESSES, minimum_addresses=0)
+
+    def warm(self, slots_per_eni: int) -> int:
+        """Addresses to keep available. t3.small, WARM_PREFIX_TARGET 1 -> 16; WARM_ENI 1 -> 3."""
+        if self.is_target_mode:
+            return self.warm_addresses
+        if self.use_prefixes:
+            return self.warm_prefixes * PREFIX_ADDRESSES
+        return self.warm_enis * slots_per_eni
+
+    def least(self, slots_per_eni: int) -> int:
+        """What one growth brings when the target is 0 and nothing is free: a prefix, or an ENI."""
+        return PREFIX_ADDRESSES if self.use_prefixes else slots_per_eni
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +67,12 @@ class Counts:
     """The pool in numbers. `incoming` are addresses that calls in flight will bring."""
 
     allocated: int
-    available: int
+    available: int  # of the kind in use, on ENIs that take pods
     preparing: int
     cooling: int
     incoming: int
-    waiting: int  # attachments that wait for an address
+    waiting: int  # attachments that wait for an address, or pods bound here that have none yet
+    inactive: int = 0  # available, of the other kind: served, but not counted as warm
 
     @property
     def supply(self) -> int:
@@ -43,29 +82,38 @@ class Counts:
     @property
     def committed(self) -> int:
         """What max_pods caps (I8): in use, or ready to be used; cooling comes on top."""
-        return self.allocated + self.available + self.preparing + self.incoming
+        return self.allocated + self.available + self.inactive + self.preparing + self.incoming
+
+    @property
+    def total(self) -> int:
+        """Everything that is there or on its way."""
+        return self.committed + self.cooling
 
 
 def deficit(targets: Targets, counts: Counts, *, slots_per_eni: int) -> int:
     """How many addresses to ask the cloud for now; 0 when the targets are met.
 
     Examples: WARM_IP_TARGET 5, 3 allocated, 4 available -> 1. WARM_ENI_TARGET 1 with 9 slots and 4
-    available -> 5. WARM_ENI_TARGET 0 with none available -> one ENI's worth (9).
+    available -> 5. WARM_ENI_TARGET 0 with none available -> one ENI's worth (9). WARM_PREFIX_TARGET
+    1 with 15 available -> 1, for which the planner asks one /28.
     """
+    warm = targets.warm(slots_per_eni)
+    wanted = max(warm - counts.supply, 0)
     if targets.is_target_mode:
-        total = counts.committed + counts.cooling
-        wanted = max(targets.warm_addresses - counts.supply, targets.minimum_addresses - total, 0)
-    elif targets.warm_enis > 0:
-        wanted = max(targets.warm_enis * slots_per_eni - counts.supply, 0)
-    else:
-        wanted = max(slots_per_eni, -counts.supply) if counts.supply <= 0 else 0
+        # What cools comes back within the cooldown: while half of the target is there, the other
+        # half is worth that wait, or every pod that is replaced costs two calls.
+        if not counts.waiting and 2 * counts.supply >= warm:
+            wanted = max(wanted - counts.cooling, 0)
+        wanted = max(wanted, targets.minimum_addresses - counts.total)
+    elif warm == 0 and counts.supply <= 0:
+        wanted = max(targets.least(slots_per_eni), -counts.supply)
     # Cooling addresses will be available soon: beyond max_pods only while somebody waits for one.
     held = counts.committed + (0 if counts.waiting else counts.cooling)
     return max(min(wanted, targets.max_pods - held), 0)
 
 
 def excess(targets: Targets, counts: Counts) -> int:
-    """How many available addresses are too many: above the targets, or above max_pods.
+    """How many available single addresses are too many: above the targets, or above max_pods.
 
     In WARM_ENI mode only whole ENIs go back for the targets' sake.
 
@@ -76,10 +124,27 @@ def excess(targets: Targets, counts: Counts) -> int:
         return 0
     over = counts.allocated + counts.available - targets.max_pods
     if targets.is_target_mode:
-        total = counts.allocated + counts.available + counts.cooling
-        above = min(counts.available - targets.warm_addresses, total - targets.minimum_addresses)
-        over = max(over, above)
+        over = max(over, _above(targets, counts))
     return max(min(over, counts.available), 0)
+
+
+def excess_prefixes(targets: Targets, counts: Counts, *, idle: int, slots_per_eni: int) -> int:
+    """How many of the `idle` prefixes (all 16 addresses available) are too many.
+
+    Examples (aws-node's numbers): 2 prefixes, 15 allocated, WARM_IP_TARGET 1 -> 1 of 1 idle;
+    3 idle prefixes, MINIMUM_IP_TARGET 20 -> 1; 2 idle, WARM_PREFIX_TARGET 1 -> 1.
+    """
+    if counts.waiting:
+        return 0
+    above_cap = ceil(
+        (counts.allocated + counts.available - _rounded(targets.max_pods)) / PREFIX_ADDRESSES
+    )
+    if targets.is_target_mode:
+        over = _above(targets, counts) // PREFIX_ADDRESSES
+    else:
+        keep = max(targets.warm(slots_per_eni), 1)
+        over = min(idle - targets.warm_prefixes, (counts.available - keep) // PREFIX_ADDRESSES)
+    return max(min(max(over, above_cap), idle), 0)
 
 
 def can_lose(targets: Targets, counts: Counts, *, available: int, slots_per_eni: int) -> bool:
@@ -90,4 +155,15 @@ def can_lose(targets: Targets, counts: Counts, *, available: int, slots_per_eni:
     if targets.is_target_mode:
         total = counts.allocated + counts.available + counts.cooling - available
         return remaining >= targets.warm_addresses and total >= targets.minimum_addresses
-    return remaining >= max(targets.warm_enis * slots_per_eni, 1)
+    # Nothing to lose: an ENI that carries no pods any more, whatever the others hold.
+    return available == 0 or remaining >= max(targets.warm(slots_per_eni), 1)
+
+
+def _above(targets: Targets, counts: Counts) -> int:
+    """Addresses above WARM_IP_TARGET that MINIMUM_IP_TARGET does not keep."""
+    total = counts.allocated + counts.available + counts.cooling
+    return min(counts.available - targets.warm_addresses, total - targets.minimum_addresses)
+
+
+def _rounded(addresses: int) -> int:
+    return ceil(addresses / PREFIX_ADDRESSES) * PREFIX_ADDRESSES

@@ -26,7 +26,7 @@ def assign(cloud: Judged, count: int) -> tuple[IPAddress, ...]:
 
 def free(cloud: Judged) -> int:
     subnet = cloud.provider.discover_node().primary_subnet_id
-    (seen,) = cloud.provider.subnet_free((subnet,))
+    (seen,) = cloud.provider.subnets((subnet,))
     return seen.free_addresses
 
 
@@ -177,4 +177,4 @@ def test_an_unknown_subnet_is_not_found(cloud: Judged) -> None:
     from ipamd.model import SubnetId
 
     with pytest.raises(NotFound):
-        cloud.provider.subnet_free((SubnetId("subnet-0123456789abcdef0"),))
+        cloud.provider.subnets((SubnetId("subnet-0123456789abcdef0"),))

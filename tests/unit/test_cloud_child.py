@@ -23,7 +23,7 @@ from tests.memory_cloud import MemoryCloud
 
 T = TypeVar("T")
 
-# A child with the memory cloud; "limits" ends it at once, "subnet_free" never answers.
+# A child with the memory cloud; "limits" ends it at once, "subnets" never answers.
 CHILD = """
 import os, sys, time
 sys.path[:0] = [{root!r}]
@@ -34,7 +34,7 @@ from tests.memory_cloud import MemoryCloud
 class Cloud(MemoryCloud):
     def limits(self):
         os._exit(9)
-    def subnet_free(self, subnet_ids):
+    def subnets(self, subnet_ids):
         time.sleep(600)
     def capabilities(self):
         raise ZeroDivisionError("a bug in a provider")
@@ -80,7 +80,7 @@ def test_a_killed_child_fails_its_calls_and_the_next_call_starts_another(tmp_pat
         await child.discover_node()
         first = child.pid
         assert first is not None
-        hanging = asyncio.create_task(child.subnet_free(()))
+        hanging = asyncio.create_task(child.subnets(()))
         await asyncio.sleep(0.05)
         os.kill(first, signal.SIGKILL)
         with pytest.raises(Transient, match="the cloud child"):
@@ -102,8 +102,8 @@ def test_a_child_that_ends_by_itself_is_a_transient_error(tmp_path: Path) -> Non
 
 def test_a_call_that_hangs_ends_the_child_and_names_itself(tmp_path: Path) -> None:
     async def work(child: CloudChild) -> None:
-        with pytest.raises(Transient, match=r"subnet_free gave no answer in 1 s"):
-            await child.subnet_free(())
+        with pytest.raises(Transient, match=r"subnets gave no answer in 1 s"):
+            await child.subnets(())
         assert child.pid is None
 
     with_child(tmp_path, work, call_seconds=1.0)

@@ -174,7 +174,7 @@ FAULTS: list[tuple[str, CloudError, str]] = [
     ("snapshot", Throttled("RequestLimitExceeded"), "before"),
     ("discover_node", Transient("IMDS is down"), "before"),
     ("limits", Throttled("RequestLimitExceeded"), "before"),
-    ("subnet_free", Transient("time-out"), "before"),
+    ("subnets", Transient("time-out"), "before"),
     ("create_interface", Throttled("RequestLimitExceeded"), "before"),
     ("create_interface", Transient("time-out"), "before"),
     ("create_interface", Transient("time-out"), "after"),
@@ -228,7 +228,7 @@ def test_a_quiet_node_makes_no_calls(tmp_path: Path) -> None:
         before = engine.cloud.calls.copy()
         await settle(3600.0)
         made = engine.cloud.calls - before
-        assert set(made) <= {"snapshot", "subnet_free"}
+        assert set(made) <= {"snapshot", "subnets"}
         assert 4 <= made["snapshot"] <= 7, "a look every 10 to 15 minutes, and nothing else"
 
     play(tmp_path, scenario)

@@ -1,0 +1,121 @@
+"""Why there is no address, and what is wrong: sentences for ADDs that fail and for `ipamctl status`.
+
+Pure: `Condition` is all that the sentences depend on. Each names what was seen and what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ipamd.allocations import Shortage
+from ipamd.model import AddressState, SubnetId
+from ipamd.node import NodeFacts
+from ipamd.pool import attachments
+from ipamd.pool.ledger import Ledger
+
+NOT_READY_SECONDS = 10.0
+"""An attached ENI that vpc-cnid does not have ready after this long is worth a sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """The daemon's state as the sentences need it. Times are boot times."""
+
+    ledger: Ledger
+    facts: NodeFacts | None
+    max_pods: int
+    cooldown_seconds: float
+    has_observed: bool
+    cloud_error: str
+    last_error: str
+    plan_summary: str
+    exhausted: dict[SubnetId, float]
+    prefixless: dict[SubnetId, float]
+    missing_allocated: tuple[str, ...]
+    settings_problems: tuple[str, ...]
+    now: float
+
+
+def shortage(condition: Condition) -> Shortage:
+    """Why no address is available now: the subnet, the limits, the cloud or the node."""
+    cooled = attachments.next_expiry(
+        condition.ledger, cooldown_seconds=condition.cooldown_seconds
+    )
+    cooling_ends = max(cooled - condition.now, 0.0) if cooled is not None else None
+    if condition.exhausted:
+        subnet_id, seconds = min(condition.exhausted.items(), key=lambda item: item[1])
+        retry = seconds if cooling_ends is None else min(seconds, cooling_ends)
+        return Shortage(
+            sentence=f"subnet {subnet_id} has no free address"
+            + _cooling(cooling_ends)
+            + "; free some in the subnet or lower WARM_* targets of its nodes",
+            retry_after_seconds=max(retry, 1.0),
+            subnet_id=subnet_id,
+        )
+    return Shortage(
+        sentence=_why(condition) + _cooling(cooling_ends),
+        retry_after_seconds=max(min(cooling_ends or 5.0, 5.0), 1.0),
+    )
+
+
+def _why(condition: Condition) -> str:
+    ledger = condition.ledger
+    if condition.facts is None or not condition.has_observed:
+        return f"the cloud has not answered yet ({condition.cloud_error or 'asking'})"
+    pods = attachments.pods_on_default_card(ledger)
+    if pods >= condition.max_pods:
+        return f"the node is full: {pods} of max {condition.max_pods} pods"
+    if condition.settings_problems:
+        return condition.settings_problems[0]
+    if condition.last_error:
+        return f"the last cloud call failed: {condition.last_error}"
+    not_ready = [e.eni_id for e in ledger.enis.values() if e.is_managed and not e.is_ready]
+    if not_ready:
+        return f"ENI {', '.join(not_ready)} is not ready on the node yet (see ipamctl status)"
+    return condition.plan_summary
+
+
+def _cooling(cooling_ends: float | None) -> str:
+    if cooling_ends is None:
+        return ""
+    return f"; the earliest cooling address is free in {cooling_ends:.0f} s"
+
+
+def problems(condition: Condition) -> tuple[str, ...]:
+    """What is wrong now and what to do; empty when all is well."""
+    ledger = condition.ledger
+    said = list(condition.settings_problems)
+    if condition.cloud_error:
+        said.append(f"the cloud does not answer: {condition.cloud_error}")
+    if not ledger.has_heard_node:
+        said.append("no report from vpc-cnid yet, nothing is handed out: is vpc-cnid running?")
+    said += [
+        f"subnet {subnet} is exhausted; next try in {seconds:.0f} s"
+        for subnet, seconds in condition.exhausted.items()
+    ]
+    said += [
+        f"subnet {subnet} has no free /28 (pods get single addresses); next try in {seconds:.0f} s"
+        for subnet, seconds in condition.prefixless.items()
+    ]
+    if condition.last_error:
+        said.append(f"the last cloud call failed: {condition.last_error}")
+    if condition.missing_allocated:
+        said.append(
+            "used by pods but not in the cloud any more: " + ", ".join(condition.missing_allocated)
+        )
+    return tuple(said + _of_addresses(ledger) + _of_enis(condition))
+
+
+def _of_addresses(ledger: Ledger) -> list[str]:
+    quarantined = sorted(str(a.address) for a in ledger.in_state(AddressState.QUARANTINED))
+    return ["quarantined: " + ", ".join(quarantined)] if quarantined else []
+
+
+def _of_enis(condition: Condition) -> list[str]:
+    return [
+        f"ENI {e.eni_id} is attached but not ready on the node"
+        for e in condition.ledger.enis.values()
+        if e.is_managed
+        and not e.is_ready
+        and condition.now - e.attached_boottime > NOT_READY_SECONDS
+    ]

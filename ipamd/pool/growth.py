@@ -1,0 +1,213 @@
+"""Where a deficit is met: on ENIs that have room, then on new ones, then by single addresses.
+
+Pure. Calls in flight are part of the view (`Counts.incoming`, `EniView.is_busy`, `creating`), so
+nothing is asked for twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from ipamd.model import SubnetId
+from ipamd.pool.targets import PREFIX_ADDRESSES
+from ipamd.pool.view import Action, AssignAddresses, CreateEni, EniView, UnassignAddresses, View
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """The calls, and how many addresses of the deficit they leave unmet."""
+
+    actions: tuple[Action, ...]
+    unmet: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _Need:
+    """What is still to be asked for, in units of one slot (an address or a prefix)."""
+
+    units: int
+    ceiling: int  # units that max_pods allows
+    fill: int  # an ENI is filled to this many at least: the warm unit of WARM_ENI mode
+    unit: int  # addresses in one
+    actions: list[Action]
+
+    @property
+    def is_of_prefixes(self) -> bool:
+        return self.unit == PREFIX_ADDRESSES
+
+    def took(self, units: int) -> None:
+        self.units, self.ceiling = self.units - units, self.ceiling - units
+
+
+def grow(view: View, missing: int, reason: str) -> Growth:
+    """Ask for `missing` addresses: the fullest ENI with room first, then new ENIs.
+
+    With prefixes, what no subnet can give as a /28 is asked for as single addresses (see
+    `_fall_back`), and idle single addresses make room where every slot is taken.
+    """
+    need = _need(view, missing)
+    _fill_enis(view, need, reason)
+    _create_enis(view, need, reason)
+    unmet = max(need.units, 0) * need.unit
+    if not unmet:
+        return Growth(actions=tuple(need.actions), unmet=0)
+    actions = list(need.actions)
+    if need.is_of_prefixes:
+        actions += _make_room(view, need.units, reason)
+    return Growth(actions=tuple(actions), unmet=min(unmet, missing))
+
+
+def missing_prefix_v6(view: View) -> tuple[Action, ...]:
+    """ENIs that carry pods with IPv6 addresses and have no /80 yet."""
+    return tuple(
+        AssignAddresses(
+            eni_id=e.eni_id,
+            subnet_id=e.subnet_id,
+            prefixes_v6=1,
+            reason="pods on it need IPv6 addresses, and it has no /80",
+        )
+        for e in view.enis
+        if e.lacks_prefix_v6
+        and not e.is_busy
+        and e.subnet_id not in view.exhausted_subnets
+        and view.eni_caps.get(e.eni_id, 1) > 0
+    )
+
+
+def _need(view: View, missing: int) -> _Need:
+    left = view.targets.max_pods - view.counts.committed
+    if view.uses_prefixes:
+        return _Need(
+            units=ceil(missing / PREFIX_ADDRESSES),
+            ceiling=ceil(left / PREFIX_ADDRESSES),
+            fill=0,
+            unit=PREFIX_ADDRESSES,
+            actions=[],
+        )
+    fill = 0 if view.targets.is_target_mode or view.is_fallback else view.slots_per_eni
+    return _Need(units=missing, ceiling=left, fill=fill, unit=1, actions=[])
+
+
+def _fill_enis(view: View, need: _Need, reason: str) -> None:
+    for eni in _growable(view, need):
+        if need.units <= 0:
+            return
+        # In WARM_ENI mode an ENI is filled whole: the warm unit is the ENI, and one call is less.
+        wanted = max(need.units, need.fill)
+        room = view.subnet_room.get(eni.subnet_id, wanted * need.unit) // need.unit
+        cap = view.eni_caps.get(eni.eni_id, wanted)
+        count = min(eni.room(view.slots_per_eni), wanted, need.ceiling, room, cap)
+        if count <= 0:
+            continue
+        need.actions.append(_assign(eni, need, count, reason))
+        need.took(count)
+
+
+def _assign(eni: EniView, need: _Need, count: int, reason: str) -> AssignAddresses:
+    return AssignAddresses(
+        eni_id=eni.eni_id,
+        subnet_id=eni.subnet_id,
+        addresses=0 if need.is_of_prefixes else count,
+        prefixes=count if need.is_of_prefixes else 0,
+        reason=reason,
+    )
+
+
+def _create_enis(view: View, need: _Need, reason: str) -> None:
+    subnets = usable_subnets(view)
+    if not subnets or not view.can_create_interfaces:
+        return
+    missing = need.units - _busy_room(view, need)
+    for device_index in _new_indexes(view, missing):
+        made = _create(view, need, subnets, device_index, reason)
+        if made is None:
+            return
+        need.actions.append(made)
+        need.took(made.prefixes + made.addresses)
+
+
+def _create(
+    view: View, need: _Need, subnets: tuple[SubnetId, ...], device_index: int, reason: str
+) -> CreateEni | None:
+    """One ENI in the first subnet that has room for it; None where none has."""
+    wanted = max(need.units, need.fill)
+    for subnet_id in subnets:
+        # The ENI's own primary address comes out of the same subnet.
+        room = view.subnet_room.get(subnet_id, wanted * need.unit + 1) - 1
+        count = min(wanted, view.slots_per_eni, need.ceiling, room // need.unit)
+        if count > 0:
+            return CreateEni(
+                subnet_id=subnet_id,
+                device_index=device_index,
+                network_card=view.network_card,
+                addresses=0 if need.is_of_prefixes else count,
+                prefixes=count if need.is_of_prefixes else 0,
+                prefixes_v6=1 if view.has_ipv6 else 0,
+                reason=reason,
+            )
+    return None
+
+
+def usable_subnets(view: View) -> tuple[SubnetId, ...]:
+    """Candidates for a new ENI that do not refuse what growth asks for."""
+    refusing = set(view.exhausted_subnets)
+    if view.uses_prefixes:
+        refusing |= set(view.prefixless_subnets)
+    return tuple(s for s in view.candidate_subnets if s not in refusing)
+
+
+def _is_growable(view: View, eni: EniView, *, with_prefixes: bool) -> bool:
+    if not eni.takes_pods or eni.subnet_id in view.exhausted_subnets:
+        return False
+    return not with_prefixes or eni.subnet_id not in view.prefixless_subnets
+
+
+def _growable(view: View, need: _Need) -> list[EniView]:
+    usable = (
+        e
+        for e in view.enis
+        if not e.is_busy and _is_growable(view, e, with_prefixes=need.is_of_prefixes)
+    )
+    return sorted(usable, key=lambda e: (-e.pods, e.device_index))
+
+
+def _busy_room(view: View, need: _Need) -> int:
+    """Room on ENIs that are busy or on their way: worth the wait, since one more ENI costs four
+    calls and takes no less time."""
+    return view.creating_room + sum(
+        e.room(view.slots_per_eni)
+        for e in view.enis
+        if e.is_busy and _is_growable(view, e, with_prefixes=need.is_of_prefixes)
+    )
+
+
+def _new_indexes(view: View, units: int) -> list[int]:
+    """Device indexes for new ENIs: the lowest free ones, as many as are needed and allowed."""
+    room = view.max_enis - len(view.enis) - len(view.creating) - view.reserved_enis
+    needed = ceil(units / view.slots_per_eni) if view.slots_per_eni > 0 and units > 0 else 0
+    taken = {e.device_index for e in view.enis} | set(view.creating)
+    free = (i for i in range(1, 100) if i not in taken)
+    return [next(free) for _ in range(max(min(needed, room), 0))]
+
+
+def _make_room(view: View, units: int, reason: str) -> list[Action]:
+    """Idle single addresses hold slots that a prefix could use: one slot for each prefix wanted."""
+    if view.shrink_paused_seconds > 0:
+        return []
+    made: list[Action] = []
+    for eni in sorted(view.enis, key=lambda e: (-len(e.idle), e.device_index)):
+        if units <= 0:
+            break
+        if eni.is_busy or not eni.idle:
+            continue
+        if eni.room(view.slots_per_eni) or not _is_growable(view, eni, with_prefixes=True):
+            continue
+        given = eni.idle[:units]
+        units -= len(given)
+        made.append(
+            UnassignAddresses(
+                eni_id=eni.eni_id, addresses=given, reason=f"room for a prefix: {reason}"
+            )
+        )
+    return made

@@ -1,0 +1,128 @@
+"""What goes back to the cloud: whole idle ENIs first, then idle prefixes and addresses.
+
+Pure. Nothing that a pod holds or that cools is ever named here (I2).
+"""
+
+from __future__ import annotations
+
+from ipamd.pool.targets import Targets, can_lose, excess, excess_prefixes
+from ipamd.pool.view import Action, DeleteEni, EniView, PrefixView, UnassignAddresses, View
+
+HOLD_SECONDS = 30.0
+"""After a growth or shrink, keep what we have this long (aws-node: decreaseIPPoolInterval)."""
+
+MINIMUM_ENI_SECONDS = 60.0
+"""A younger ENI is never given back. aws-node: minENILifeTime, 60 s."""
+
+PREFIX_HOLD_SECONDS = 120.0
+"""A prefix goes back after it was idle this long. One pod that comes and goes at a multiple of 16
+otherwise gives back and buys a /28 every 30 s, as it does in aws-node."""
+
+
+def shrink(view: View, targets: Targets) -> tuple[Action, ...]:
+    """What is above `targets` (the view's, or those of scarcity); at most one ENI at a time."""
+    if view.creating or view.shrink_paused_seconds > 0:
+        return ()
+    leaving = _drained(view)
+    if leaving or view.seconds_since_change < HOLD_SECONDS:
+        return leaving
+    eni = _spare_eni(view, targets)
+    if eni is not None:
+        reason = f"idle ENI: its {eni.available} addresses are above the targets"
+        return (DeleteEni(eni_id=eni.eni_id, reason=reason),)
+    return _spare_prefixes(view, targets) if targets.use_prefixes else _spare(view, targets)
+
+
+def _drained(view: View) -> tuple[Action, ...]:
+    """Idle addresses that no pod shall get: on excluded ENIs, or of the kind not in use."""
+    actions: list[Action] = []
+    for eni in view.enis:
+        if eni.is_busy or not eni.is_managed:
+            continue
+        singles = eni.idle if _drops_singles(view, eni) else ()
+        whole = eni.idle_prefixes if _drops_prefixes(view, eni) else ()
+        if singles or whole:
+            why = "of the mode before" if eni.takes_pods else "on an ENI that carries no new pods"
+            actions.append(
+                UnassignAddresses(
+                    eni_id=eni.eni_id,
+                    addresses=singles,
+                    prefixes=tuple(p.prefix for p in whole),
+                    reason=f"idle and {why}",
+                )
+            )
+    return tuple(actions)
+
+
+def _drops_singles(view: View, eni: EniView) -> bool:
+    # Not before the prefixes that replace them are there: the call may still be refused.
+    return not eni.takes_pods or (view.uses_prefixes and view.counts.incoming == 0)
+
+
+def _drops_prefixes(view: View, eni: EniView) -> bool:
+    return not eni.takes_pods or not view.targets.use_prefixes
+
+
+def _spare_eni(view: View, targets: Targets) -> EniView | None:
+    spare = (
+        e
+        for e in view.enis
+        if e.is_managed
+        and not e.is_primary
+        and not e.is_busy
+        and e.is_idle
+        and e.age_seconds >= MINIMUM_ENI_SECONDS
+        and _has_held(view, e)
+        and can_lose(
+            targets,
+            view.counts,
+            available=e.available if e.takes_pods else 0,
+            slots_per_eni=view.slots_per_eni,
+        )
+    )
+    return max(spare, key=lambda e: e.device_index, default=None)
+
+
+def _has_held(view: View, eni: EniView) -> bool:
+    """The hold time of its prefixes is over, or they stay as single prefixes would."""
+    return all(_is_due(view, p) for p in eni.prefixes)
+
+
+def _is_due(view: View, prefix: PrefixView) -> bool:
+    return view.is_scarce or prefix.idle_seconds >= PREFIX_HOLD_SECONDS
+
+
+def _spare_prefixes(view: View, targets: Targets) -> tuple[Action, ...]:
+    idle = [p for e in view.enis if e.takes_pods for p in e.prefixes if p.is_idle]
+    over = excess_prefixes(
+        targets, view.counts, idle=len(idle), slots_per_eni=view.slots_per_eni
+    )
+    actions: list[Action] = []
+    for eni in sorted(view.enis, key=lambda e: (e.pods, -e.device_index)):
+        due = tuple(p.prefix for p in eni.idle_prefixes if _is_due(view, p))[: max(over, 0)]
+        if eni.is_busy or not eni.takes_pods or not due:
+            continue
+        over -= len(due)
+        reason = f"{len(idle)} idle prefixes, {len(due)} above the targets"
+        actions.append(UnassignAddresses(eni_id=eni.eni_id, prefixes=due, reason=reason))
+    return tuple(actions)
+
+
+def _spare(view: View, targets: Targets) -> tuple[Action, ...]:
+    over = excess(targets, view.counts)
+    actions: list[Action] = []
+    for eni in sorted(view.enis, key=lambda e: (e.pods, -e.device_index)):
+        if over <= 0:
+            break
+        if eni.is_busy or not eni.takes_pods or not eni.idle:
+            continue
+        given = eni.idle[:over]
+        over -= len(given)
+        actions.append(
+            UnassignAddresses(
+                eni_id=eni.eni_id,
+                addresses=given,
+                reason=f"{view.counts.available} available, {len(given)} above the targets",
+            )
+        )
+    return tuple(actions)
