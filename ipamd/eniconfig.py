@@ -163,7 +163,9 @@ def _object(value: object, where: str) -> Mapping[object, object]:
 
 
 def _seen(value: object) -> str:
-    """A value as it is told, cut where it is long."""
+    """A value as it is told, cut where it is long or deep: YAML's aliases can make it vast."""
     if value is None:
         return "absent"
-    return reprlib.repr(value)  # cut: YAML's aliases can make a short text a vast value
+    short = reprlib.Repr()
+    short.maxlevel = 2
+    return short.repr(value)
