@@ -26,6 +26,7 @@ from ipamd.cloud_child import CloudChild
 from ipamd.errors import Corrupt, ForeignStore, SettingsError, StoreError, UnknownVersion
 from ipamd.http_server import HttpServer, enis_page
 from ipamd.keeper import Keeper
+from ipamd.live_config import LiveConfig
 from ipamd.log import configure
 from ipamd.metrics import LedgerCollector, Metrics
 from ipamd.reconciler import Reconciler
@@ -159,10 +160,11 @@ def _leaf(error: BaseException) -> BaseException:
 async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
     metrics = Metrics()
     keeper = Keeper(store)
-    reconciler = Reconciler(keeper, cloud, settings, metrics, waiting=lambda: allocations.waiting)
+    config = LiveConfig(settings)
+    reconciler = Reconciler(keeper, cloud, config, metrics, waiting=lambda: allocations.waiting)
     allocations = Allocations(
         keeper,
-        max_pods=lambda: reconciler.max_pods,
+        rules=reconciler.rules,
         explain=reconciler.shortage,
         wake=reconciler.wake,
     )

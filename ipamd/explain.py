@@ -1,4 +1,4 @@
-"""Why there is no address, and what is wrong: sentences for ADDs that fail and for `ipamctl status`.
+"""Why there is no address, and what is wrong: sentences for failed ADDs and `ipamctl status`.
 
 Pure: `Condition` is all that the sentences depend on. Each names what was seen and what to do.
 """
@@ -38,9 +38,7 @@ class Condition:
 
 def shortage(condition: Condition) -> Shortage:
     """Why no address is available now: the subnet, the limits, the cloud or the node."""
-    cooled = attachments.next_expiry(
-        condition.ledger, cooldown_seconds=condition.cooldown_seconds
-    )
+    cooled = attachments.next_expiry(condition.ledger, cooldown_seconds=condition.cooldown_seconds)
     cooling_ends = max(cooled - condition.now, 0.0) if cooled is not None else None
     if condition.exhausted:
         subnet_id, seconds = min(condition.exhausted.items(), key=lambda item: item[1])

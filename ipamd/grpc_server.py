@@ -26,8 +26,8 @@ from ipamd.errors import BadRequest, IpamError
 from ipamd.handlers import Handlers, attachment_key, describe
 from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
-from ipamd.model import EniId
-from ipamd.pool import observe
+from ipamd.model import Eni, EniId
+from ipamd.pool import blocks, observe
 from ipamd.pool.ledger import Change, Ledger
 from ipamd.reconciler import Reconciler
 
@@ -109,17 +109,7 @@ class IpamServicer(pb_grpc.IpamServicer):
             vpc_cidrs=[str(c) for c in facts.vpc_cidrs],
             wants_report=not ledger.has_heard_node,
             enis=[
-                pb.NodeEni(
-                    eni_id=e.eni_id,
-                    mac=e.mac,
-                    primary_address=str(e.primary_address),
-                    subnet_cidr=str(e.subnet_cidr),
-                    gateway=str(e.gateway),
-                    device_index=e.device_index,
-                    network_card=e.network_card,
-                    route_table_id=e.route_table_id,
-                    is_primary=e.is_primary,
-                )
+                _node_eni(e)
                 for e in sorted(ledger.enis.values(), key=lambda e: e.device_index)
                 if e.is_managed
             ],
@@ -172,7 +162,13 @@ class IpamServicer(pb_grpc.IpamServicer):
         ledger = self._keeper.ledger
         if ledger.has_heard_node:
             return False
-        unseen = [p for p in pods if p.key is not None and p.address not in ledger.addresses]
+        unseen = [
+            p
+            for p in pods
+            if p.key is not None
+            and p.address not in ledger.addresses
+            and blocks.prefix_of(ledger, p.address) is None
+        ]
         return bool(unseen) and not self._reconciler.is_picture_certain(clock.boottime())
 
     def _note_report(self, request: pb.ReportNodeRequest, findings: observe.NodeFindings) -> None:
@@ -191,7 +187,7 @@ class IpamServicer(pb_grpc.IpamServicer):
         if findings.adopted or findings.unknown:
             log.warning(
                 "kernel_addresses_reported",
-                adopted=[str(a.address) for a in findings.adopted],
+                adopted=[str(a) for n in findings.adopted for a in n.addresses],
                 unknown=[str(a) for a in findings.unknown],
             )
 
@@ -205,6 +201,25 @@ class IpamServicer(pb_grpc.IpamServicer):
             reported_boottime=self.reported_boottime,
             now=clock.boottime(),
         )
+
+
+def _node_eni(eni: Eni) -> pb.NodeEni:
+    message = pb.NodeEni(
+        eni_id=eni.eni_id,
+        mac=eni.mac,
+        primary_address=str(eni.primary_address),
+        subnet_cidr=str(eni.subnet_cidr),
+        gateway=str(eni.gateway),
+        device_index=eni.device_index,
+        network_card=eni.network_card,
+        route_table_id=eni.route_table_id,
+        is_primary=eni.is_primary,
+    )
+    if eni.subnet_cidr_v6 is not None:
+        message.subnet_cidr_v6 = str(eni.subnet_cidr_v6)
+        message.gateway_v6 = str(eni.gateway_v6)
+        message.primary_address_v6 = str(eni.primary_address_v6 or "")
+    return message
 
 
 async def abort(context: Context, error: IpamError) -> NoReturn:

@@ -27,7 +27,7 @@ from ipamd.errors import (
 )
 from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
-from ipamd.model import Allocation, AttachmentKey, AttemptId, ContainerId
+from ipamd.model import Allocation, AttachmentKey, AttemptId, ContainerId, WiredBy
 from ipamd.pool.attachments import Granted, Outcome, Request
 from ipamd.pool.ledger import Ledger
 
@@ -94,7 +94,7 @@ class Handlers:
         log.info(
             "allocated",
             key=str(allocation.key),
-            address=str(allocation.address),
+            address=" ".join(map(str, allocation.addresses)),
             eni=allocation.eni_id,
             generation=allocation.generation,
             pod=f"{allocation.pod_namespace}/{allocation.pod_name}",
@@ -185,6 +185,7 @@ def _request(message: pb.AllocateRequest) -> Request:
         pod_name=message.pod_name,
         pod_uid=message.pod_uid,
         began_boottime=message.began_boottime,
+        network_card=message.network_card,
     )
 
 
@@ -202,8 +203,10 @@ def allocation_message(ledger: Ledger, allocation: Allocation) -> pb.Allocation:
         pod_name=allocation.pod_name,
         pod_uid=allocation.pod_uid,
         address=str(allocation.address),
+        addresses=[str(a) for a in allocation.addresses],
         eni_id=allocation.eni_id,
         allocated_unix=allocation.allocated_unix,
+        wired_by="peer" if allocation.wired_by is WiredBy.PEER else "",
     )
     eni = ledger.enis.get(allocation.eni_id)
     if eni is not None:
@@ -214,4 +217,7 @@ def allocation_message(ledger: Ledger, allocation: Allocation) -> pb.Allocation:
         message.route_table_id = eni.route_table_id
         message.subnet_cidr = str(eni.subnet_cidr)
         message.gateway = str(eni.gateway)
+        if eni.subnet_cidr_v6 is not None:
+            message.subnet_cidr_v6 = str(eni.subnet_cidr_v6)
+            message.gateway_v6 = str(eni.gateway_v6)
     return message

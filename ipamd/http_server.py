@@ -96,18 +96,21 @@ def enis_page(ledger: Callable[[], Ledger]) -> Page:
                 "primary_address": str(eni.primary_address),
                 "is_primary": eni.is_primary,
                 "is_ready": eni.is_ready,
+                "is_excluded": eni.is_excluded,
+                "prefixes": sorted(str(p) for p in now.prefixes_on(eni.eni_id)),
                 "addresses": {str(a.address): a.state.value for a in now.on_eni(eni.eni_id)},
             }
             for eni in sorted(now.enis.values(), key=lambda e: e.device_index)
         ]
         holders = {
-            str(a.address): {
+            str(address): {
                 "container_id": a.key.container_id,
                 "ifname": a.key.ifname,
                 "pod": f"{a.pod_namespace}/{a.pod_name}",
                 "generation": a.generation,
             }
             for a in now.allocations.values()
+            for address in a.addresses
         }
         body = {"epoch": now.epoch, "enis": enis, "allocations": holders}
         return "application/json", json.dumps(body, indent=1).encode() + b"\n"

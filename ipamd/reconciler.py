@@ -127,6 +127,14 @@ class Reconciler:
             return {"WARM_PREFIX_TARGET": str(settings.warm_prefixes)}
         return {"WARM_ENI_TARGET": str(settings.warm_enis)}
 
+    def mode(self) -> str:
+        """What pods get, in the words of `./scripts/demo --mode`."""
+        settings = self._settings
+        is_prefix = self.facts is not None and self.facts.uses_prefixes(settings)
+        v4 = ["prefix" if is_prefix else "secondary"] if settings.has_ipv4 else []
+        v6 = ["ipv6"] if settings.has_ipv6 else []
+        return "+".join(v4 + v6 + (["custom"] if settings.has_custom_networking else []))
+
     async def run(self) -> Never:
         """Reconcile for ever. Raises ForeignStore when the store turns out to be another node's."""
         async with asyncio.TaskGroup() as group:
@@ -218,9 +226,7 @@ class Reconciler:
         """What one look changes, with no await between its answer and the ledger."""
         self._resume()
         now = clock.boottime()
-        self.actions.exclusions = exclusions(
-            self._settings, self.actions.pacer.excluded_subnets()
-        )
+        self.actions.exclusions = exclusions(self._settings, self.actions.pacer.excluded_subnets())
         findings = observe.cloud(
             self._keeper.ledger,
             snapshot,
@@ -248,7 +254,9 @@ class Reconciler:
         would keep attached ENIs from being adopted (amazon-vpc-cni-k8s issue 3833)."""
         try:
             self.actions.pacer.subnets_seen(
-                await self._cloud.subnets(subnets), clock.boottime(), random.random()  # noqa: S311
+                await self._cloud.subnets(subnets),
+                clock.boottime(),
+                random.random(),  # noqa: S311
             )
         except CloudError as e:
             log.warning("subnets_unmeasured", error=str(e))
@@ -354,9 +362,7 @@ class Reconciler:
             and self._config.can_create,
             network_card=card,
         )
-        return plan.plan(
-            build_view(self._keeper.ledger, facts, self._settings, situation, now=now)
-        )
+        return plan.plan(build_view(self._keeper.ledger, facts, self._settings, situation, now=now))
 
     def _tell_plan(self, summary: str) -> None:
         if summary != self.last_plan.summary:
@@ -422,6 +428,7 @@ class Reconciler:
         """A node report changed the ledger: plan again."""
         if change:
             self.wake()
+
 
 def _require_own_primary(identity: NodeIdentity, snapshot: CloudSnapshot) -> None:
     """The metadata service is believed only where the cloud shows the same primary ENI on the same

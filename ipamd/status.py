@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from ipam_api.v1 import ipam_pb2 as pb
 
-from ipamd.model import Address, AddressState, Eni
+from ipamd.model import Address, AddressState, Eni, IPNetwork
 from ipamd.pool.ledger import Ledger
 from ipamd.reconciler import Reconciler
 
@@ -49,6 +49,7 @@ def build(
         is_cloud_answering=reconciler.has_observed and not reconciler.cloud_error,
         is_node_reporting=is_reporting,
         uptime_seconds=now - reconciler.started_boottime,
+        mode=reconciler.mode(),
     )
     if facts is not None:
         message.instance_id = facts.identity.instance_id
@@ -64,23 +65,41 @@ def _ordered(ledger: Ledger) -> list[Address]:
 
 
 def _eni(ledger: Ledger, eni: Eni, report: pb.EniReport | None, slots: int) -> pb.EniStatus:
-    states = Counter(a.state.value for a in ledger.addresses.values() if a.eni_id == eni.eni_id)
+    held = ledger.on_eni(eni.eni_id)
+    prefixes: dict[IPNetwork, Counter[str]] = {}
+    for a in held:
+        if a.prefix is not None:
+            prefixes.setdefault(a.prefix, Counter())[a.state.value] += 1
     return pb.EniStatus(
         eni_id=eni.eni_id,
         device_index=eni.device_index,
+        network_card=eni.network_card,
         mac=eni.mac,
         subnet_id=eni.subnet_id,
         primary_address=str(eni.primary_address),
         is_primary=eni.is_primary,
         is_ready=eni.is_ready,
-        addresses=dict(states),
+        addresses=dict(Counter(a.state.value for a in held)),
         slots=slots,
+        slots_used=sum(a.prefix is None for a in held) + sum(p.version == 4 for p in prefixes),
+        prefixes=[
+            pb.PrefixStatus(prefix=str(p), addresses=dict(states))
+            for p, states in sorted(prefixes.items(), key=lambda item: str(item[0]))
+        ],
+        excluded=_excluded(eni),
         link_name=report.link_name if report else "",
     )
 
 
+def _excluded(eni: Eni) -> str:
+    if not eni.is_managed:
+        return f"not ours to manage ({eni.interface_type})"
+    return "carries no new pods" if eni.is_excluded else ""
+
+
 def _subnets(reconciler: Reconciler, now: float) -> list[pb.SubnetStatus]:
     exhausted = reconciler.actions.pacer.exhausted(now)
+    prefixless = reconciler.actions.pacer.prefixless(now)
     return [
         pb.SubnetStatus(
             subnet_id=subnet_id,
@@ -88,6 +107,9 @@ def _subnets(reconciler: Reconciler, now: float) -> list[pb.SubnetStatus]:
             free_addresses=seen.free.free_addresses,
             seen_seconds_ago=now - seen.seen_boottime,
             exhausted_for_seconds=exhausted.get(subnet_id, 0.0),
+            prefixless_for_seconds=prefixless.get(subnet_id, 0.0),
+            is_scarce=seen.is_scarce,
+            is_candidate=seen.free.is_candidate,
         )
         for subnet_id, seen in sorted(reconciler.actions.pacer.subnets.items())
     ]
@@ -113,6 +135,7 @@ def _address(ledger: Ledger, address: Address, now: float) -> pb.AddressStatus:
         eni_id=address.eni_id,
         since_seconds=max(now - address.since_boottime, 0.0),
         reason=address.reason,
+        prefix=str(address.prefix) if address.prefix is not None else "",
     )
     if address.state is AddressState.ALLOCATED:
         held = ledger.allocation_of(address.address)

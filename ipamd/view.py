@@ -126,9 +126,7 @@ def candidates(
     if not subnets:
         return (facts.identity.primary_subnet_id,)
     found = [s for s in subnets.values() if s.is_candidate]
-    return tuple(
-        s.subnet_id for s in sorted(found, key=lambda s: (-s.free_addresses, s.subnet_id))
-    )
+    return tuple(s.subnet_id for s in sorted(found, key=lambda s: (-s.free_addresses, s.subnet_id)))
 
 
 def _is_fallback(targets: Targets, enis: list[Eni], situation: Situation) -> bool:
@@ -225,7 +223,7 @@ def _eni_view(
         unassigning=tuple(a.address for a in singles if a.state is AddressState.UNASSIGNING),
         incoming=in_flight.addresses + in_flight.prefixes if in_flight else 0,
         age_seconds=now - eni.attached_boottime,
-        takes_pods=eni.takes_pods,
+        is_excluded=eni.is_excluded,
         prefixes=tuple(
             _prefix_view(p, held, now) for p, held in sorted(prefixes.items()) if p not in going
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from types import MappingProxyType
 
 from ipamd.cloud import NodeIdentity, NodeLimits
@@ -58,6 +58,7 @@ def address(
     eni_id: str = PRIMARY,
     since: float = 0.0,
     reason: str = "",
+    prefix: str = "",
 ) -> Address:
     return Address(
         address=ip_address(text),
@@ -65,6 +66,7 @@ def address(
         state=state,
         since_boottime=since,
         reason=reason,
+        prefix=ip_network(prefix) if prefix else None,
     )
 
 
@@ -79,7 +81,7 @@ def allocation(
 ) -> Allocation:
     return Allocation(
         key=key(name),
-        address=ip_address(text),
+        addresses=tuple(ip_address(t) for t in text.split()),
         eni_id=EniId(eni_id),
         network_name="net",
         attempt_id=AttemptId(attempt),

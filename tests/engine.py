@@ -10,6 +10,7 @@ from pathlib import Path
 from ipamd import clock
 from ipamd.allocations import Allocations
 from ipamd.keeper import Keeper
+from ipamd.live_config import LiveConfig
 from ipamd.metrics import Metrics
 from ipamd.model import AddressState, EniId
 from ipamd.pool import observe
@@ -30,11 +31,15 @@ class Engine:
         self.is_node_up = True
         settings = b.settings(**environ)
         self.reconciler = Reconciler(
-            self.keeper, cloud, settings, Metrics(), waiting=lambda: self.allocations.waiting
+            self.keeper,
+            cloud,
+            LiveConfig(settings),
+            Metrics(),
+            waiting=lambda: self.allocations.waiting,
         )
         self.allocations = Allocations(
             self.keeper,
-            max_pods=lambda: self.reconciler.max_pods,
+            rules=self.reconciler.rules,
             explain=self.reconciler.shortage,
             wake=self.reconciler.wake,
         )
@@ -50,7 +55,7 @@ class Engine:
         self.keeper.commit(observe.readiness(ledger, {EniId(e): True for e in ledger.enis}))
         used = [
             observe.ObservedPod(
-                address=a.address,
+                address=address,
                 link_name="eni",
                 key=a.key,
                 netns_cookie=a.netns_cookie,
@@ -59,6 +64,7 @@ class Engine:
                 pod_name="p",
             )
             for a in self.keeper.ledger.allocations.values()
+            for address in a.addresses
         ]
         findings = observe.node(self.keeper.ledger, used, now=clock.boottime(), now_unix=0.0)
         self.keeper.commit(findings.change)
@@ -75,7 +81,7 @@ class Engine:
     def check(self) -> None:
         """The invariants that hold at every moment."""
         ledger = self.keeper.ledger
-        held = [a.address for a in ledger.allocations.values()]
+        held = [address for a in ledger.allocations.values() for address in a.addresses]
         assert len(held) == len(set(held)), "I1: an address on two attachments"
         for address in held:
             assert ledger.addresses[address].state is AddressState.ALLOCATED

@@ -23,7 +23,7 @@ from ipamd.cloud import (
     InterfaceRequest,
     NodeIdentity,
     NodeLimits,
-    SubnetFree,
+    Subnet,
 )
 from ipamd.errors import CloudError, LimitReached, NotFound, SubnetExhausted
 from ipamd.model import EniId, IPAddress, SubnetId
@@ -71,11 +71,16 @@ class MemoryCloud:
         self.enis[eni.eni_id] = replace(eni, addresses=kept + added)
         return AddressOutcome(eni_id=eni.eni_id, added=added)
 
-    def subnet_free(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[SubnetFree, ...]:
+    def subnets(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[Subnet, ...]:
         for subnet_id in subnet_ids:
             if subnet_id != SUBNET:
                 raise NotFound(f"no subnet {subnet_id}", subnet_id=subnet_id)
-        return (SubnetFree(subnet_id=SUBNET, cidr=self.cidr, free_addresses=len(self.free)),)
+        return (Subnet(
+                subnet_id=SUBNET,
+                cidr=self.cidr,
+                free_addresses=len(self.free),
+                is_candidate=True,
+            ),)
 
     def create_interface(self, request: InterfaceRequest) -> CloudEni:
         if request.token in self.tokens:
@@ -201,8 +206,8 @@ class AsyncMemoryCloud:
         answer: AddressOutcome = await self._call("apply", change)
         return answer
 
-    async def subnet_free(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[SubnetFree, ...]:
-        answer: tuple[SubnetFree, ...] = await self._call("subnet_free", subnet_ids)
+    async def subnets(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[Subnet, ...]:
+        answer: tuple[Subnet, ...] = await self._call("subnets", subnet_ids)
         return answer
 
     async def create_interface(self, request: InterfaceRequest) -> CloudEni:

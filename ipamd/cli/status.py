@@ -61,7 +61,8 @@ def _head(status: pb.Status) -> str:
         f"ipamd {status.version} on {status.instance_id or 'an unknown instance'}"
         f" ({status.instance_type or '?'}, {status.zone or '?'}),"
         f" up {_span(status.uptime_seconds)}\n"
-        f"cloud {cloud}, vpc-cnid {node}; {targets}, max pods {status.max_pods}\n"
+        f"cloud {cloud}, vpc-cnid {node}; mode {status.mode or 'unknown'}, {targets}, "
+        f"max pods {status.max_pods}\n"
     )
 
 
@@ -82,12 +83,12 @@ def _enis(status: pb.Status) -> str:
             e.eni_id + (" (primary)" if e.is_primary else ""),
             str(e.device_index),
             e.link_name or "-",
-            "ready" if e.is_ready else "NOT READY",
+            e.excluded or ("ready" if e.is_ready else "NOT READY"),
             e.primary_address,
             str(e.addresses.get("allocated", 0)),
             str(e.addresses.get("available", 0)),
             str(e.addresses.get("cooling", 0)),
-            f"{sum(e.addresses.values())}/{e.slots}",
+            f"{e.slots_used}/{e.slots}",
         )
         for e in status.enis
     ]
@@ -102,7 +103,16 @@ def _enis(status: pb.Status) -> str:
         "cooling",
         "slots",
     )
-    return "ENIs\n" + table(head, rows)
+    return "ENIs\n" + table(head, rows) + _prefixes(status)
+
+
+def _prefixes(status: pb.Status) -> str:
+    rows = [
+        (p.prefix, e.eni_id, *(str(p.addresses.get(s, 0)) for s in STATES[:3]))
+        for e in status.enis
+        for p in e.prefixes
+    ]
+    return "Prefixes\n" + table(("prefix", "eni", *STATES[:3]), rows) if rows else ""
 
 
 def _subnets(status: pb.Status) -> str:
@@ -112,13 +122,22 @@ def _subnets(status: pb.Status) -> str:
             s.cidr,
             str(s.free_addresses) if s.free_addresses >= 0 else "?",
             f"{_span(s.seen_seconds_ago)} ago",
-            f"EXHAUSTED, next try in {s.exhausted_for_seconds:.0f} s"
-            if s.exhausted_for_seconds > 0
-            else "ok",
+            _subnet_state(s),
         )
         for s in status.subnets
     ]
     return "Subnets\n" + table(("subnet", "cidr", "free", "seen", "state"), rows) if rows else ""
+
+
+def _subnet_state(subnet: pb.SubnetStatus) -> str:
+    if subnet.exhausted_for_seconds > 0:
+        return f"EXHAUSTED, next try in {subnet.exhausted_for_seconds:.0f} s"
+    said = []
+    if subnet.prefixless_for_seconds > 0:
+        said.append(f"no free /28, next try in {subnet.prefixless_for_seconds:.0f} s")
+    if subnet.is_scarce:
+        said.append("runs low: nothing is kept warm")
+    return "; ".join(said) or "ok"
 
 
 def _plan(status: pb.Status) -> str:

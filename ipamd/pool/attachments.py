@@ -208,8 +208,7 @@ def _preference(
     address: Address, eni: Eni, pods: Counter[EniId | IPNetwork], rules: Rules
 ) -> _Preference:
     is_other_kind = (
-        address.address.version == 4
-        and (address.prefix is not None) is not rules.prefers_prefixes
+        address.address.version == 4 and (address.prefix is not None) is not rules.prefers_prefixes
     )
     in_prefix = pods[address.prefix] if address.prefix is not None else 0
     return (

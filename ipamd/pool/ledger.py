@@ -202,9 +202,7 @@ class Ledger:
     def prefixes_on(self, eni_id: EniId) -> frozenset[IPNetwork]:
         """The prefixes of one ENI. A prefix is in the ledger while one of its addresses is."""
         return frozenset(
-            a.prefix
-            for a in self.addresses.values()
-            if a.eni_id == eni_id and a.prefix is not None
+            a.prefix for a in self.addresses.values() if a.eni_id == eni_id and a.prefix is not None
         )
 
     def in_state(self, *states: AddressState) -> Iterable[Address]:

@@ -84,7 +84,7 @@ def cloud(
     ledger: Ledger,
     snapshot: CloudSnapshot,
     *,
-    exclusions: Exclusions = Exclusions(),  # noqa: B008 - frozen
+    exclusions: Exclusions = Exclusions(),
     touched: frozenset[EniId] = frozenset(),
     now: float,
 ) -> CloudFindings:

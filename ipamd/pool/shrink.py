@@ -94,9 +94,7 @@ def _is_due(view: View, prefix: PrefixView) -> bool:
 
 def _spare_prefixes(view: View, targets: Targets) -> tuple[Action, ...]:
     idle = [p for e in view.enis if e.takes_pods for p in e.prefixes if p.is_idle]
-    over = excess_prefixes(
-        targets, view.counts, idle=len(idle), slots_per_eni=view.slots_per_eni
-    )
+    over = excess_prefixes(targets, view.counts, idle=len(idle), slots_per_eni=view.slots_per_eni)
     actions: list[Action] = []
     for eni in sorted(view.enis, key=lambda e: (e.pods, -e.device_index)):
         due = tuple(p.prefix for p in eni.idle_prefixes if _is_due(view, p))[: max(over, 0)]

@@ -45,10 +45,15 @@ class EniView:
     unassigning: tuple[IPAddress, ...]  # to be given back, call not in flight
     incoming: int  # slots that a call in flight will take
     age_seconds: float
-    takes_pods: bool = True  # managed, and not excluded from carrying pods
+    is_excluded: bool = False  # carries no new pods
     prefixes: tuple[PrefixView, ...] = ()
     unassigning_prefixes: tuple[IPNetwork, ...] = ()
     lacks_prefix_v6: bool = False  # pods on it need a /80, and it has none
+
+    @property
+    def takes_pods(self) -> bool:
+        """Whether new pods may get its addresses."""
+        return self.is_managed and not self.is_excluded
 
     @property
     def pods(self) -> int:
@@ -63,9 +68,7 @@ class EniView:
     @property
     def idle_prefixes(self) -> tuple[PrefixView, ...]:
         """Prefixes that could go back, the longest idle first."""
-        return tuple(
-            sorted((p for p in self.prefixes if p.is_idle), key=lambda p: -p.idle_seconds)
-        )
+        return tuple(sorted((p for p in self.prefixes if p.is_idle), key=lambda p: -p.idle_seconds))
 
     @property
     def is_idle(self) -> bool:

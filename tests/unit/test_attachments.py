@@ -5,7 +5,7 @@ import pytest
 from ipamd.errors import AttachmentConflict, AttemptRevoked, NotReady
 from ipamd.model import AddressState, AttemptId
 from ipamd.pool import attachments
-from ipamd.pool.attachments import TOMBSTONE_SECONDS, Granted, Outcome
+from ipamd.pool.attachments import TOMBSTONE_SECONDS, Granted, Outcome, Rules
 from ipamd.pool.ledger import Change, Ledger
 from tests import builders as b
 
@@ -16,7 +16,7 @@ def grant(ledger: Ledger, name: str = "c1", **parts: object) -> Granted | None:
     return attachments.grant(
         ledger,
         b.request(name, **parts),  # type: ignore[arg-type]
-        max_pods=10,
+        rules=Rules(max_pods=10),
         now=1000.0,
         now_unix=5.0,
     )
@@ -67,7 +67,7 @@ def test_max_pods_caps_what_is_given_out() -> None:
         b.address("10.0.0.6"),
         allocations=(b.allocation("10.0.0.5", "c0"),),
     )
-    given = attachments.grant(ledger, b.request(), max_pods=1, now=1.0, now_unix=1.0)
+    given = attachments.grant(ledger, b.request(), rules=Rules(max_pods=1), now=1.0, now_unix=1.0)
     assert given is None
 
 
@@ -79,19 +79,19 @@ def test_the_fullest_eni_is_used_first() -> None:
         allocations=(b.allocation("10.0.0.9", "c0", eni_id=b.SECONDARY),),
         enis=(b.eni(), b.eni(b.SECONDARY, index=1)),
     )
-    chosen = attachments.choose(ledger)
-    assert chosen is not None and chosen.eni_id == b.SECONDARY
+    chosen = attachments.choose(ledger, Rules(max_pods=10))
+    assert [a.eni_id for a in chosen] == [b.SECONDARY]
 
 
 def test_the_longest_idle_address_is_used_first() -> None:
     ledger = b.ledger(b.address("10.0.0.5", since=90.0), b.address("10.0.0.6", since=20.0))
-    chosen = attachments.choose(ledger)
-    assert chosen is not None and str(chosen.address) == "10.0.0.6"
+    chosen = attachments.choose(ledger, Rules(max_pods=10))
+    assert [str(a.address) for a in chosen] == ["10.0.0.6"]
 
 
 def test_an_eni_that_is_not_ready_is_passed_over() -> None:
     ledger = b.ledger(b.address("10.0.0.5"), enis=(b.eni(is_ready=False),))
-    assert attachments.choose(ledger) is None
+    assert attachments.choose(ledger, Rules(max_pods=10)) == ()
 
 
 def held() -> Ledger:

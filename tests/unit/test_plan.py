@@ -60,7 +60,7 @@ def view(*enis: EniView, waiting: int = 0, cooling: int = 0, **more: object) -> 
         max_enis=3,
         creating=(),
         creating_room=0,
-        node_subnet_id=b.SUBNET,
+        candidate_subnets=(b.SUBNET,),
         exhausted_subnets={},
         subnet_room={},
         eni_caps={},

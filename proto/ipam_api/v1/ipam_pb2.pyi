@@ -246,7 +246,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("version", "epoch", "instance_id", "instance_type", "zone", "uptime_seconds", "pool", "enis", "subnets", "last_plan", "waiting_allocations", "problems", "max_pods", "targets", "addresses", "is_cloud_answering", "is_node_reporting")
+    __slots__ = ("version", "epoch", "instance_id", "instance_type", "zone", "uptime_seconds", "pool", "enis", "subnets", "last_plan", "waiting_allocations", "problems", "max_pods", "targets", "addresses", "is_cloud_answering", "is_node_reporting", "mode")
     class PoolEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -278,6 +278,7 @@ class Status(_message.Message):
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     IS_CLOUD_ANSWERING_FIELD_NUMBER: _ClassVar[int]
     IS_NODE_REPORTING_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
     version: str
     epoch: str
     instance_id: str
@@ -295,10 +296,11 @@ class Status(_message.Message):
     addresses: _containers.RepeatedCompositeFieldContainer[AddressStatus]
     is_cloud_answering: bool
     is_node_reporting: bool
-    def __init__(self, version: _Optional[str] = ..., epoch: _Optional[str] = ..., instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., zone: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., pool: _Optional[_Mapping[str, int]] = ..., enis: _Optional[_Iterable[_Union[EniStatus, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[SubnetStatus, _Mapping]]] = ..., last_plan: _Optional[_Union[PlanStatus, _Mapping]] = ..., waiting_allocations: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ..., max_pods: _Optional[int] = ..., targets: _Optional[_Mapping[str, str]] = ..., addresses: _Optional[_Iterable[_Union[AddressStatus, _Mapping]]] = ..., is_cloud_answering: _Optional[bool] = ..., is_node_reporting: _Optional[bool] = ...) -> None: ...
+    mode: str
+    def __init__(self, version: _Optional[str] = ..., epoch: _Optional[str] = ..., instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., zone: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., pool: _Optional[_Mapping[str, int]] = ..., enis: _Optional[_Iterable[_Union[EniStatus, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[SubnetStatus, _Mapping]]] = ..., last_plan: _Optional[_Union[PlanStatus, _Mapping]] = ..., waiting_allocations: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ..., max_pods: _Optional[int] = ..., targets: _Optional[_Mapping[str, str]] = ..., addresses: _Optional[_Iterable[_Union[AddressStatus, _Mapping]]] = ..., is_cloud_answering: _Optional[bool] = ..., is_node_reporting: _Optional[bool] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class EniStatus(_message.Message):
-    __slots__ = ("eni_id", "device_index", "mac", "subnet_id", "primary_address", "is_primary", "is_ready", "addresses", "slots", "link_name")
+    __slots__ = ("eni_id", "device_index", "mac", "subnet_id", "primary_address", "is_primary", "is_ready", "addresses", "slots", "link_name", "slots_used", "prefixes", "network_card", "excluded")
     class AddressesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -316,6 +318,10 @@ class EniStatus(_message.Message):
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     LINK_NAME_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_USED_FIELD_NUMBER: _ClassVar[int]
+    PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_CARD_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
     eni_id: str
     device_index: int
     mac: str
@@ -326,21 +332,46 @@ class EniStatus(_message.Message):
     addresses: _containers.ScalarMap[str, int]
     slots: int
     link_name: str
-    def __init__(self, eni_id: _Optional[str] = ..., device_index: _Optional[int] = ..., mac: _Optional[str] = ..., subnet_id: _Optional[str] = ..., primary_address: _Optional[str] = ..., is_primary: _Optional[bool] = ..., is_ready: _Optional[bool] = ..., addresses: _Optional[_Mapping[str, int]] = ..., slots: _Optional[int] = ..., link_name: _Optional[str] = ...) -> None: ...
+    slots_used: int
+    prefixes: _containers.RepeatedCompositeFieldContainer[PrefixStatus]
+    network_card: int
+    excluded: str
+    def __init__(self, eni_id: _Optional[str] = ..., device_index: _Optional[int] = ..., mac: _Optional[str] = ..., subnet_id: _Optional[str] = ..., primary_address: _Optional[str] = ..., is_primary: _Optional[bool] = ..., is_ready: _Optional[bool] = ..., addresses: _Optional[_Mapping[str, int]] = ..., slots: _Optional[int] = ..., link_name: _Optional[str] = ..., slots_used: _Optional[int] = ..., prefixes: _Optional[_Iterable[_Union[PrefixStatus, _Mapping]]] = ..., network_card: _Optional[int] = ..., excluded: _Optional[str] = ...) -> None: ...
+
+class PrefixStatus(_message.Message):
+    __slots__ = ("prefix", "addresses")
+    class AddressesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    prefix: str
+    addresses: _containers.ScalarMap[str, int]
+    def __init__(self, prefix: _Optional[str] = ..., addresses: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class SubnetStatus(_message.Message):
-    __slots__ = ("subnet_id", "cidr", "free_addresses", "seen_seconds_ago", "exhausted_for_seconds")
+    __slots__ = ("subnet_id", "cidr", "free_addresses", "seen_seconds_ago", "exhausted_for_seconds", "prefixless_for_seconds", "is_scarce", "is_candidate")
     SUBNET_ID_FIELD_NUMBER: _ClassVar[int]
     CIDR_FIELD_NUMBER: _ClassVar[int]
     FREE_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     SEEN_SECONDS_AGO_FIELD_NUMBER: _ClassVar[int]
     EXHAUSTED_FOR_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PREFIXLESS_FOR_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    IS_SCARCE_FIELD_NUMBER: _ClassVar[int]
+    IS_CANDIDATE_FIELD_NUMBER: _ClassVar[int]
     subnet_id: str
     cidr: str
     free_addresses: int
     seen_seconds_ago: float
     exhausted_for_seconds: float
-    def __init__(self, subnet_id: _Optional[str] = ..., cidr: _Optional[str] = ..., free_addresses: _Optional[int] = ..., seen_seconds_ago: _Optional[float] = ..., exhausted_for_seconds: _Optional[float] = ...) -> None: ...
+    prefixless_for_seconds: float
+    is_scarce: bool
+    is_candidate: bool
+    def __init__(self, subnet_id: _Optional[str] = ..., cidr: _Optional[str] = ..., free_addresses: _Optional[int] = ..., seen_seconds_ago: _Optional[float] = ..., exhausted_for_seconds: _Optional[float] = ..., prefixless_for_seconds: _Optional[float] = ..., is_scarce: _Optional[bool] = ..., is_candidate: _Optional[bool] = ...) -> None: ...
 
 class PlanStatus(_message.Message):
     __slots__ = ("made_seconds_ago", "summary", "actions")
@@ -367,7 +398,7 @@ class PlannedAction(_message.Message):
     def __init__(self, verb: _Optional[str] = ..., subject: _Optional[str] = ..., reason: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
 
 class AddressStatus(_message.Message):
-    __slots__ = ("address", "state", "eni_id", "since_seconds", "key", "pod_namespace", "pod_name", "reason")
+    __slots__ = ("address", "state", "eni_id", "since_seconds", "key", "pod_namespace", "pod_name", "reason", "prefix")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ENI_ID_FIELD_NUMBER: _ClassVar[int]
@@ -376,6 +407,7 @@ class AddressStatus(_message.Message):
     POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     POD_NAME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
     address: str
     state: str
     eni_id: str
@@ -384,7 +416,8 @@ class AddressStatus(_message.Message):
     pod_namespace: str
     pod_name: str
     reason: str
-    def __init__(self, address: _Optional[str] = ..., state: _Optional[str] = ..., eni_id: _Optional[str] = ..., since_seconds: _Optional[float] = ..., key: _Optional[_Union[AttachmentKey, _Mapping]] = ..., pod_namespace: _Optional[str] = ..., pod_name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    prefix: str
+    def __init__(self, address: _Optional[str] = ..., state: _Optional[str] = ..., eni_id: _Optional[str] = ..., since_seconds: _Optional[float] = ..., key: _Optional[_Union[AttachmentKey, _Mapping]] = ..., pod_namespace: _Optional[str] = ..., pod_name: _Optional[str] = ..., reason: _Optional[str] = ..., prefix: _Optional[str] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
     __slots__ = ("reason", "message", "retry_after_seconds", "subnet_id", "eni_id")
