@@ -80,10 +80,10 @@ def load(environ: Mapping[str, str]) -> Loaded:
     for setting in ROWS:
         _read(draft, setting, environ.get(setting.name))
     rules.settle(draft)
-    for setting in ROWS:
-        _judge(draft, setting)
     rules.refuse(draft)
     rules.note_idle(draft)
+    for setting in ROWS:
+        _judge(draft, setting)
     if draft.refused:
         raise SettingsError("unusable settings: " + "; ".join(draft.refused))
     draft.warnings.extend(unknown_names(environ, (row.name for row in ROWS)))

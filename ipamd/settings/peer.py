@@ -147,7 +147,7 @@ WIRING: tuple[Setting, ...] = (
         "AWS_VPC_K8S_CNI_EXTERNALSNAT",
         Group.WIRING,
         true=None,
-        false=warning(f"asks for SNAT by the node: {NO_SNAT}; a NAT gateway or true helps"),
+        false=warning(f"asks for SNAT by the node: {NO_SNAT}, or beyond by a NAT gateway"),
         fixed=True,
         chart="false",
         differs="always as if true",
