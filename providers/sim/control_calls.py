@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from providers.sim import control_vpc
-from providers.sim.allocator import SubnetFull
+from providers.sim.allocator import PREFIX_LENGTH_V4, SubnetFull
 from providers.sim.ec2 import Emulator
 from providers.sim.ec2_instance_actions import SimResponse
 from providers.sim.ec2_records import Interface, Subnet
@@ -22,6 +22,7 @@ from providers.sim.imds import Imds, ImdsFault, ImdsFaultKind
 from providers.sim.model import Fabric
 
 IMAGE_ID = "ami-00000000000000001"
+BLOCK_ADDRESSES = 1 << (32 - PREFIX_LENGTH_V4)
 
 
 class ControlCalls:
@@ -122,9 +123,10 @@ class ControlCalls:
         seconds: float = 0,
         count: int | None = None,
         instance_id: str = "",
-        status: int = 400,
+        status: int = 0,
+        for_seconds: float | None = None,
     ) -> int:
-        """Put a fault in force (see `faults.FaultKind`); returns its id."""
+        """Put a fault in force (see `faults.FaultKind`), for ever or for a time; returns its id."""
         with self._emulator.lock:
             return self._emulator.faults.add(
                 action,
@@ -135,13 +137,28 @@ class ControlCalls:
                 seconds=seconds,
                 count=count,
                 instance_id=instance_id,
+                until_unix=self._until(for_seconds),
             )
 
     def set_imds_fault(
-        self, kind: str, path: str = "", value: str = "", instance_id: str = ""
+        self,
+        kind: str,
+        path: str = "",
+        value: str = "",
+        instance_id: str = "",
+        seconds: float | None = None,
     ) -> None:
-        """Put a fault of the metadata service in force (see `imds.ImdsFaultKind`)."""
-        fault = ImdsFault(kind=ImdsFaultKind(kind), path=path, value=value, instance_id=instance_id)
+        """Put a fault of the metadata service in force (see `imds.ImdsFaultKind`).
+
+        `seconds` None: until `clear_faults`.
+        """
+        fault = ImdsFault(
+            kind=ImdsFaultKind(kind),
+            path=path,
+            value=value,
+            instance_id=instance_id,
+            until_unix=self._until(seconds),
+        )
         self._imds.settings.faults = [*self._imds.settings.faults, fault]
 
     def clear_faults(self) -> None:
@@ -177,15 +194,44 @@ class ControlCalls:
             state.pool(subnet_id).release(given)
             return len(given)
 
+    def fragment_subnet(self, subnet_id: str, leave_free_per_block: int = 15) -> int:
+        """Let other tenants take addresses in every whole block, so that none can be a prefix.
+
+        Returns how many they took. `free_addresses` gives them back.
+        """
+        if not 0 <= leave_free_per_block < BLOCK_ADDRESSES:
+            raise ValueError(f"leave_free_per_block is 0 to {BLOCK_ADDRESSES - 1}")
+        with self._emulator.lock:
+            state = self._emulator.state
+            pool = state.pool(subnet_id)
+            taken = [
+                block[place]
+                for block in pool.whole_blocks()
+                for place in range(BLOCK_ADDRESSES - leave_free_per_block)
+            ]
+            state.tenants.setdefault(subnet_id, []).extend(pool.take_named(taken))
+            return len(taken)
+
+    def set_buckets(self, profile: str) -> None:
+        """Throttle by EC2's request buckets (`ec2`), all of them full now, or not (`off`)."""
+        with self._emulator.lock:
+            self._emulator.set_buckets(profile)
+
+    def throttled(self) -> dict[str, int]:
+        """How often each API action was answered RequestLimitExceeded."""
+        with self._emulator.lock:
+            return dict(self._emulator.throttled)
+
     def calls(self) -> dict[str, int]:
         """How often each API action was called, refused and faulty calls included."""
         with self._emulator.lock:
             return dict(self._emulator.calls)
 
     def reset_calls(self) -> None:
-        """Count calls from zero."""
+        """Count calls, and throttled ones, from zero."""
         with self._emulator.lock:
             self._emulator.calls.clear()
+            self._emulator.throttled.clear()
 
     def dropped(self) -> list[dict[str, Any]]:
         """What the fabric dropped."""
@@ -226,6 +272,14 @@ class ControlCalls:
                 "delays": asdict(state.delays),
                 "fabric_failures": list(state.fabric_failures),
             }
+
+    def _until(self, seconds: float | None) -> float | None:
+        """When a fault set now ends."""
+        if seconds is None:
+            return None
+        if seconds <= 0:
+            raise ValueError("a fault lasts for more than 0 seconds")
+        return self._emulator.clock() + seconds
 
     def _wires(self) -> Fabric:
         if self._fabric is None:

@@ -21,15 +21,20 @@ from urllib.parse import parse_qs
 from botocore.model import OperationNotFoundError
 
 from providers.sim import ec2_attachments
+from providers.sim.buckets import RequestBuckets
 from providers.sim.ec2_actions import Done
-from providers.sim.ec2_errors import Ec2Error, unsupported
+from providers.sim.ec2_errors import Ec2Error, throttled, unsupported
 from providers.sim.ec2_instance_actions import SimResponse
 from providers.sim.ec2_moto import SimBackend, moto_request
 from providers.sim.ec2_state import State
-from providers.sim.faults import FaultBook, FaultKind
+from providers.sim.faults import Fault, FaultBook, FaultKind
 from providers.sim.http_door import Answer, Call
 
 Clock = Callable[[], float]
+
+BUCKETS = ("off", "ec2")
+# A request with one of these spends from the larger bucket, as one with a filter does.
+_PAGING = ("MaxResults", "NextToken")
 
 
 class Emulator:
@@ -41,6 +46,8 @@ class Emulator:
         self.backend = SimBackend(seed)
         self.faults = FaultBook()
         self.calls: Counter[str] = Counter()
+        self.throttled: Counter[str] = Counter()
+        self.buckets: RequestBuckets | None = None
         self.stopping = threading.Event()
         self._done: Done = {}
         self._changed = threading.Condition(self.lock)
@@ -57,15 +64,18 @@ class Emulator:
         action = form.get("Action", [""])[0]
         with self.lock:
             self.calls[action] += 1
-            faults = self.faults.take(action, self._instances(form, call.peer))
+            if not self._has_token(action, form):
+                return self._refuse(action, throttled())
+            instances = self._instances(form, call.peer)
+            faults = self.faults.take(action, instances, self.clock())
         for fault in faults:
             if fault.kind is FaultKind.LATENCY:
                 self.stopping.wait(fault.seconds)
         failing = next((one for one in faults if one.kind is not FaultKind.LATENCY), None)
-        if failing is None:
-            return self._execute(call)
+        if failing is None or failing.is_mishap:
+            return self._execute(call, failing)
         if failing.error is not None:
-            return _refusal(failing.error)
+            return self._refuse(action, failing.error)
         if failing.kind is FaultKind.TIMEOUT_AFTER:
             self._execute(call)
         self.stopping.wait(failing.hold_seconds)
@@ -81,6 +91,12 @@ class Emulator:
         ec2_attachments.settle(self.state, self.clock())
         self._changed.notify_all()
 
+    def set_buckets(self, profile: str) -> None:
+        """Throttle by EC2's published buckets, full at first, or not at all; see BUCKETS."""
+        if profile not in BUCKETS:
+            raise ValueError(f"buckets are {' or '.join(BUCKETS)}, not {profile}")
+        self.buckets = RequestBuckets() if profile == "ec2" else None
+
     def start_timer(self) -> None:
         """Let attaches and detaches finish by themselves, so that the fabric hears in time."""
         self._timer = threading.Thread(target=self._keep_time, name="ec2-timer", daemon=True)
@@ -94,10 +110,25 @@ class Emulator:
         if self._timer is not None:
             self._timer.join()
 
-    def _execute(self, call: Call) -> Answer:
+    def _has_token(self, action: str, form: dict[str, list[str]]) -> bool:
+        """Whether the account's buckets let the call pass, if they are in force."""
+        if self.buckets is None:
+            return True
+        is_narrowed = any(name.startswith("Filter.") or name in _PAGING for name in form)
+        resources = sum(name.startswith("InstanceId.") for name in form)
+        resources += int(form.get("MaxCount", ["0"])[0] or 0)
+        return self.buckets.take(action, self.clock(), is_narrowed=is_narrowed, resources=resources)
+
+    def _refuse(self, action: str, error: Ec2Error) -> Answer:
+        if error.code == throttled().code:
+            with self.lock:
+                self.throttled[action] += 1
+        return _refusal(error)
+
+    def _execute(self, call: Call, mishap: Fault | None = None) -> Answer:
         with self.lock:
             try:
-                return self._run(call)
+                return self._run(call, mishap)
             except Ec2Error as error:
                 return _refusal(error)
             except OperationNotFoundError as error:
@@ -110,10 +141,10 @@ class Emulator:
             finally:
                 self.settle()
 
-    def _run(self, call: Call) -> Answer:
+    def _run(self, call: Call, mishap: Fault | None) -> Answer:
         now = self.clock()
         ec2_attachments.settle(self.state, now)
-        response = SimResponse(self.backend, self._done, now)
+        response = SimResponse(self.backend, self._done, now, mishap)
         url = f"http://{call.headers.get('host', 'localhost')}{call.path}"
         response.setup_class(moto_request(url, dict(call.headers), call.body))
         status, headers, body = response.call_action()

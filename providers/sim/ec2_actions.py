@@ -1,4 +1,4 @@
-"""The EC2 actions on ENIs, subnets and types, as a subclass of moto's responses.
+"""The EC2 actions on ENIs and types, as a subclass of moto's responses.
 
 One object per request, made by `ec2.Emulator` under its lock. Each method reads `self.params`
 (parsed by botocore's model), calls an operation, and answers with a dict in the API's words.
@@ -7,6 +7,7 @@ One object per request, made by `ec2.Emulator` under its lock. Each method reads
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
@@ -26,10 +27,11 @@ from providers.sim.ec2_errors import (
     no_interface,
     unsupported,
 )
-from providers.sim.ec2_moto import ACCOUNT_ID, REGION, SimBackend, overlay
+from providers.sim.ec2_moto import ACCOUNT_ID, REGION, SimBackend
 from providers.sim.ec2_records import Interface
 from providers.sim.ec2_shapes import interface_shape
 from providers.sim.ec2_state import State, View
+from providers.sim.faults import Fault, FaultKind
 
 # What a call with a ClientToken did: action and token -> parameters, answer.
 Done = dict[tuple[str, str], tuple[dict[str, Any], Any]]
@@ -38,15 +40,18 @@ _MODIFIABLE = ("Description", "SourceDestCheck", "Groups", "Attachment")
 
 
 class InterfaceActions(EC2Response):
-    """One request; the actions on ENIs, subnets and types."""
+    """One request; the actions on ENIs and types. `mishap`: a fault that changes what is done."""
 
-    def __init__(self, backend: SimBackend, done: Done, now: float) -> None:
+    def __init__(
+        self, backend: SimBackend, done: Done, now: float, mishap: Fault | None = None
+    ) -> None:
         super().__init__()
         self.params: dict[str, Any] = {}
         self._backend = backend
         self._state: State = backend.state
         self._done = done
         self._now = now
+        self._mishap = mishap
 
     @property
     def ec2_backend(self) -> Any:
@@ -162,22 +167,32 @@ class InterfaceActions(EC2Response):
         eni_id = requests.required(self.params, "NetworkInterfaceId")
         instance_id = requests.required(self.params, "InstanceId")
         self.error_on_dryrun()
-        attachment = ec2_attachments.attach_interface(
-            self._state, eni_id, instance_id, slot, self._now
-        )
-        return ActionResult(
-            {
-                "AttachmentId": attachment.attachment_id,
-                "NetworkCardIndex": attachment.network_card,
-            }
-        )
+        if self._mishap is not None and self._mishap.kind is FaultKind.LOST:
+            ec2_attachments.check_attach(self._state, eni_id, instance_id, slot)
+            attachment_id = self._state.names.new_id("eni-attach")
+        else:
+            attachment_id = ec2_attachments.attach_interface(
+                self._state, eni_id, instance_id, slot, self._now, delay_seconds=self._stuck()
+            ).attachment_id
+        return ActionResult({"AttachmentId": attachment_id, "NetworkCardIndex": slot.network_card})
 
     def detach_network_interface(self) -> ActionResult:
         """DetachNetworkInterface."""
         attachment_id = requests.required(self.params, "AttachmentId")
         self.error_on_dryrun()
-        ec2_attachments.detach_interface(self._state, attachment_id, self._now)
+        if self._mishap is not None and self._mishap.kind is FaultKind.LOST:
+            ec2_attachments.by_attachment(self._state, attachment_id)
+        else:
+            ec2_attachments.detach_interface(
+                self._state, attachment_id, self._now, delay_seconds=self._stuck()
+            )
         return EmptyResult()
+
+    def _stuck(self) -> float | None:
+        """How long attaching or detaching shall take, when a fault says so."""
+        if self._mishap is None or self._mishap.kind is not FaultKind.STUCK:
+            return None
+        return self._mishap.seconds or math.inf
 
     def assign_private_ip_addresses(self) -> ActionResult:
         """AssignPrivateIpAddresses: answers with what this call added, and no more."""
@@ -236,41 +251,6 @@ class InterfaceActions(EC2Response):
             }
         )
 
-    def describe_subnets(self) -> ActionResult:
-        """DescribeSubnets, with exact free counts and paging."""
-        asked = self.params
-        counts = requests.filters(asked).get("available-ip-address-count")
-        self.params = {
-            **asked,
-            "Filters": [
-                item
-                for item in asked.get("Filters") or []
-                if item["Name"] != "available-ip-address-count"
-            ],
-        }
-        subnets = [
-            self._with_free_count(one) for one in result_of(super().describe_subnets())["Subnets"]
-        ]
-        if counts is not None:
-            subnets = [one for one in subnets if str(one.available_ip_address_count) in counts]
-        shown, token = filters.cut(
-            subnets,
-            lambda subnet: str(subnet.id),
-            requests.page(asked),
-            named=bool(asked.get("SubnetIds")),
-        )
-        return ActionResult({"Subnets": shown, "NextToken": token})
-
-    def delete_subnet(self) -> ActionResult:
-        """DeleteSubnet, refused while an ENI lives in it."""
-        subnet_id = requests.required(self.params, "SubnetId")
-        if any(eni.subnet_id == subnet_id for eni in self._state.interfaces.values()):
-            raise Ec2Error(
-                "DependencyViolation",
-                f"The subnet '{subnet_id}' has dependencies and cannot be deleted.",
-            )
-        return super().delete_subnet()
-
     def describe_instance_types(self) -> ActionResult:
         """DescribeInstanceTypes, in pages of at most 100 unless types are named."""
         named = bool(self.params.get("InstanceTypes"))
@@ -323,10 +303,6 @@ class InterfaceActions(EC2Response):
             tags=self._backend.tags_of(interface.eni_id),
             groups={gid: self._backend.group_name(gid) for gid in interface.group_ids},
         )
-
-    def _with_free_count(self, subnet: Any) -> Any:
-        free = self._state.pool(subnet.id).free_count
-        return overlay(subnet, available_ip_address_count=free)
 
 
 def result_of(answer: ActionResult) -> Any:

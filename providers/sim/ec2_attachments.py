@@ -29,10 +29,8 @@ class Slot:
     network_card: int = 0
 
 
-def attach_interface(
-    state: State, eni_id: str, instance_id: str, slot: Slot, now: float
-) -> Attachment:
-    """Begin attaching; the ENI is `attached` after the attach delay."""
+def check_attach(state: State, eni_id: str, instance_id: str, slot: Slot) -> Interface:
+    """Refuse what cannot be attached; the ENI as it is before."""
     interface = state.interface(eni_id)
     machine = state.machine(instance_id)
     _check_free(interface)
@@ -41,6 +39,21 @@ def attach_interface(
     check_slots(machine.limits, interface.slots, interface.slots_v6)
     if interface.has_prefixes and not machine.limits.takes_prefixes:
         raise no_prefixes_on(machine.instance_type)
+    return interface
+
+
+def attach_interface(
+    state: State,
+    eni_id: str,
+    instance_id: str,
+    slot: Slot,
+    now: float,
+    *,
+    delay_seconds: float | None = None,
+) -> Attachment:
+    """Begin attaching; the ENI is `attached` after `delay_seconds`, or else the usual delay."""
+    interface = check_attach(state, eni_id, instance_id, slot)
+    delay = state.delays.attach_seconds if delay_seconds is None else delay_seconds
     attachment = Attachment(
         attachment_id=state.names.new_id("eni-attach"),
         instance_id=instance_id,
@@ -48,7 +61,7 @@ def attach_interface(
         network_card=slot.network_card,
         status=AttachmentStatus.ATTACHING,
         attached_unix=now,
-        settles_unix=now + state.delays.attach_seconds,
+        settles_unix=now + delay,
         deletes_on_termination=False,
     )
     state.put(replace(interface, attachment=attachment), now)
@@ -73,8 +86,13 @@ def attach_at_launch(
     state.put(replace(state.interface(eni_id), attachment=attachment), now)
 
 
-def detach_interface(state: State, attachment_id: str, now: float) -> None:
-    """Begin detaching; the ENI is `available` after the detach delay. A repeat changes nothing."""
+def detach_interface(
+    state: State, attachment_id: str, now: float, *, delay_seconds: float | None = None
+) -> None:
+    """Begin detaching; the ENI is `available` after `delay_seconds`, or else the usual delay.
+
+    A repeat changes nothing.
+    """
     interface = by_attachment(state, attachment_id)
     attachment = interface.attachment
     assert attachment is not None
@@ -83,11 +101,8 @@ def detach_interface(state: State, attachment_id: str, now: float) -> None:
             "OperationNotPermitted", "The network interface at device index 0 cannot be detached."
         )
     if attachment.status is not AttachmentStatus.DETACHING:
-        detaching = replace(
-            attachment,
-            status=AttachmentStatus.DETACHING,
-            settles_unix=now + state.delays.detach_seconds,
-        )
+        delay = state.delays.detach_seconds if delay_seconds is None else delay_seconds
+        detaching = replace(attachment, status=AttachmentStatus.DETACHING, settles_unix=now + delay)
         state.put(replace(interface, attachment=detaching), now)
     settle(state, now)
 

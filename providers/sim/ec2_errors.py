@@ -9,6 +9,23 @@ from __future__ import annotations
 import uuid
 from xml.sax.saxutils import escape
 
+# What is not 400 (Errors, "Client error codes" and "Server error codes").
+_STATUSES = {
+    "AuthFailure": 401,
+    "DryRunOperation": 412,
+    "InternalError": 500,
+    "InternalFailure": 500,
+    "RequestLimitExceeded": 503,
+    "ServiceUnavailable": 503,
+    "Unavailable": 503,
+    "UnauthorizedOperation": 403,
+}
+
+
+def status_of(code: str) -> int:
+    """The HTTP status that goes with an error code."""
+    return _STATUSES.get(code, 400)
+
 
 class Ec2Error(Exception):
     """An API call that EC2 refuses. Nothing has changed when it is raised."""

@@ -14,14 +14,15 @@ from moto.core.responses import ActionResult
 
 from providers.sim import ec2_attachments, ec2_launch
 from providers.sim import ec2_requests as requests
-from providers.sim.ec2_actions import InterfaceActions, result_of
+from providers.sim.ec2_actions import result_of
 from providers.sim.ec2_errors import combination, invalid
 from providers.sim.ec2_launch import LaunchInterface
 from providers.sim.ec2_moto import overlay
 from providers.sim.ec2_records import Interface, Machine, TypeLimits
+from providers.sim.ec2_subnet_actions import SubnetActions
 
 
-class SimResponse(InterfaceActions):
+class SimResponse(SubnetActions):
     """One request to the emulated EC2."""
 
     def describe_instances(self) -> ActionResult:

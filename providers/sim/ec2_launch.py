@@ -7,18 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from providers.sim import ec2_requests as requests
-from providers.sim.ec2_addresses import (
-    EFA_ONLY,
-    NO_WISH_V6,
-    NewInterface,
-    check_slots,
-    create_interface,
-)
+from providers.sim.ec2_addresses import check_slots, create_interface
 from providers.sim.ec2_attachments import Slot, attach_at_launch, check_slot
 from providers.sim.ec2_errors import Ec2Error, combination, invalid, no_prefixes_on
 from providers.sim.ec2_records import Interface, Machine
 from providers.sim.ec2_requests import GroupResolver, Params
 from providers.sim.ec2_state import State
+from providers.sim.ec2_wishes import EFA_ONLY, NO_WISH_V6, NewInterface
 
 PRIMARY_SLOT = Slot(device_index=0)
 

@@ -20,6 +20,7 @@ from moto.ec2.models.instance_types import INSTANCE_TYPES
 
 from providers.sim.ec2_errors import Ec2Error, invalid, no_interface
 from providers.sim.ec2_records import Subnet, TypeLimits
+from providers.sim.ec2_reservations import Reservations
 from providers.sim.ec2_state import State
 
 ACCOUNT_ID = "123456789012"
@@ -55,6 +56,7 @@ class SimBackend(EC2Backend):
     def __init__(self, seed: int) -> None:
         super().__init__(REGION, ACCOUNT_ID)
         self.state = State(seed, self.find_subnet)
+        self.cidr_reservations = Reservations(self.state)
 
     def _load_amis(self) -> None:
         """None of moto's 1299 images: no call here needs one, and they cost 0.1 s per backend."""
@@ -91,6 +93,11 @@ class SimBackend(EC2Backend):
         """Give the VPC this IPv6 block; the API lets Amazon choose one, and moto throws dice."""
         association = self.get_vpc(vpc_id).associate_vpc_cidr_block("", True)  # noqa: FBT003
         association["cidr_block"] = str(cidr)
+
+    def zone_id(self, zone: str) -> str:
+        """The id of a zone, which is the same in every account."""
+        (found,) = self.describe_availability_zones(zone_names=[zone])
+        return str(found.zone_id)
 
     def resolve_groups(self, group_ids: list[str], subnet_id: str) -> tuple[str, ...]:
         """The groups of an ENI: those named, each of which must be the VPC's, or the default."""

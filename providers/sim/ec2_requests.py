@@ -11,9 +11,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
 from providers.sim.allocator import PREFIX_LENGTH_V4, PREFIX_LENGTH_V6
-from providers.sim.ec2_addresses import EFA_ONLY, NewInterface, WishV4, WishV6
 from providers.sim.ec2_errors import combination, invalid, missing, unsupported
 from providers.sim.ec2_filters import Page
+from providers.sim.ec2_wishes import EFA_ONLY, NewInterface, WishV4, WishV6
 
 Params = Mapping[str, Any]
 Value = TypeVar("Value")

@@ -6,6 +6,7 @@ old versions for as long as some reader lags: IMDS shows the past, and so can De
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections import deque
@@ -160,11 +161,13 @@ class State:
         return None
 
     def next_settling_unix(self) -> float | None:
-        """When the next attach or detach is over; None when none is under way."""
+        """When the next attach or detach is over; None when none is under way that will be."""
         due = [
             interface.attachment.settles_unix
             for interface in self._interfaces.values()
-            if interface.attachment and interface.attachment.status is not AttachmentStatus.ATTACHED
+            if interface.attachment
+            and interface.attachment.status is not AttachmentStatus.ATTACHED
+            and math.isfinite(interface.attachment.settles_unix)
         ]
         return min(due, default=None)
 

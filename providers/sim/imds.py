@@ -40,18 +40,27 @@ class ImdsFaultKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImdsFault:
-    """One fault, for one machine or, with an empty `instance_id`, for all."""
+    """One fault, for one machine or, with an empty `instance_id`, for all.
+
+    `until_unix` None: until it is cleared.
+    """
 
     kind: ImdsFaultKind
     path: str = ""
     value: str = ""
     instance_id: str = ""
+    until_unix: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind is ImdsFaultKind.WRONG_VALUE and not self.path.strip("/"):
             raise ValueError("a wrong value needs a path")
         if self.kind is ImdsFaultKind.MISSING_ENI and not self.value:
             raise ValueError("a missing ENI needs an id or a MAC")
+
+    def strikes(self, instance_id: str, now: float) -> bool:
+        """Whether it is in force now for this machine."""
+        is_over = self.until_unix is not None and now >= self.until_unix
+        return not is_over and self.instance_id in ("", instance_id)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,11 +86,8 @@ class Imds:
         machine, path = self._who_asks(call)
         if machine is None:
             return _text(404, "no instance has this address")
-        faults = [
-            fault
-            for fault in self.settings.faults
-            if fault.instance_id in ("", machine.instance_id)
-        ]
+        now = self._emulator.clock()
+        faults = [one for one in self.settings.faults if one.strikes(machine.instance_id, now)]
         kinds = {fault.kind for fault in faults}
         if ImdsFaultKind.DOWN in kinds:
             self._emulator.stopping.wait(DOWN_HOLD_SECONDS)
@@ -160,6 +166,7 @@ class Imds:
                 subnets={eni.subnet_id: state.subnet(eni.subnet_id) for eni in shown},
                 vpc_cidrs=emulator.backend.vpc_cidrs(machine.vpc_id),
                 vpc_cidrs_v6=emulator.backend.vpc_cidrs_v6(machine.vpc_id),
+                zone_id=emulator.backend.zone_id(machine.zone),
             )
         values = tree(machine, shown, around, now)
         document = identity_document(machine, shown[0] if shown else None)

@@ -23,11 +23,12 @@ _TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """The network around a machine: its ENIs' subnets by id, and the blocks of its VPC."""
+    """What is around a machine: its ENIs' subnets by id, the blocks of its VPC, its zone."""
 
     subnets: Mapping[str, Subnet]
     vpc_cidrs: Sequence[str]
-    vpc_cidrs_v6: Sequence[str] = ()
+    vpc_cidrs_v6: Sequence[str]
+    zone_id: str
 
 
 def tree(
@@ -35,6 +36,7 @@ def tree(
 ) -> dict[str, str]:
     """Path to value. `interfaces` are those the machine has, the primary one first."""
     values = _machine_values(machine, now)
+    values["meta-data/placement/availability-zone-id"] = around.zone_id
     if interfaces:
         values |= _primary_values(interfaces[0])
     for interface in interfaces:

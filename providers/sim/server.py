@@ -1,6 +1,6 @@
 """The emulated cloud as a process: EC2, metadata service and control socket.
 
-    python -m providers.sim.server --dir DIR [--fabric NETNS_NAME] [--seed N]
+    python -m providers.sim.server --dir DIR [--fabric NETNS_NAME] [--seed N] [--buckets ec2]
 
 Prints {"ready": true, "ec2": url, "imds": url} when it serves, and stops on SIGTERM or SIGINT.
 With a fabric it makes the fabric's namespace, serves inside it at the addresses nodes expect, and
@@ -23,7 +23,7 @@ from moto.moto_api._internal import mock_random
 
 from providers.sim.control import CALLS, ControlServer
 from providers.sim.control_calls import ControlCalls
-from providers.sim.ec2 import Emulator
+from providers.sim.ec2 import BUCKETS, Emulator
 from providers.sim.http_door import Door
 from providers.sim.imds import Imds, ImdsSettings
 from providers.sim.model import Fabric
@@ -41,6 +41,7 @@ class Options:
     directory: Path
     fabric: str
     seed: int
+    buckets: str = "off"
 
 
 class Cloud(contextlib.ExitStack):
@@ -50,6 +51,7 @@ class Cloud(contextlib.ExitStack):
         super().__init__()
         self._options = options
         self.emulator = Emulator(seed=options.seed)
+        self.emulator.set_buckets(options.buckets)
         self.fabric: Fabric | None = None
         self.ec2_url = ""
         self.imds_url = ""
@@ -99,8 +101,11 @@ def _options(arguments: Sequence[str]) -> Options:
     parser.add_argument("--dir", required=True, type=Path, help="where control.sock goes")
     parser.add_argument("--fabric", default="", help="the namespace that shall play the VPC")
     parser.add_argument("--seed", default=0, type=int, help="ids and MACs repeat with it")
+    parser.add_argument(
+        "--buckets", default="off", choices=BUCKETS, help="throttle by EC2's request buckets"
+    )
     given = parser.parse_args(arguments)
-    return Options(directory=given.dir, fabric=given.fabric, seed=given.seed)
+    return Options(directory=given.dir, fabric=given.fabric, seed=given.seed, buckets=given.buckets)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -56,7 +56,7 @@ class Metadata:
     def macs(self) -> list[str]:
         return self.get("network/interfaces/macs/").split("\n")
 
-    def fault(self, kind: ImdsFaultKind, **more: str) -> None:
+    def fault(self, kind: ImdsFaultKind, **more: Any) -> None:
         self.imds.settings.faults.append(ImdsFault(kind=kind, **more))
 
 
@@ -115,7 +115,11 @@ def test_the_list_of_macs_has_a_slash_after_each(metadata: Metadata) -> None:
 
 
 def test_directories_are_listed_with_and_without_a_last_slash(metadata: Metadata) -> None:
-    assert metadata.get("placement") == metadata.get("placement/") == "availability-zone\nregion"
+    assert (
+        metadata.get("placement")
+        == metadata.get("placement/")
+        == ("availability-zone\navailability-zone-id\nregion")
+    )
 
 
 @pytest.mark.parametrize(

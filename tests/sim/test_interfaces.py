@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from providers.sim.ec2 import Emulator
-from providers.sim.ec2_addresses import NewInterface, create_interface
+from providers.sim.ec2_addresses import create_interface
+from providers.sim.ec2_wishes import NewInterface
 from tests.sim.lab import Lab, refused
 
 NO_ENI = "eni-00000000000000000"
