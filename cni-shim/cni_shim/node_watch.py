@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Protocol
 
@@ -19,11 +19,12 @@ from ipam_api.v1 import ipam_pb2 as pb
 
 from cni_shim.datapath.desired import DesiredEni, DesiredHost, EniReadiness
 from cni_shim.datapath.errors import DatapathError
+from cni_shim.datapath.families import Address
 from cni_shim.datapath.notices import LinkChanged, LinkVanished, Notice
 from cni_shim.datapath.pods import ObservedPod
 from cni_shim.ipam_client import IpamdError
 from cni_shim.spec import AttachmentKey
-from cni_shim.verbs import Verbs
+from cni_shim.verbs import PEER, Verbs, addresses_of
 
 log = structlog.get_logger()
 
@@ -141,20 +142,7 @@ class NodeWatch:
     def _desired(self, network: pb.NodeNetwork) -> DesiredHost:
         return DesiredHost(
             eni_mtu=self._eni_mtu,
-            enis=tuple(
-                DesiredEni(
-                    eni_id=e.eni_id,
-                    mac=e.mac,
-                    primary_address=IPv4Address(e.primary_address),
-                    subnet_cidr=IPv4Network(e.subnet_cidr),
-                    gateway=IPv4Address(e.gateway),
-                    device_index=e.device_index,
-                    route_table_id=e.route_table_id,
-                    is_primary=e.is_primary,
-                    network_card=e.network_card,
-                )
-                for e in network.enis
-            ),
+            enis=tuple(_desired_eni(eni) for eni in network.enis),
         )
 
     def _report(self, epoch: str, readiness: tuple[EniReadiness, ...]) -> bool:
@@ -194,9 +182,9 @@ class NodeWatch:
         self._suspects = {p: self._suspects.get(p, now) for p in suspects}
         for pod, since in self._suspects.items():
             if now - since >= SUSPECT_SECONDS:
-                self._remove_unless_held(pod)
+                self._remove_unless_held(pod, observed)
 
-    def _remove_unless_held(self, pod: ObservedPod) -> None:
+    def _remove_unless_held(self, pod: ObservedPod, observed: tuple[ObservedPod, ...]) -> None:
         key = _key_of(pod)
         if key is None:
             self._remove(pod)
@@ -206,17 +194,20 @@ class NodeWatch:
             suppress(TimeoutError, IpamdError),
             self._verbs.locked(key, timeout_seconds=0.0),
         ):
-            if self._is_unheld(key, pod):
+            if self._is_unheld(key, _addresses_on_link(pod, observed)):
                 self._remove(pod)
 
-    def _is_unheld(self, key: AttachmentKey, pod: ObservedPod) -> bool:
+    def _is_unheld(self, key: AttachmentKey, addresses: set[Address]) -> bool:
+        """Whether the ledger has nothing for the key, or only addresses that its link has not."""
         held = self._ipam.get(
             pb.AttachmentKey(container_id=key.container_id, ifname=key.ifname),
             deadline_monotonic=time.monotonic() + 1.0,
         )
         if held is None:
             return True
-        return pod.address is not None and held.address != str(pod.address)
+        return (
+            bool(addresses) and held.wired_by != PEER and addresses.isdisjoint(addresses_of(held))
+        )
 
     def _remove(self, pod: ObservedPod) -> None:
         try:
@@ -229,6 +220,29 @@ class NodeWatch:
                 )
         except DatapathError as e:
             log.warning("leftover_stays", link=pod.link_name, error=str(e))
+
+
+def _desired_eni(eni: pb.NodeEni) -> DesiredEni:
+    """ValueError where ipamd sent what is no address or network."""
+    return DesiredEni(
+        eni_id=eni.eni_id,
+        mac=eni.mac,
+        primary_address=IPv4Address(eni.primary_address),
+        subnet_cidr=IPv4Network(eni.subnet_cidr),
+        gateway=IPv4Address(eni.gateway),
+        device_index=eni.device_index,
+        route_table_id=eni.route_table_id,
+        is_primary=eni.is_primary,
+        network_card=eni.network_card,
+        subnet_cidr_v6=IPv6Network(eni.subnet_cidr_v6) if eni.subnet_cidr_v6 else None,
+        primary_address_v6=IPv6Address(eni.primary_address_v6) if eni.primary_address_v6 else None,
+        gateway_v6=IPv6Address(eni.gateway_v6) if eni.gateway_v6 else None,
+    )
+
+
+def _addresses_on_link(pod: ObservedPod, observed: tuple[ObservedPod, ...]) -> set[Address]:
+    """Every address that the link of this one carries; a pod has one of each family."""
+    return {p.address for p in observed if p.ifindex == pod.ifindex and p.address is not None}
 
 
 def _is_suspect(pod: ObservedPod, unknown: frozenset[str]) -> bool:

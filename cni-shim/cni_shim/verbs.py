@@ -14,14 +14,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import ip_address
 from typing import Protocol
 
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
 
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
-from cni_shim.datapath.names import POD_GATEWAY, eni_mark
+from cni_shim.datapath.families import ANYWHERE, Address, host_on_link
+from cni_shim.datapath.names import POD_GATEWAYS, eni_mark
 from cni_shim.datapath.pods import PodWiring, Wired
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
@@ -41,6 +42,9 @@ ANSWER_MARGIN_SECONDS = 1.0
 
 ADDRESS_TRIES = 4
 """Addresses tried when the kernel already uses the one that was given: each is quarantined."""
+
+PEER = "peer"
+"""In Allocation.wired_by: aws-node's plugin wired the pod, and unwires it."""
 
 ROLLBACK_SECONDS = 2.0
 GET_SECONDS = 1.0
@@ -80,7 +84,7 @@ class Datapath(Protocol):
         pod_namespace: str,
         pod_name: str,
         veth_prefix: str,
-        address: IPv4Address | None,
+        addresses: tuple[Address, ...],
     ) -> bool:
         """See PodDatapath.unwire."""
 
@@ -215,6 +219,7 @@ class Verbs:
         in_use = ""
         for _ in range(ADDRESS_TRIES):
             reply = self._allocate(request, cookie, attempt)
+            _refuse_peers(reply.allocation, attempt)
             if not attempt.may_wire():
                 raise CniError(CniErrorCode.TRY_AGAIN_LATER, "the launcher has gone")
             wiring = _wiring(request, attempt.key, reply.allocation)
@@ -288,6 +293,7 @@ class Verbs:
             old = self._ipam.get(_pb_key(attempt.key), deadline_monotonic=deadline)
             if old is None:
                 return
+            _refuse_peers(old, attempt)
             self._unwire(request, attempt.key, old)
             self._ipam.release(
                 pb.ReleaseRequest(
@@ -391,6 +397,8 @@ class Verbs:
             return None
 
     def _unwire(self, request: CniRequest, key: AttachmentKey, held: pb.Allocation | None) -> bool:
+        if held is not None and held.wired_by == PEER:
+            return False
         pod_namespace = held.pod_namespace if held else request.pod.namespace
         pod_name = held.pod_name if held else request.pod.name
         try:
@@ -400,7 +408,7 @@ class Verbs:
                 pod_namespace,
                 pod_name,
                 request.config.veth_prefix or DEFAULT_VETH_PREFIX,
-                IPv4Address(held.address) if held else None,
+                addresses_of(held) if held else (),
             )
         except DatapathError as e:
             raise CniError(
@@ -414,6 +422,23 @@ def _pb_key(key: AttachmentKey) -> pb.AttachmentKey:
     return pb.AttachmentKey(container_id=key.container_id, ifname=key.ifname)
 
 
+def addresses_of(allocation: pb.Allocation) -> tuple[Address, ...]:
+    """The pod's addresses, one of each family that the node serves, IPv4 first."""
+    return tuple(map(ip_address, allocation.addresses or (allocation.address,)))
+
+
+def _refuse_peers(allocation: pb.Allocation, attempt: Attempt) -> None:
+    """Raise CniError for an attachment that aws-node's plugin wired; it keeps its address."""
+    if allocation.wired_by != PEER:
+        return
+    attempt.is_settled = True
+    raise CniError(
+        CniErrorCode.INTERFACE_SETUP,
+        "another plugin has wired this attachment",
+        f"{attempt.key} has {allocation.address} from aws-node's; delete it before it is added",
+    )
+
+
 def _wiring(request: CniRequest, key: AttachmentKey, allocation: pb.Allocation) -> PodWiring:
     mark = 0
     if allocation.device_index > 0:
@@ -424,7 +449,7 @@ def _wiring(request: CniRequest, key: AttachmentKey, allocation: pb.Allocation) 
         network_name=request.network_name,
         pod_namespace=request.pod.namespace,
         pod_name=request.pod.name,
-        address=IPv4Address(allocation.address),
+        addresses=addresses_of(allocation),
         mark=mark,
         mtu=request.config.mtu,
         veth_prefix=request.config.veth_prefix,
@@ -449,6 +474,12 @@ def _result(request: CniRequest, wiring: PodWiring, wired: Wired) -> Result:
             Interface(name=wired.host_ifname, mac=wired.host_mac),
             Interface(name=wiring.ifname, mac=wired.pod_mac, sandbox=request.netns_path),
         ),
-        ips=(Ip(address=IPv4Interface((wiring.address, 32)), interface=1, gateway=POD_GATEWAY),),
-        routes=(Route(dst=IPv4Network("0.0.0.0/0"), gateway=POD_GATEWAY),),
+        ips=tuple(
+            Ip(address=host_on_link(address), interface=1, gateway=POD_GATEWAYS[address.version])
+            for address in wiring.addresses
+        ),
+        routes=tuple(
+            Route(dst=ANYWHERE[address.version], gateway=POD_GATEWAYS[address.version])
+            for address in wiring.addresses
+        ),
     )

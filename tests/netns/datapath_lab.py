@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
 from cni_shim.datapath.desired import DesiredEni, DesiredHost
+from cni_shim.datapath.families import Address
 from cni_shim.datapath.host import HostDatapath
 from cni_shim.datapath.netlink import HostNetlink
 from cni_shim.datapath.notices import LinkNotices
@@ -65,7 +66,7 @@ def wiring(number: int = 1, *, mark: int = 0, **changed: object) -> PodWiring:
         "network_name": "vpc",
         "pod_namespace": "default",
         "pod_name": f"web-{number}",
-        "address": IPv4Address(f"10.0.{1 if mark else 0}.{100 + number}"),
+        "addresses": (IPv4Address(f"10.0.{1 if mark else 0}.{100 + number}"),),
         "mark": mark,
         "mtu": 9001,
         "veth_prefix": "eni",
@@ -141,12 +142,12 @@ class Lab:
         run("ip", "address", "add", "10.0.0.10/24", "dev", "ens5")
         run("ip", "route", "add", "default", "via", "10.0.0.1")
 
-    def deliver(self, eni: DesiredEni, address: IPv4Address) -> None:
+    def deliver(self, eni: DesiredEni, address: Address) -> None:
         """Make the fabric deliver the address to the ENI, as a VPC does after assigning."""
         self.fabric.ip("neighbour", "replace", str(address), "lladdr", eni.mac,
                        "dev", f"f{eni.device_index}")  # fmt: skip
 
-    def can_reach_outside(self, pod: Netns, eni: DesiredEni, address: IPv4Address) -> bool:
+    def can_reach_outside(self, pod: Netns, eni: DesiredEni, address: Address) -> bool:
         """Whether a datagram from the pod gets out, past the source check, and an answer back."""
         self.deliver(eni, address)
         with udp_socket(self.fabric.fd) as server, udp_socket(pod.fd) as client:

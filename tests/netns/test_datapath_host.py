@@ -83,8 +83,8 @@ def test_forwarding_and_loose_reverse_path_filters_are_set(lab: Lab) -> None:
         ("ip", "link", "set", "ens6", "down"),
         ("ip", "link", "set", "ens6", "mtu", "1500"),
         ("nft", "flush", "ruleset"),
-        ("nft", "flush", "table", "ip", "vpc-ipamd"),
-        ("nft", "flush", "chain", "ip", "vpc-ipamd", "mark-pods"),
+        ("nft", "flush", "table", "inet", "vpc-ipamd"),
+        ("nft", "flush", "chain", "inet", "vpc-ipamd", "mark-pods"),
         ("sysctl", "-q", "-w", "net.ipv4.ip_forward=0"),
         ("sysctl", "-q", "-w", "net.ipv4.conf.ens6.rp_filter=1"),
     ],
@@ -102,9 +102,9 @@ def test_pods_on_the_secondary_eni_work_again_after_a_flush_of_nft(lab: Lab) -> 
     pod, wanted = lab.make_netns(), wiring(mark=2)
     lab.pods.wire(pod.fd, wanted)
     run("nft", "flush", "ruleset")
-    assert not lab.can_reach_outside(pod, SECONDARY, wanted.address)
+    assert not lab.can_reach_outside(pod, SECONDARY, wanted.addresses[0])
     lab.host.apply(BOTH)
-    assert lab.can_reach_outside(pod, SECONDARY, wanted.address)
+    assert lab.can_reach_outside(pod, SECONDARY, wanted.addresses[0])
 
 
 def test_the_mark_keeps_the_bits_of_others(lab: Lab) -> None:
@@ -114,15 +114,15 @@ def test_the_mark_keeps_the_bits_of_others(lab: Lab) -> None:
         " meta mark 0xffffff82 counter name seen;\n}\ncounter seen { }\n}\n")  # fmt: skip
     pod, wanted = lab.make_netns(), wiring(mark=2)
     lab.pods.wire(pod.fd, wanted)
-    lab.can_reach_outside(pod, SECONDARY, wanted.address)
+    lab.can_reach_outside(pod, SECONDARY, wanted.addresses[0])
     assert "packets 0" not in run("nft", "list", "counter", "ip", "other", "seen")
 
 
 def test_an_unchanged_nft_table_is_not_replaced(lab: Lab) -> None:
     lab.host.apply(BOTH)
-    before = run("nft", "-a", "list", "table", "ip", "vpc-ipamd")
+    before = run("nft", "-a", "list", "table", "inet", "vpc-ipamd")
     lab.host.apply(BOTH)
-    assert run("nft", "-a", "list", "table", "ip", "vpc-ipamd") == before
+    assert run("nft", "-a", "list", "table", "inet", "vpc-ipamd") == before
 
 
 def test_a_missing_link_is_said_and_stops_no_other(lab: Lab) -> None:

@@ -14,7 +14,9 @@ import pytest
 from cni_shim.datapath import messages, names
 from cni_shim.datapath.desired import DesiredEni
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
+from cni_shim.datapath.families import Address
 from cni_shim.datapath.identity import encode_alias
+from cni_shim.datapath.messages import VethPair
 from cni_shim.datapath.wiring import PodWiring, host_requests, pod_requests, veth_pair
 
 from tests.netns.datapath_lab import BOTH, PRIMARY, SECONDARY, Lab, Netns, open_lab, run, wiring
@@ -36,7 +38,7 @@ def unwire(lab: Lab, pod: PodWiring) -> bool:
         pod.pod_namespace,
         pod.pod_name,
         pod.veth_prefix,
-        pod.address,
+        pod.addresses,
     )
 
 
@@ -55,14 +57,14 @@ def pod_routes() -> str:
 def test_a_wired_pod_reaches_the_outside_by_its_own_eni(lab: Lab, eni: DesiredEni) -> None:
     pod, wanted = lab.make_netns(), wiring(mark=eni.mark)
     lab.pods.wire(pod.fd, wanted)
-    assert lab.can_reach_outside(pod, eni, wanted.address)
+    assert lab.can_reach_outside(pod, eni, wanted.addresses[0])
 
 
 def test_a_pod_marked_for_the_wrong_eni_is_dropped_by_the_fabric(lab: Lab) -> None:
     pod = lab.make_netns()
-    wanted = wiring(mark=0, address=IPv4Address("10.0.1.101"))
+    wanted = wiring(mark=0, addresses=(IPv4Address("10.0.1.101"),))
     lab.pods.wire(pod.fd, wanted)
-    assert not lab.can_reach_outside(pod, SECONDARY, wanted.address)
+    assert not lab.can_reach_outside(pod, SECONDARY, wanted.addresses[0])
 
 
 def test_what_was_wired_is_what_inspect_sees(lab: Lab) -> None:
@@ -116,9 +118,9 @@ def build_partly(lab: Lab, pod: Netns, wanted: PodWiring, steps: int) -> None:
     alias = encode_alias(wanted.identity(lab.pods.netns_cookie(pod.fd)))
     on_host = [
         messages.create_veth(pair),
-        *host_requests(pair.host_ifindex, alias, wanted.address, has_ipv6=True),
+        *host_requests(pair, alias, wanted.addresses, has_ipv6=True),
     ]
-    in_pod = list(pod_requests(pair, wanted.address))
+    in_pod = list(pod_requests(pair, wanted.addresses))
     for request in on_host[:steps]:
         lab.netlink.socket().execute((request,))
     with lab.netlink.pod_socket(pod.fd) as sock:
@@ -133,7 +135,7 @@ def test_a_half_wired_leftover_is_replaced(lab: Lab, steps: int) -> None:
     assert (lab.pods.inspect(pod.fd, wanted) is not None) == (steps == 9)
     lab.pods.wire(pod.fd, wanted)
     assert len(host_veths()) == 1
-    assert lab.can_reach_outside(pod, PRIMARY, wanted.address)
+    assert lab.can_reach_outside(pod, PRIMARY, wanted.addresses[0])
 
 
 @pytest.mark.parametrize("steps", range(1, 10))
@@ -211,13 +213,13 @@ def test_unwiring_one_sandbox_of_a_pod_spares_the_other(lab: Lab) -> None:
     lab.pods.wire(lab.make_netns().fd, old)
     lab.pods.wire(pod.fd, new)
     assert unwire(lab, old)
-    assert lab.can_reach_outside(pod, PRIMARY, new.address)
+    assert lab.can_reach_outside(pod, PRIMARY, new.addresses[0])
 
 
 def test_an_address_of_another_pod_is_in_use(lab: Lab) -> None:
     wired = lab.pods.wire(lab.make_netns().fd, wiring(1))
     with pytest.raises(AddressInUse, match=wired.host_ifname):
-        lab.pods.wire(lab.make_netns().fd, wiring(2, address=wiring(1).address))
+        lab.pods.wire(lab.make_netns().fd, wiring(2, addresses=wiring(1).addresses))
     assert host_veths() == [wired.host_ifname]
 
 
@@ -273,13 +275,13 @@ def test_unwire_finds_the_link_without_the_pods_name(lab: Lab) -> None:
 
 def test_a_late_unwire_spares_the_next_holder_of_the_address(lab: Lab) -> None:
     pod, old = lab.make_netns(), wiring(1)
-    new = wiring(2, address=old.address)
+    new = wiring(2, addresses=old.addresses)
     lab.pods.wire(pod.fd, new)
-    run("ip", "rule", "add", "to", f"{new.address}", "lookup", "5120", "pref", "512",
+    run("ip", "rule", "add", "to", f"{new.addresses[0]}", "lookup", "5120", "pref", "512",
         "proto", "119")  # fmt: skip
     assert not unwire(lab, old)
-    assert str(new.address) in run("ip", "rule")
-    assert lab.can_reach_outside(pod, PRIMARY, new.address)
+    assert str(new.addresses[0]) in run("ip", "rule")
+    assert lab.can_reach_outside(pod, PRIMARY, new.addresses[0])
 
 
 def test_unwire_removes_rules_of_ours_and_spares_others(lab: Lab) -> None:
@@ -287,10 +289,19 @@ def test_unwire_removes_rules_of_ours_and_spares_others(lab: Lab) -> None:
     lab.pods.wire(lab.make_netns().fd, wanted)
     for source in (("proto", "119"), ("proto", "static")):
         run(
-            "ip", "rule", "add", "from", f"{wanted.address}", "lookup", "3", "pref", "1536", *source
+            "ip",
+            "rule",
+            "add",
+            "from",
+            f"{wanted.addresses[0]}",
+            "lookup",
+            "3",
+            "pref",
+            "1536",
+            *source,
         )
     assert unwire(lab, wanted)
-    found = [line for line in run("ip", "rule").splitlines() if str(wanted.address) in line]
+    found = [line for line in run("ip", "rule").splitlines() if str(wanted.addresses[0]) in line]
     assert len(found) == 1
     assert "proto static" in found[0]
 
@@ -316,7 +327,7 @@ def test_many_pods_at_once_all_work(lab: Lab) -> None:
     with ThreadPoolExecutor(16) as workers:
         wired = list(workers.map(lambda pair: lab.pods.wire(pair[0].fd, pair[1]), pods))
         assert sorted(w.host_ifname for w in wired) == sorted(host_veths())
-        assert all(lab.can_reach_outside(pod, PRIMARY, w.address) for pod, w in pods)
+        assert all(lab.can_reach_outside(pod, PRIMARY, w.addresses[0]) for pod, w in pods)
         assert all(workers.map(lambda pair: unwire(lab, pair[1]), pods))
     assert (host_veths(), pod_routes()) == ([], "")
 
@@ -333,7 +344,7 @@ def test_observe_names_the_attachment_of_every_address(lab: Lab) -> None:
     wired = lab.pods.wire(lab.make_netns().fd, wanted)
     (seen,) = lab.pods.observe()
     assert (seen.address, seen.link_name, seen.ifindex) == (
-        wanted.address,
+        wanted.addresses[0],
         wired.host_ifname,
         wired.host_ifindex,
     )
@@ -375,15 +386,17 @@ def test_a_link_that_a_wire_is_working_on_is_spared(
 ) -> None:
     answers: list[bool] = []
 
-    def look_in_between(pair: object, address: IPv4Address) -> tuple[messages.Request, ...]:
+    def look_in_between(
+        pair: VethPair, addresses: tuple[Address, ...]
+    ) -> tuple[messages.Request, ...]:
         answers.extend(lab.pods.remove_leftover(seen) for seen in lab.pods.observe())
-        return pod_requests(pair, address)  # type: ignore[arg-type]
+        return pod_requests(pair, addresses)
 
     monkeypatch.setattr("cni_shim.datapath.pods.pod_requests", look_in_between)
     pod, wanted = lab.make_netns(), wiring()
     lab.pods.wire(pod.fd, wanted)
     assert answers == [False]
-    assert lab.can_reach_outside(pod, PRIMARY, wanted.address)
+    assert lab.can_reach_outside(pod, PRIMARY, wanted.addresses[0])
 
 
 def test_a_stray_route_of_ours_is_removed_and_the_link_spared(lab: Lab) -> None:

@@ -1,7 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_interface,
+    ip_network,
+)
 
 import pytest
 from cni_shim.datapath import names
@@ -9,10 +18,10 @@ from cni_shim.datapath.answers import Link, LinkAddress
 from cni_shim.datapath.desired import (
     DesiredEni,
     DesiredHost,
-    eni_address,
+    eni_addresses,
     eni_routes,
     eni_rules,
-    pod_rule,
+    pod_rules,
 )
 from cni_shim.datapath.diff import (
     Action,
@@ -57,6 +66,21 @@ SECONDARY = DesiredEni(
 BOTH = DesiredHost(enis=(PRIMARY, SECONDARY))
 
 
+PRIMARY_V6 = replace(
+    PRIMARY,
+    subnet_cidr_v6=IPv6Network("2001:db8:0:a::/64"),
+    primary_address_v6=IPv6Address("2001:db8:0:a::a"),
+    gateway_v6=IPv6Address("fe80:ec2::1"),
+)
+SECONDARY_V6 = replace(
+    SECONDARY,
+    subnet_cidr_v6=IPv6Network("2001:db8:0:b::/64"),
+    primary_address_v6=IPv6Address("2001:db8:0:b::a"),
+    gateway_v6=IPv6Address("fe80:ec2::1"),
+)
+BOTH_V6 = DesiredHost(enis=(PRIMARY_V6, SECONDARY_V6))
+
+
 def link(ifindex: int, eni: DesiredEni, **changed: object) -> Link:
     values: dict[str, object] = {
         "ifindex": ifindex,
@@ -81,17 +105,20 @@ def bare(links: tuple[Link, ...] = LINKS) -> ObservedHost:
     )
 
 
-def whole() -> ObservedHost:
-    """A host on which everything of BOTH stands."""
-    address, firewall = eni_address(SECONDARY), wanted_firewall(BOTH)
-    assert address is not None
+def whole(desired: DesiredHost = BOTH) -> ObservedHost:
+    """A host on which everything stands."""
+    primary, secondary = desired.enis
+    firewall = wanted_firewall(desired)
     assert firewall is not None
     return ObservedHost(
         links=LINKS,
-        addresses=(LinkAddress(ifindex=6, address=address, protocol=names.PROTOCOL),),
-        routes=eni_routes(SECONDARY, 6),
-        rules=(pod_rule(), *eni_rules(SECONDARY)),
-        sysctls=tuple((wanted.name, wanted.value) for wanted in wanted_sysctls(LINKS, BOTH)),
+        addresses=tuple(
+            LinkAddress(ifindex=6, address=address, protocol=names.PROTOCOL)
+            for address in eni_addresses(secondary)
+        ),
+        routes=eni_routes(secondary, 6),
+        rules=(*pod_rules(desired), *eni_rules(primary), *eni_rules(secondary)),
+        sysctls=tuple((wanted.name, wanted.value) for wanted in wanted_sysctls(LINKS, desired)),
         firewall_comments=firewall.comments,
     )
 
@@ -250,3 +277,118 @@ def test_the_order_in_which_enis_are_named_does_not_matter() -> None:
 def test_a_secondary_eni_cannot_have_the_main_table() -> None:
     with pytest.raises(ValueError, match="table 254"):
         replace(SECONDARY, route_table_id=254)
+
+
+def test_a_host_with_both_families_as_wanted_needs_nothing() -> None:
+    assert diff(whole(BOTH_V6), BOTH_V6) == ()
+
+
+def test_ipv6_gets_the_same_rules_routes_and_address_as_ipv4() -> None:
+    actions = diff(whole(), BOTH_V6)
+    rules = [
+        (a.rule.priority, a.rule.table, a.rule.family) for a in actions if isinstance(a, AddRule)
+    ]
+    routes = [
+        (str(a.route.destination), str(a.route.gateway)) for a in actions if isinstance(a, AddRoute)
+    ]
+    assert rules == [(512, 5120, 10), (1536, 2, 10), (32765, 2, 10)]
+    assert routes == [("fe80:ec2::1/128", "None"), ("::/0", "fe80:ec2::1")]
+    assert [a.address for a in actions if isinstance(a, AddAddress)] == [
+        IPv6Interface("2001:db8:0:b::a/128")
+    ]
+
+
+def test_a_node_that_returns_to_ipv4_loses_our_ipv6_and_keeps_its_settings() -> None:
+    actions = diff(whole(BOTH_V6), BOTH)
+    assert [type(action).__name__ for action in actions] == [
+        "RemoveAddress",
+        "RemoveRule",
+        "RemoveRule",
+        "RemoveRule",
+        "RemoveRoute",
+        "RemoveRoute",
+    ]
+
+
+def test_router_advertisements_are_secured_before_the_node_forwards() -> None:
+    written = [a for a in diff(bare(), BOTH_V6) if isinstance(a, WriteSysctl)]
+    assert [(a.name.removeprefix("ipv6/conf/"), a.value) for a in written if "ipv6" in a.name] == [
+        ("ens5/accept_ra", "2"),
+        ("ens6/accept_ra", "0"),
+        ("ens6/accept_dad", "0"),
+        ("all/forwarding", "1"),
+    ]
+
+
+@pytest.mark.parametrize(("present", "is_written"), [("0", False), ("1", True), ("2", False)])
+def test_a_primary_whose_advertisements_a_program_handles_is_left_so(
+    present: str, is_written: bool
+) -> None:
+    name = "ipv6/conf/ens5/accept_ra"
+    seen = whole(BOTH_V6)
+    sysctls = tuple((key, present if key == name else value) for key, value in seen.sysctls)
+    actions = diff(replace(seen, sysctls=sysctls), BOTH_V6)
+    assert (actions != ()) == is_written
+
+
+def test_without_ipv6_no_setting_of_it_is_touched() -> None:
+    assert not any("ipv6" in wanted.name for wanted in wanted_sysctls(LINKS, BOTH))
+
+
+@pytest.mark.parametrize(
+    ("text", "protocol", "goes"),
+    [
+        ("2001:db8:0:b::99/64", 0, True),
+        ("fe80::11ff:fe00:11/64", 3, False),
+        ("2001:db8:0:b::a/128", 0, False),
+    ],
+    ids=["autoconfigured", "link-local", "its own"],
+)
+def test_foreign_ipv6_addresses_go_from_a_secondary_eni(
+    text: str, protocol: int, goes: bool
+) -> None:
+    found = LinkAddress(ifindex=6, address=ip_interface(text), protocol=protocol)
+    seen = replace(whole(BOTH_V6), addresses=(*whole(BOTH_V6).addresses, found))
+    wanted = RemoveAddress(eni_id="eni-1", ifindex=6, address=found.address)
+    assert diff(seen, BOTH_V6) == ((wanted,) if goes else ())
+
+
+def test_ipv6_of_an_eni_that_serves_ipv4_only_is_left_alone() -> None:
+    address = LinkAddress(ifindex=6, address=ip_interface("2001:db8:0:b::99/64"), protocol=0)
+    route = Route(
+        table=254, destination=ip_network("2001:db8:0:b::/64"), gateway=None, ifindex=6, protocol=2
+    )
+    seen = whole()
+    crowded = replace(seen, addresses=(*seen.addresses, address), routes=(*seen.routes, route))
+    assert diff(crowded, BOTH) == ()
+
+
+@pytest.mark.parametrize(
+    ("destination", "gateway", "protocol", "ifindex", "goes"),
+    [
+        ("2001:db8:0:b::/64", None, 2, 6, True),
+        ("::/0", "fe80::1234", 9, 6, True),
+        ("fe80::/64", None, 2, 6, False),
+        ("::/0", "fe80::1234", 9, 5, False),
+        ("2001:db8:9::/64", "fe80::1234", 4, 6, False),
+    ],
+    ids=["connected", "advertised", "link-local", "primary", "static"],
+)
+def test_uninvited_ipv6_routes_go_from_a_secondary_eni(
+    destination: str, gateway: str | None, protocol: int, ifindex: int, goes: bool
+) -> None:
+    route = Route(
+        table=254,
+        destination=ip_network(destination),
+        gateway=IPv6Address(gateway) if gateway else None,
+        ifindex=ifindex,
+        protocol=protocol,
+    )
+    seen = replace(whole(BOTH_V6), routes=(*whole(BOTH_V6).routes, route))
+    wanted = RemoveRoute(eni_id="eni-1", route=route)
+    assert diff(seen, BOTH_V6) == ((wanted,) if goes else ())
+
+
+def test_an_mtu_below_ipv6s_least_is_refused() -> None:
+    with pytest.raises(ValueError, match="1279, but IPv6 needs 1280"):
+        replace(BOTH_V6, eni_mtu=1279)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
@@ -32,6 +32,14 @@ HOST_ROUTE = Route(
 DEFAULT_ROUTE = Route(
     table=2, destination=IPv4Network("0.0.0.0/0"), gateway=IPv4Address("10.0.1.1"), ifindex=3
 )
+HOST_ROUTE_V6 = Route(
+    table=5120, destination=ip_network("2001:db8::7/128"), gateway=None, ifindex=20000001
+)
+DEFAULT_ROUTE_V6 = Route(
+    table=2, destination=ip_network("::/0"), gateway=ip_address("fe80:ec2::1"), ifindex=3
+)
+MARK_RULE_V6 = Rule(priority=1536, table=2, mark=2, mask=0x7F, family=10)
+SOURCE_RULE_V6 = Rule(priority=32765, table=2, source=ip_network("2001:db8::a/128"), family=10)
 MARK_RULE = Rule(priority=1536, table=2, mark=2, mask=0x7F)
 SOURCE_RULE = Rule(priority=32765, table=10101, source=IPv4Network("10.0.1.10/32"))
 POD_RULE = Rule(priority=512, table=5120)
@@ -88,18 +96,32 @@ def test_an_address_brings_no_connected_route() -> None:
     message = decoded(request, ifaddrmsg)
     assert (message["index"], message["prefixlen"]) == (7, 32)
     assert message.get_attr("IFA_LOCAL") == message.get_attr("IFA_ADDRESS") == "10.0.2.7"
-    assert message.get_attr("IFA_FLAGS") == 0x200
+    assert (message["family"], message.get_attr("IFA_FLAGS")) == (2, 0x200)
+
+
+def test_an_ipv6_address_is_not_looked_for_elsewhere_first() -> None:
+    request = messages.add_address(7, ip_interface("2001:db8::7/128"))
+    message = decoded(request, ifaddrmsg)
+    assert (message["family"], message["index"], message["prefixlen"]) == (10, 7, 128)
+    assert message.get_attr("IFA_LOCAL") == message.get_attr("IFA_ADDRESS") == "2001:db8::7"
+    assert message.get_attr("IFA_FLAGS") == 0x202  # IFA_F_NODAD besides
 
 
 @pytest.mark.parametrize(
-    ("route", "scope", "gateway", "destination"),
-    [(HOST_ROUTE, 253, None, "10.0.2.7"), (DEFAULT_ROUTE, 0, "10.0.1.1", None)],
-    ids=["host", "default"],
+    ("route", "family", "scope", "gateway", "destination"),
+    [
+        (HOST_ROUTE, 2, 253, None, "10.0.2.7"),
+        (DEFAULT_ROUTE, 2, 0, "10.0.1.1", None),
+        (HOST_ROUTE_V6, 10, 253, None, "2001:db8::7"),
+        (DEFAULT_ROUTE_V6, 10, 0, "fe80:ec2::1", None),
+    ],
+    ids=["host", "default", "host-v6", "default-v6"],
 )
 def test_a_route_reads_as_written(
-    route: Route, scope: int, gateway: str | None, destination: str | None
+    route: Route, family: int, scope: int, gateway: str | None, destination: str | None
 ) -> None:
     message = decoded(messages.add_route(route), rtmsg)
+    assert message["family"] == family
     assert (message["scope"], message["proto"], message["type"]) == (scope, 119, 1)
     assert message["dst_len"] == route.destination.prefixlen
     assert message.get_attr("RTA_TABLE") == route.table
@@ -121,33 +143,44 @@ def test_a_rule_reads_as_written() -> None:
     assert message.get_attr("FRA_PROTOCOL") == 119
 
 
-def test_a_neighbour_reads_as_written() -> None:
-    request = messages.add_neighbour(7, IPv4Address("169.254.1.1"), b"\x02\x01\x02\x03\x04\x05")
+@pytest.mark.parametrize(("family", "address"), [(2, "169.254.1.1"), (10, "fe80::1")])
+def test_a_neighbour_reads_as_written(family: int, address: str) -> None:
+    request = messages.add_neighbour(7, ip_address(address), b"\x02\x01\x02\x03\x04\x05")
     message = decoded(request, ndmsg)
-    assert (message["ifindex"], message["state"]) == (7, 0x80)
-    assert message.get_attr("NDA_DST") == "169.254.1.1"
+    assert (message["family"], message["ifindex"], message["state"]) == (family, 7, 0x80)
+    assert message.get_attr("NDA_DST") == address
     assert message.get_attr("NDA_LLADDR") == "02:01:02:03:04:05"
 
 
-@pytest.mark.parametrize("rule", [MARK_RULE, SOURCE_RULE, POD_RULE])
+@pytest.mark.parametrize("rule", [MARK_RULE_V6, SOURCE_RULE_V6])
+def test_an_ipv6_rule_reads_as_written(rule: Rule) -> None:
+    message = decoded(messages.add_rule(rule), fibmsg)
+    assert (message["family"], message["src_len"]) == (10, 128 if rule.source else 0)
+    assert message.get_attr("FRA_SRC") == (
+        str(rule.source.network_address) if rule.source else None
+    )
+
+
+@pytest.mark.parametrize("rule", [MARK_RULE, SOURCE_RULE, POD_RULE, MARK_RULE_V6, SOURCE_RULE_V6])
 def test_rules_survive_encoding_and_decoding(rule: Rule) -> None:
     assert answers.rule_of(messages.add_rule(rule).body) == rule
 
 
-@pytest.mark.parametrize("route", [HOST_ROUTE, DEFAULT_ROUTE])
+@pytest.mark.parametrize("route", [HOST_ROUTE, DEFAULT_ROUTE, HOST_ROUTE_V6, DEFAULT_ROUTE_V6])
 def test_routes_survive_encoding_and_decoding(route: Route) -> None:
     assert answers.route_of(messages.add_route(route).body) == route
 
 
-def test_addresses_and_neighbours_survive_encoding_and_decoding() -> None:
-    address = IPv4Interface("10.0.1.10/32")
+@pytest.mark.parametrize("text", ["10.0.1.10/32", "2001:db8::a/128"])
+def test_addresses_and_neighbours_survive_encoding_and_decoding(text: str) -> None:
+    address = ip_interface(text)
     mac = b"\x02\x01\x02\x03\x04\x05"
     assert answers.address_of(messages.add_address(7, address).body) == LinkAddress(
         ifindex=7, address=address, protocol=119
     )
-    assert answers.neighbour_of(
-        messages.add_neighbour(7, IPv4Address("169.254.1.1"), mac).body
-    ) == Neighbour(ifindex=7, address=IPv4Address("169.254.1.1"), mac=mac, is_permanent=True)
+    assert answers.neighbour_of(messages.add_neighbour(7, address.ip, mac).body) == Neighbour(
+        ifindex=7, address=address.ip, mac=mac, is_permanent=True
+    )
 
 
 def test_a_link_is_read_from_its_message() -> None:
@@ -163,3 +196,15 @@ def test_several_messages_in_one_datagram_are_split() -> None:
         data += messages.serialise(request, number, ack=False)
         data += b"\0" * (-len(data) & 3)
     assert [message.sequence for message in answers.split(data)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["routes", "rules", "addresses", "neighbours"])
+def test_a_dump_asks_for_both_families_unless_told_which(kind: str) -> None:
+    dump = getattr(messages, f"dump_{kind}")
+    assert [dump().body[0], dump(2).body[0], dump(10).body[0]] == [0, 2, 10]
+
+
+def test_the_route_to_an_ipv6_address_is_asked_for_whole() -> None:
+    message = decoded(messages.match_route(ip_address("2001:db8::7")), rtmsg)
+    assert (message["family"], message["dst_len"]) == (10, 128)
+    assert message.get_attr("RTA_DST") == "2001:db8::7"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 
 import grpc
@@ -13,7 +13,7 @@ from cni_shim.datapath.pods import ObservedPod
 from cni_shim.ipam_client import IpamdError
 from cni_shim.node_watch import REPORT_SECONDS, SUSPECT_SECONDS, NodeWatch
 from cni_shim.spec import AttachmentKey
-from cni_shim.verbs import Verbs
+from cni_shim.verbs import PEER, Verbs
 from ipam_api.v1 import ipam_pb2 as pb
 
 from tests.unit.test_verbs import FakeDatapath, FakeIpam
@@ -109,7 +109,7 @@ NETWORK = pb.NodeNetwork(
 
 def pod(name: str = "c1", address: str | None = "10.0.0.5", link: str = "eni1") -> ObservedPod:
     return ObservedPod(
-        address=IPv4Address(address) if address else None,
+        address=ip_address(address) if address else None,
         link_name=link,
         ifindex=7,
         container_id=name,
@@ -203,6 +203,60 @@ def test_a_link_with_its_allocation_stays(bench: Bench, clock: list[float]) -> N
     bench.ledger.unknown = ["10.0.0.5"]  # the report was older than the allocation
     bench.ledger.held["c1"] = pb.Allocation(address="10.0.0.5")
     assert two_reports(bench, clock) == []
+
+
+@pytest.mark.parametrize(
+    ("allocated", "removed"),
+    [(["10.0.0.5"], []), (["10.0.0.6"], ["eni1", "eni1"])],
+    ids=["one-family-is-held", "neither-is"],
+)
+def test_a_link_goes_only_when_none_of_its_addresses_is_held(
+    bench: Bench, clock: list[float], allocated: list[str], removed: list[str]
+) -> None:
+    bench.kernel.pods = (pod(), pod(address="2001:db8::5"))
+    bench.ledger.unknown = ["10.0.0.5", "2001:db8::5"]
+    bench.ledger.held["c1"] = pb.Allocation(address=allocated[0], addresses=allocated)
+    assert two_reports(bench, clock) == removed
+
+
+def test_a_link_of_an_attachment_that_the_peer_wired_stays(
+    bench: Bench, clock: list[float]
+) -> None:
+    bench.kernel.pods = (pod(),)
+    bench.ledger.unknown = ["10.0.0.5"]
+    bench.ledger.held["c1"] = pb.Allocation(address="10.0.0.6", wired_by=PEER)
+    assert two_reports(bench, clock) == []
+
+
+def test_both_families_are_wanted_and_reported(bench: Bench) -> None:
+    network = pb.NodeNetwork()
+    network.CopyFrom(NETWORK)
+    network.enis[0].subnet_cidr_v6 = "2001:db8::/64"
+    network.enis[0].primary_address_v6 = "2001:db8::4"
+    network.enis[0].gateway_v6 = "fe80:ec2::1"
+    bench.kernel.pods = (pod(), pod(address="2001:db8::5"))
+    bench.watch.wanted(network)
+    bench.watch.step(0.0)
+    (eni,) = bench.kernel.applied[0].enis
+    assert (eni.subnet_cidr, eni.subnet_cidr_v6) == (
+        IPv4Network("10.0.0.0/24"),
+        IPv6Network("2001:db8::/64"),
+    )
+    assert (eni.primary_address_v6, eni.gateway_v6) == (
+        IPv6Address("2001:db8::4"),
+        IPv6Address("fe80:ec2::1"),
+    )
+    (report,) = bench.ledger.reports
+    assert [(a.address, a.key.container_id) for a in report.addresses] == [
+        ("10.0.0.5", "c1"),
+        ("2001:db8::5", "c1"),
+    ]
+
+
+def test_an_eni_without_ipv6_is_wanted_without(bench: Bench) -> None:
+    bench.watch.wanted(NETWORK)
+    bench.watch.step(0.0)
+    assert not bench.kernel.applied[0].has_v6
 
 
 def test_a_half_made_link_of_an_allocation_stays(bench: Bench, clock: list[float]) -> None:

@@ -10,11 +10,13 @@ from ipaddress import IPv4Address
 import grpc
 import pytest
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
+from cni_shim.datapath.families import Address
 from cni_shim.datapath.pods import PodWiring, Wired
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
+from cni_shim.results import Result
 from cni_shim.spec import AttachmentKey, CniRequest, PluginConfig, Pod, Verb
-from cni_shim.verbs import Attempt, Verbs
+from cni_shim.verbs import PEER, Attempt, Verbs
 from ipam_api.v1 import ipam_pb2 as pb
 
 KEY = AttachmentKey(container_id="c1", ifname="eth0")
@@ -38,6 +40,7 @@ class FakeIpam:
         self.script: dict[str, list[IpamdError | None]] = {}
         self.on_allocate: Callable[[], None] = lambda: None
         self.next = 5
+        self.networks: tuple[str, ...] = ("10.0.0.",)
 
     def _enter(self, name: str) -> None:
         queue = self.script.get(name, [])
@@ -56,6 +59,7 @@ class FakeIpam:
             return pb.AllocateReply(allocation=held, is_repeat=True)
         if held is not None:
             raise refusal(grpc.StatusCode.FAILED_PRECONDITION, R.ATTACHMENT_CONFLICT)
+        addresses = [f"{network}{self.next}" for network in self.networks]
         made = pb.Allocation(
             key=request.key,
             attempt_id=request.attempt_id,
@@ -63,7 +67,8 @@ class FakeIpam:
             netns_cookie=request.netns_cookie,
             pod_namespace=request.pod_namespace,
             pod_name=request.pod_name,
-            address=f"10.0.0.{self.next}",
+            address=addresses[0],
+            addresses=addresses,
             eni_id="eni-1",
             device_index=1,
         )
@@ -111,12 +116,12 @@ class FakeDatapath:
     def wire(self, netns_fd: int, wiring: PodWiring) -> Wired:
         self._enter("wire")
         self.during_wire()
-        self.links[wiring.container_id] = str(wiring.address)
-        self.diary.append(f"wire {wiring.address} mark {wiring.mark}")
+        self.links[wiring.container_id] = _words(wiring.addresses)
+        self.diary.append(f"wire {_words(wiring.addresses)} mark {wiring.mark}")
         return self._wired()
 
     def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
-        is_there = self.links.get(wiring.container_id) == str(wiring.address)
+        is_there = self.links.get(wiring.container_id) == _words(wiring.addresses)
         return self._wired() if is_there else None
 
     def unwire(
@@ -126,10 +131,10 @@ class FakeDatapath:
         pod_namespace: str,
         pod_name: str,
         veth_prefix: str,
-        address: IPv4Address | None,
+        addresses: tuple[Address, ...],
     ) -> bool:
         self._enter("unwire")
-        self.diary.append(f"unwire {address} of {pod_name}")
+        self.diary.append(f"unwire {_words(addresses)} of {pod_name}")
         return self.links.pop(container_id, None) is not None
 
     def _wired(self) -> Wired:
@@ -140,6 +145,10 @@ class FakeDatapath:
             pod_mac="0a:58:0a:00:00:05",
             netns_cookie=self.cookie,
         )
+
+
+def _words(addresses: tuple[Address, ...]) -> str:
+    return " and ".join(map(str, addresses)) or "nothing"
 
 
 class Bench:
@@ -177,8 +186,11 @@ class Bench:
     def attempt(self) -> Attempt:
         return Attempt(KEY, self.ipam, deadline_monotonic=time.monotonic() + 10)
 
+    def result(self, attempt: Attempt | None = None) -> Result:
+        return self.verbs.add(self.request(), 3, attempt or self.attempt())
+
     def add(self, attempt: Attempt | None = None) -> Mapping[str, str]:
-        result = self.verbs.add(self.request(), 3, attempt or self.attempt())
+        result = self.result(attempt)
         return {"address": str(result.ips[0].address), "host": result.interfaces[0].name}
 
     def delete(self) -> None:
@@ -336,7 +348,7 @@ def test_a_del_that_ipamd_cannot_record_is_queued(bench: Bench) -> None:
 
 def test_a_del_of_what_never_was_succeeds_and_leaves_a_tombstone(bench: Bench) -> None:
     bench.delete()
-    assert bench.diary == ["unwire None of web"]
+    assert bench.diary == ["unwire nothing of web"]
 
 
 def test_a_del_after_a_restart_asks_the_ledger(bench: Bench) -> None:
@@ -454,3 +466,67 @@ def test_a_repeat_that_cannot_be_inspected_is_unwired_before_its_address_goes(
     bench.datapath.inspect = torn  # type: ignore[method-assign]
     assert bench.refused(bench.add).code is CniErrorCode.INTERFACE_SETUP
     assert bench.diary == ["unwire 10.0.0.5 of web", "release 10.0.0.5"]
+
+
+V4 = {"address": "10.0.0.5/32", "gateway": "169.254.1.1", "default": "0.0.0.0/0"}
+V6 = {"address": "2001:db8::5/128", "gateway": "fe80::1", "default": "::/0"}
+
+
+@pytest.mark.parametrize(
+    ("networks", "expected"),
+    [(("10.0.0.",), [V4]), (("2001:db8::",), [V6]), (("10.0.0.", "2001:db8::"), [V4, V6])],
+    ids=["ipv4", "ipv6", "both"],
+)
+def test_the_answer_has_each_familys_address_gateway_and_default_route(
+    bench: Bench, networks: tuple[str, ...], expected: list[dict[str, str]]
+) -> None:
+    bench.ipam.networks = networks
+    result = bench.result()
+    assert [
+        {"address": str(ip.address), "gateway": str(ip.gateway), "default": str(route.dst)}
+        for ip, route in zip(result.ips, result.routes, strict=True)
+    ] == expected
+    assert [str(route.gateway) for route in result.routes] == [e["gateway"] for e in expected]
+    assert [ip.interface for ip in result.ips] == [1] * len(expected)
+
+
+def test_both_families_of_an_attachment_come_and_go_together(bench: Bench) -> None:
+    bench.ipam.networks = ("10.0.0.", "2001:db8::")
+    bench.add()
+    bench.delete()
+    assert bench.diary == [
+        "allocate 10.0.0.5",
+        "wire 10.0.0.5 and 2001:db8::5 mark 2",
+        "unwire 10.0.0.5 and 2001:db8::5 of web",
+        "release 10.0.0.5",
+    ]
+
+
+def test_an_ipamd_that_names_one_address_only_is_understood(bench: Bench) -> None:
+    bench.add()
+    del bench.ipam.held["c1"].addresses[:]
+    bench.verbs._cache.clear()
+    bench.delete()
+    assert bench.diary[-2:] == ["unwire 10.0.0.5 of web", "release 10.0.0.5"]
+
+
+def hold_for_peer(bench: Bench, *, netns_cookie: int) -> None:
+    bench.ipam.held["c1"] = pb.Allocation(
+        address="10.0.0.9", addresses=["10.0.0.9"], netns_cookie=netns_cookie, wired_by=PEER
+    )
+
+
+def test_a_del_of_what_the_peer_wired_releases_and_unwires_nothing(bench: Bench) -> None:
+    hold_for_peer(bench, netns_cookie=0)
+    bench.delete()
+    assert bench.diary == ["release 10.0.0.9"]
+
+
+@pytest.mark.parametrize("cookie", [7, 0], ids=["same-namespace", "other-namespace"])
+def test_an_add_of_what_the_peer_wired_is_refused_and_changes_nothing(
+    bench: Bench, cookie: int
+) -> None:
+    hold_for_peer(bench, netns_cookie=cookie)
+    error = bench.refused(bench.add)
+    assert (error.code, "10.0.0.9" in error.details) == (CniErrorCode.INTERFACE_SETUP, True)
+    assert (bench.diary, list(bench.ipam.held)) == ([], ["c1"])

@@ -5,9 +5,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 
 from cni_shim.datapath import messages as m
+from cni_shim.datapath.families import AF_INET, AF_INET6, Address, AddressOnLink, Network
 from cni_shim.datapath.identity import Identity, decode_alias
 from cni_shim.datapath.messages import Route, Rule
 
@@ -15,6 +23,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 _U32 = struct.Struct("=I")
 # The upper two bits of an attribute's type are flags (nested, byte order).
 _TYPE_MASK = 0x3FFF
+_SIZES = {AF_INET: 4, AF_INET6: 16}  # bytes in an address of the families that are read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +58,19 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkAddress:
-    """An IPv4 address on a link. `protocol` is 0 on kernels before 5.18."""
+    """An address on a link. `protocol` is 0 on kernels before 5.18."""
 
     ifindex: int
-    address: IPv4Interface
+    address: AddressOnLink
     protocol: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
-    """An IPv4 neighbour entry."""
+    """A neighbour entry."""
 
     ifindex: int
-    address: IPv4Address
+    address: Address
     mac: bytes
     is_permanent: bool
 
@@ -109,23 +118,24 @@ def link_of(body: bytes) -> Link:
 
 
 def address_of(body: bytes) -> LinkAddress | None:
-    """The address in an RTM_NEWADDR; None for other families."""
+    """The address in an RTM_NEWADDR; None for families other than IPv4 and IPv6."""
     family, length, _, _, ifindex = m.IFADDR.unpack_from(body)
     found = attributes(body, m.IFADDR.size)
     local = found.get(m.IFA_LOCAL) or found.get(m.IFA_ADDRESS)
-    if family != m.AF_INET or local is None:
+    if family not in _SIZES or local is None:
         return None
+    is_v4 = family == AF_INET
     return LinkAddress(
         ifindex=ifindex,
-        address=IPv4Interface((local, length)),
+        address=IPv4Interface((local, length)) if is_v4 else IPv6Interface((local, length)),
         protocol=found.get(m.IFA_PROTO, b"\0")[0],
     )
 
 
 def route_of(body: bytes) -> Route | None:
-    """The route in an RTM_NEWROUTE; None if it is not IPv4 unicast through one link."""
+    """The route in an RTM_NEWROUTE; None if it is not IP unicast through one link."""
     family, length, _, _, table, protocol, _, kind, _ = m.RTMSG.unpack_from(body)
-    if family != m.AF_INET or kind != m.RTN_UNICAST:
+    if family not in _SIZES or kind != m.RTN_UNICAST:
         return None
     found = attributes(body, m.RTMSG.size)
     if m.RTA_OIF not in found:
@@ -133,8 +143,8 @@ def route_of(body: bytes) -> Route | None:
     gateway = found.get(m.RTA_GATEWAY)
     return Route(
         table=_number(found, m.RTA_TABLE) or table,
-        destination=IPv4Network((found.get(m.RTA_DST, bytes(4)), length)),
-        gateway=IPv4Address(gateway) if gateway else None,
+        destination=_network(family, found.get(m.RTA_DST, bytes(_SIZES[family])), length),
+        gateway=_address(family, gateway) if gateway else None,
         ifindex=_number(found, m.RTA_OIF),
         protocol=protocol,
     )
@@ -149,7 +159,7 @@ def matched_length(body: bytes) -> int:
 def rule_of(body: bytes) -> Rule | None:
     """The rule in an RTM_NEWRULE; None if it does not simply look up a table."""
     family, to_length, from_length, _, table, action, _ = m.RULE.unpack_from(body)
-    if family != m.AF_INET or action != m.FR_ACT_TO_TBL:
+    if family not in _SIZES or action != m.FR_ACT_TO_TBL:
         return None
     found = attributes(body, m.RULE.size)
     return Rule(
@@ -157,9 +167,10 @@ def rule_of(body: bytes) -> Rule | None:
         table=_number(found, m.FRA_TABLE) or table,
         mark=_number(found, m.FRA_FWMARK),
         mask=_number(found, m.FRA_FWMASK),
-        source=_network(found.get(m.FRA_SRC), from_length),
-        destination=_network(found.get(m.FRA_DST), to_length),
+        source=_network_or_none(family, found.get(m.FRA_SRC), from_length),
+        destination=_network_or_none(family, found.get(m.FRA_DST), to_length),
         protocol=found.get(m.FRA_PROTOCOL, b"\0")[0],
+        family=family,
     )
 
 
@@ -167,11 +178,11 @@ def neighbour_of(body: bytes) -> Neighbour | None:
     """The neighbour in an RTM_NEWNEIGH; None for other families or without an address."""
     family, ifindex, state, _, _ = m.NDMSG.unpack_from(body)
     found = attributes(body, m.NDMSG.size)
-    if family != m.AF_INET or m.NDA_DST not in found:
+    if family not in _SIZES or m.NDA_DST not in found:
         return None
     return Neighbour(
         ifindex=ifindex,
-        address=IPv4Address(found[m.NDA_DST]),
+        address=_address(family, found[m.NDA_DST]),
         mac=found.get(m.NDA_LLADDR, b""),
         is_permanent=bool(state & m.NUD_PERMANENT),
     )
@@ -189,5 +200,13 @@ def _number(found: dict[int, bytes], kind: int) -> int:
     return number
 
 
-def _network(value: bytes | None, length: int) -> IPv4Network | None:
-    return IPv4Network((value, length)) if value else None
+def _address(family: int, value: bytes) -> Address:
+    return IPv4Address(value) if family == AF_INET else IPv6Address(value)
+
+
+def _network(family: int, value: bytes, length: int) -> Network:
+    return IPv4Network((value, length)) if family == AF_INET else IPv6Network((value, length))
+
+
+def _network_or_none(family: int, value: bytes | None, length: int) -> Network | None:
+    return _network(family, value, length) if value else None

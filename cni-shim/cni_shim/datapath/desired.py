@@ -7,9 +7,20 @@ The server builds a `DesiredHost` from ipamd's WatchNode messages; `diff` compar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from cni_shim.datapath import names
+from cni_shim.datapath.families import (
+    AF_INET,
+    AF_INET6,
+    ANYWHERE,
+    FAMILIES,
+    LEAST_MTU_V6,
+    Address,
+    AddressOnLink,
+    host_network,
+    host_on_link,
+)
 from cni_shim.datapath.messages import Route, Rule
 
 # EC2's jumbo frame size inside a VPC (EC2 User Guide, "Network MTU for your EC2 instance").
@@ -18,12 +29,13 @@ DEFAULT_ENI_MTU = 9001
 # Loose: an answer may come in by another ENI than the route to its sender names.
 LOOSE_RP_FILTER = "2"
 
-_ANYWHERE = IPv4Network("0.0.0.0/0")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredEni:
-    """One managed ENI. Its link is found by MAC: names change, and the link may come later."""
+    """One managed ENI. Its link is found by MAC: names change, and the link may come later.
+
+    Without `gateway_v6` (the router's link-local address) the ENI's IPv6 is left alone.
+    """
 
     eni_id: str
     mac: str
@@ -34,10 +46,30 @@ class DesiredEni:
     route_table_id: int
     is_primary: bool
     network_card: int = 0
+    subnet_cidr_v6: IPv6Network | None = None
+    primary_address_v6: IPv6Address | None = None
+    gateway_v6: IPv6Address | None = None
 
     def __post_init__(self) -> None:
         if not self.is_primary and self.route_table_id in {0, 253, 254, 255, names.POD_TABLE}:
             raise ValueError(f"{self.eni_id}: table {self.route_table_id} is not an ENI's")
+
+    @property
+    def has_v6(self) -> bool:
+        """Whether its pods may have IPv6 addresses."""
+        return self.gateway_v6 is not None
+
+    @property
+    def primary_addresses(self) -> tuple[Address, ...]:
+        """Its own address of each family that is ours to see to."""
+        if self.gateway_v6 is None or self.primary_address_v6 is None:
+            return (self.primary_address,)
+        return (self.primary_address, self.primary_address_v6)
+
+    @property
+    def gateways(self) -> tuple[Address, ...]:
+        """Its subnet's router in each family."""
+        return (self.gateway,) if self.gateway_v6 is None else (self.gateway, self.gateway_v6)
 
     @property
     def mark(self) -> int:
@@ -53,6 +85,20 @@ class DesiredHost:
 
     enis: tuple[DesiredEni, ...]
     eni_mtu: int = DEFAULT_ENI_MTU
+
+    def __post_init__(self) -> None:
+        if self.has_v6 and self.eni_mtu < LEAST_MTU_V6:
+            raise ValueError(f"an ENI's MTU is {self.eni_mtu}, but IPv6 needs {LEAST_MTU_V6}")
+
+    @property
+    def has_v6(self) -> bool:
+        """Whether any ENI serves IPv6."""
+        return any(eni.has_v6 for eni in self.enis)
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """The address families that pods use."""
+        return (AF_INET, AF_INET6) if self.has_v6 else (AF_INET,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,32 +119,43 @@ def can_serve_pods(eni: DesiredEni) -> bool:
         return False
 
 
-def pod_rule() -> Rule:
-    """The one rule that finds every pod. No match in the pod table falls through to the next."""
-    return Rule(priority=names.POD_RULE_PRIORITY, table=names.POD_TABLE)
+def pod_rules(desired: DesiredHost) -> tuple[Rule, ...]:
+    """The rule, one a family, that finds every pod. No match in the pod table: the next rule."""
+    return tuple(
+        Rule(priority=names.POD_RULE_PRIORITY, table=names.POD_TABLE, family=family)
+        for family in desired.families
+    )
 
 
 def eni_rules(eni: DesiredEni) -> tuple[Rule, ...]:
-    """The rules of a secondary ENI: by the mark of its pods, and by its own address."""
+    """The rules of a secondary ENI: by the mark of its pods, and by its own addresses."""
     if eni.is_primary:
         return ()
-    return (
+    families = (AF_INET, AF_INET6) if eni.has_v6 else (AF_INET,)
+    by_mark = (
         Rule(
             priority=names.MARK_RULE_PRIORITY,
             table=eni.route_table_id,
             mark=eni.mark,
             mask=names.MARK_MASK,
-        ),
+            family=family,
+        )
+        for family in families
+    )
+    by_address = (
         Rule(
             priority=names.ENI_RULE_PRIORITY,
             table=eni.route_table_id,
-            source=IPv4Network(eni.primary_address),
-        ),
+            source=host_network(address),
+            family=FAMILIES[address.version],
+        )
+        for address in eni.primary_addresses
     )
+    return (*by_mark, *by_address)
 
 
 def eni_routes(eni: DesiredEni, ifindex: int) -> tuple[Route, ...]:
-    """The routes in a secondary ENI's table: its gateway on the link, then everything by it.
+    """The routes in a secondary ENI's table: its gateways on the link, then everything by them.
 
     Everything, the ENI's own subnet too, goes by the gateway: a VPC has no broadcast domain, and a
     connected route in main would send other sources out by this ENI, to be dropped.
@@ -106,12 +163,18 @@ def eni_routes(eni: DesiredEni, ifindex: int) -> tuple[Route, ...]:
     if eni.is_primary:
         return ()
     table = eni.route_table_id
-    return (
-        Route(table=table, destination=IPv4Network(eni.gateway), gateway=None, ifindex=ifindex),
-        Route(table=table, destination=_ANYWHERE, gateway=eni.gateway, ifindex=ifindex),
+    on_link = (
+        Route(table=table, destination=host_network(gateway), gateway=None, ifindex=ifindex)
+        for gateway in eni.gateways
     )
+    defaults = (
+        Route(table=table, destination=ANYWHERE[g.version], gateway=g, ifindex=ifindex)
+        for g in eni.gateways
+    )
+    return (*on_link, *defaults)
 
 
-def eni_address(eni: DesiredEni) -> IPv4Interface | None:
-    """The only IPv4 address a secondary ENI's link has; None: the primary's is not our business."""
-    return None if eni.is_primary else IPv4Interface((eni.primary_address, 32))
+def eni_addresses(eni: DesiredEni) -> tuple[AddressOnLink, ...]:
+    """All that a secondary ENI's link has of the families that are ours to see to, IPv6 link-local
+    addresses aside. Empty for the primary: its are not our business."""
+    return () if eni.is_primary else tuple(host_on_link(a) for a in eni.primary_addresses)

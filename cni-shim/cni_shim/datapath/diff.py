@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Interface
 from itertools import chain
 
 from cni_shim.datapath import names
@@ -22,18 +21,20 @@ from cni_shim.datapath.desired import (
     DesiredEni,
     DesiredHost,
     can_serve_pods,
-    eni_address,
+    eni_addresses,
     eni_routes,
     eni_rules,
-    pod_rule,
+    pod_rules,
 )
+from cni_shim.datapath.families import AddressOnLink
 from cni_shim.datapath.firewall import Firewall, mark_chain, render
 from cni_shim.datapath.messages import Route, Rule
 
-# Routes that the kernel made for an address (linux/rtnetlink.h).
-_RTPROT_KERNEL = 2
+# Routes that the kernel made for an address, and from a router advertisement (linux/rtnetlink.h).
+_RTPROT_KERNEL, _RTPROT_RA = 2, 9
 
 IP_FORWARD = "ipv4/ip_forward"
+IP6_FORWARD = "ipv6/conf/all/forwarding"
 
 # Links that borrow the MAC of the link below them; an ENI's own link is none of these.
 _STACKED_KINDS = frozenset(
@@ -58,11 +59,12 @@ class ObservedHost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteSysctl:
-    """Write /proc/sys/net/<name>."""
+    """Write /proc/sys/net/<name>, unless it is `value` or one of `also_right` already."""
 
     eni_id: str
     name: str
     value: str
+    also_right: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,7 @@ class AddAddress:
 
     eni_id: str
     ifindex: int
-    address: IPv4Interface
+    address: AddressOnLink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ class RemoveAddress:
 
     eni_id: str
     ifindex: int
-    address: IPv4Interface
+    address: AddressOnLink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,13 +182,31 @@ def link_of_eni(links: tuple[Link, ...], eni: DesiredEni) -> Link | None:
 
 
 def wanted_sysctls(links: tuple[Link, ...], desired: DesiredHost) -> Iterator[WriteSysctl]:
-    """Every setting under /proc/sys/net that the host needs."""
+    """Every setting under /proc/sys/net that the host needs, in the order to write them."""
     yield WriteSysctl(eni_id="", name=IP_FORWARD, value="1")
     for eni in desired.enis:
         link = link_of_eni(links, eni)
         if link is not None:
             name = f"ipv4/conf/{link.ifname}/rp_filter"
             yield WriteSysctl(eni_id=eni.eni_id, name=name, value=LOOSE_RP_FILTER)
+            if eni.has_v6:
+                yield from _link_sysctls_v6(eni, link)
+    if desired.has_v6:
+        # Last: where an ENI's accept_ra is still 1, the kernel forgets what a router advertised.
+        yield WriteSysctl(eni_id="", name=IP6_FORWARD, value="1")
+
+
+def _link_sysctls_v6(eni: DesiredEni, link: Link) -> Iterator[WriteSysctl]:
+    """The primary ENI goes on believing its router although the node forwards (2; 0 is left: then
+    a program of the distribution does it). A secondary's routes are ours alone, and it does not
+    look for duplicates of addresses that the cloud gave out, which would take a second."""
+    conf = f"ipv6/conf/{link.ifname}"
+    if eni.is_primary:
+        name = f"{conf}/accept_ra"
+        yield WriteSysctl(eni_id=eni.eni_id, name=name, value="2", also_right=("0",))
+        return
+    yield WriteSysctl(eni_id=eni.eni_id, name=f"{conf}/accept_ra", value="0")
+    yield WriteSysctl(eni_id=eni.eni_id, name=f"{conf}/accept_dad", value="0")
 
 
 def wanted_firewall(desired: DesiredHost) -> Firewall | None:
@@ -205,7 +225,7 @@ def _enis_with_links(
 def _sysctl_actions(observed: ObservedHost, desired: DesiredHost) -> Iterator[Action]:
     values = dict(observed.sysctls)
     for wanted in wanted_sysctls(observed.links, desired):
-        if values.get(wanted.name) != wanted.value:
+        if values.get(wanted.name) not in {wanted.value, *wanted.also_right}:
             yield wanted
 
 
@@ -222,21 +242,33 @@ def _address_additions(
 ) -> Iterator[Action]:
     present = {(a.ifindex, a.address) for a in observed.addresses}
     for eni, link in enis:
-        address = eni_address(eni)
-        if address is not None and (link.ifindex, address) not in present:
-            yield AddAddress(eni_id=eni.eni_id, ifindex=link.ifindex, address=address)
+        for address in eni_addresses(eni):
+            if (link.ifindex, address) not in present:
+                yield AddAddress(eni_id=eni.eni_id, ifindex=link.ifindex, address=address)
 
 
 def _address_removals(
     observed: ObservedHost, enis: tuple[tuple[DesiredEni, Link], ...]
 ) -> Iterator[Action]:
-    wanted = {link.ifindex: eni_address(eni) for eni, link in enis if not eni.is_primary}
+    wanted = {(link.ifindex, address) for eni, link in enis for address in eni_addresses(eni)}
+    managed = {
+        (link.ifindex, gateway.version)
+        for eni, link in enis
+        if not eni.is_primary
+        for gateway in eni.gateways
+    }
     ids = {link.ifindex: eni.eni_id for eni, link in enis}
     for found in observed.addresses:
-        is_ours = found.protocol == names.PROTOCOL or found.ifindex in wanted
-        if is_ours and found.address != wanted.get(found.ifindex):
+        is_managed = (found.ifindex, found.address.version) in managed
+        is_stale = (found.ifindex, found.address) not in wanted and not _is_link_local(found)
+        if is_stale and (found.protocol == names.PROTOCOL or is_managed):
             eni_id = ids.get(found.ifindex, "")
             yield RemoveAddress(eni_id=eni_id, ifindex=found.ifindex, address=found.address)
+
+
+def _is_link_local(found: LinkAddress) -> bool:
+    """An IPv6 link-local address, without which a link could not ask for its gateway."""
+    return found.address.version == 6 and found.address.is_link_local
 
 
 def _route_additions(
@@ -274,16 +306,30 @@ def _route_removals(observed: ObservedHost, desired: DesiredHost) -> Iterator[Ac
 def _connected_route_removals(
     observed: ObservedHost, enis: tuple[tuple[DesiredEni, Link], ...]
 ) -> Iterator[Action]:
-    """Connected routes in main over a secondary ENI that outlived their address."""
-    ids = {link.ifindex: eni.eni_id for eni, link in enis if not eni.is_primary}
+    """Connected and advertised routes in main over a secondary ENI, which would send the sources of
+    others out by it; of IPv6 not the link-local one."""
+    ids = {
+        (link.ifindex, gateway.version): eni.eni_id
+        for eni, link in enis
+        if not eni.is_primary
+        for gateway in eni.gateways
+    }
     for route in observed.routes:
-        is_connected = route.protocol == _RTPROT_KERNEL and route.gateway is None
-        if is_connected and route.table == names.MAIN_TABLE and route.ifindex in ids:
-            yield RemoveRoute(eni_id=ids[route.ifindex], route=route)
+        eni_id = ids.get((route.ifindex, route.destination.version))
+        if eni_id is not None and route.table == names.MAIN_TABLE and _is_uninvited(route):
+            yield RemoveRoute(eni_id=eni_id, route=route)
+
+
+def _is_uninvited(route: Route) -> bool:
+    if route.destination.version == 6 and route.destination.is_link_local:
+        return False
+    is_connected = route.protocol == _RTPROT_KERNEL and route.gateway is None
+    return is_connected or route.protocol == _RTPROT_RA
 
 
 def _wanted_rules(desired: DesiredHost) -> Iterator[tuple[str, Rule]]:
-    yield "", pod_rule()
+    for rule in pod_rules(desired):
+        yield "", rule
     for eni in desired.enis:
         if can_serve_pods(eni):
             for rule in eni_rules(eni):

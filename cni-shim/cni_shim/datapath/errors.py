@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
-from ipaddress import IPv4Address
+
+from cni_shim.datapath.families import Address
 
 
 class DatapathError(Exception):
@@ -32,7 +33,7 @@ class ForeignInterface(DatapathError):
 class AddressInUse(DatapathError):
     """The kernel already uses the address for something else: quarantine it and take another."""
 
-    def __init__(self, address: IPv4Address, where: str) -> None:
+    def __init__(self, address: Address, where: str) -> None:
         super().__init__(f"address {address}", errno_names.EADDRINUSE, f"in use by {where}")
         self.address = address
         self.where = where

@@ -20,7 +20,7 @@ from cni_shim.datapath import names
 from cni_shim.datapath.errors import DatapathError
 
 TABLE = "vpc-ipamd"
-_FAMILY = "ip"
+_FAMILY = "inet"  # the marks are the same for IPv4 and IPv6
 _TIMEOUT_SECONDS = 10.0
 _COMMENT = re.compile(r'comment "(vpc-ipamd/[0-9a-f]+/[0-9]+)"')
 _KEPT_BITS = 0xFFFFFFFF ^ names.MARK_MASK

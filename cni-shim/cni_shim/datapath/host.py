@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import errno
 import threading
-from pathlib import Path
 from typing import assert_never
 
-from cni_shim.datapath import answers, firewall, messages, names
+from cni_shim.datapath import answers, firewall, messages, names, sysctls
 from cni_shim.datapath.desired import DesiredEni, DesiredHost, EniReadiness
 from cni_shim.datapath.diff import (
     Action,
@@ -33,8 +32,6 @@ from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.messages import Request, Route
 from cni_shim.datapath.netlink import HostNetlink, NetlinkSocket
 
-# /proc/sys/net shows the network namespace of the process that reads it.
-_SYSCTLS = Path("/proc/sys/net")
 _POD_TABLE_ATTRIBUTE = messages.u32(messages.RTA_TABLE, names.POD_TABLE)
 # What an action finds done already (or gone already) is what it was for.
 _HARMLESS = {
@@ -80,27 +77,13 @@ def observe(sock: NetlinkSocket, desired: DesiredHost) -> ObservedHost:
         addresses=sock.dump(messages.dump_addresses(), answers.address_of),
         routes=sock.dump(messages.dump_routes(), _route_outside_pod_table),
         rules=sock.dump(messages.dump_rules(), answers.rule_of),
-        sysctls=tuple((name, _read_sysctl(name)) for name in sorted(names_wanted)),
+        sysctls=tuple((name, sysctls.read(name)) for name in sorted(names_wanted)),
         firewall_comments=firewall.read_comments(),
     )
 
 
 def _route_outside_pod_table(body: bytes) -> Route | None:
     return None if _POD_TABLE_ATTRIBUTE in body else answers.route_of(body)
-
-
-def _read_sysctl(name: str) -> str:
-    try:
-        return (_SYSCTLS / name).read_text().strip()
-    except OSError:
-        return ""  # gone with its link; the write will say so, if it is still wanted
-
-
-def _write_sysctl(name: str, value: str) -> None:
-    try:
-        (_SYSCTLS / name).write_text(value)
-    except OSError as e:
-        raise DatapathError(f"write net/{name}", e.errno or errno.EIO) from e
 
 
 def _try(sock: NetlinkSocket, action: Action) -> DatapathError | None:
@@ -114,7 +97,7 @@ def _try(sock: NetlinkSocket, action: Action) -> DatapathError | None:
 def _perform(sock: NetlinkSocket, action: Action) -> None:
     match action:
         case WriteSysctl(name=name, value=value):
-            _write_sysctl(name, value)
+            sysctls.write(name, value)
         case ReplaceFirewall(firewall=None):
             firewall.remove()
         case ReplaceFirewall(firewall=wanted):

@@ -9,9 +9,17 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from cni_shim.datapath import names
+from cni_shim.datapath.families import (
+    AF_INET,
+    AF_INET6,
+    AF_UNSPEC,
+    FAMILIES,
+    Address,
+    AddressOnLink,
+    Network,
+)
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -31,7 +39,7 @@ RTEXT_FILTER_SKIP_STATS = 8
 IFF_UP = 1
 
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
-IFA_F_NOPREFIXROUTE = 0x200
+IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
 RTN_UNICAST, RT_TABLE_COMPAT = 1, 252
@@ -45,7 +53,6 @@ FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_FWMARK = 1, 2, 6, 10
 FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 15, 16, 21
 FR_ACT_TO_TBL = 1
 
-AF_INET, AF_INET6 = 2, 10
 LOOPBACK_IFINDEX = 1  # the kernel registers lo first in every network namespace
 
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
@@ -73,26 +80,27 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """An IPv4 unicast route through one link. Without a gateway its scope is link."""
+    """A unicast route through one link. Without a gateway its scope is link (IPv6 has none)."""
 
     table: int
-    destination: IPv4Network
-    gateway: IPv4Address | None
+    destination: Network
+    gateway: Address | None
     ifindex: int
     protocol: int = names.PROTOCOL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """An IPv4 rule that looks up a table. mask 0: the mark is not looked at."""
+    """A rule that looks up a table. mask 0: the mark is not looked at."""
 
     priority: int
     table: int
     mark: int = 0
     mask: int = 0
-    source: IPv4Network | None = None
-    destination: IPv4Network | None = None
+    source: Network | None = None
+    destination: Network | None = None
     protocol: int = names.PROTOCOL
+    family: int = AF_INET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +173,9 @@ def create_veth(pair: VethPair) -> Request:
     return Request(op=op, kind=RTM_NEWLINK, flags=NLM_F_CREATE | NLM_F_EXCL, body=body)
 
 
-# Address generation off: a host veth of an IPv4-only pod needs no IPv6 link-local address, and
-# each one would add three routes to a table that the kernel walks on every link change.
+# Address generation off: a host veth needs no IPv6 link-local address (where the pod has IPv6, each
+# end has the other as a permanent neighbour), and each one would add three routes to a table that
+# the kernel walks on every link change.
 _NO_IPV6_ADDRESS = attribute(
     IFLA_AF_SPEC,
     attribute(AF_INET6, attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))),
@@ -216,43 +225,48 @@ def dump_links() -> Request:
     return Request(op="list links", kind=RTM_GETLINK, flags=NLM_F_DUMP, body=body)
 
 
-def _address_body(ifindex: int, address: IPv4Interface) -> bytes:
-    packed = address.ip.packed
+def _address_body(ifindex: int, address: AddressOnLink) -> bytes:
+    packed, family = address.ip.packed, FAMILIES[address.version]
     return (
-        IFADDR.pack(AF_INET, address.network.prefixlen, 0, RT_SCOPE_UNIVERSE, ifindex)
+        IFADDR.pack(family, address.network.prefixlen, 0, RT_SCOPE_UNIVERSE, ifindex)
         + attribute(IFA_LOCAL, packed)
         + attribute(IFA_ADDRESS, packed)
     )
 
 
-def add_address(ifindex: int, address: IPv4Interface) -> Request:
+# An IPv6 address would not be usable for a second or two, while the kernel looks for a duplicate
+# that the cloud has ruled out.
+_ADDRESS_FLAGS = {4: IFA_F_NOPREFIXROUTE, 6: IFA_F_NOPREFIXROUTE | IFA_F_NODAD}
+
+
+def add_address(ifindex: int, address: AddressOnLink) -> Request:
     """Add an address that brings no connected route with it, marked as ours (kernel >= 5.18)."""
     body = (
         _address_body(ifindex, address)
-        + u32(IFA_FLAGS, IFA_F_NOPREFIXROUTE)
+        + u32(IFA_FLAGS, _ADDRESS_FLAGS[address.version])
         + attribute(IFA_PROTO, bytes([names.PROTOCOL]))
     )
     flags = NLM_F_CREATE | NLM_F_EXCL
     return Request(op=f"add address {address}", kind=RTM_NEWADDR, flags=flags, body=body)
 
 
-def delete_address(ifindex: int, address: IPv4Interface) -> Request:
+def delete_address(ifindex: int, address: AddressOnLink) -> Request:
     """Remove one address from a link."""
     body = _address_body(ifindex, address)
     return Request(op=f"delete address {address}", kind=RTM_DELADDR, flags=0, body=body)
 
 
-def dump_addresses() -> Request:
-    """Ask for every IPv4 address."""
-    body = IFADDR.pack(AF_INET, 0, 0, 0, 0)
+def dump_addresses(family: int = AF_UNSPEC) -> Request:
+    """Ask for every address."""
+    body = IFADDR.pack(family, 0, 0, 0, 0)
     return Request(op="list addresses", kind=RTM_GETADDR, flags=NLM_F_DUMP, body=body)
 
 
 def _route_body(route: Route) -> bytes:
     scope = RT_SCOPE_LINK if route.gateway is None else RT_SCOPE_UNIVERSE
     table = route.table if route.table < 256 else RT_TABLE_COMPAT
-    length = route.destination.prefixlen
-    body = RTMSG.pack(AF_INET, length, 0, 0, table, route.protocol, scope, RTN_UNICAST, 0) + u32(
+    length, family = route.destination.prefixlen, FAMILIES[route.destination.version]
+    body = RTMSG.pack(family, length, 0, 0, table, route.protocol, scope, RTN_UNICAST, 0) + u32(
         RTA_TABLE, route.table
     )
     if length:
@@ -275,23 +289,24 @@ def delete_route(route: Route) -> Request:
     return Request(op=op, kind=RTM_DELROUTE, flags=0, body=_route_body(route))
 
 
-def dump_routes() -> Request:
-    """Ask for every IPv4 route of every table."""
-    body = RTMSG.pack(AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+def dump_routes(family: int = AF_UNSPEC) -> Request:
+    """Ask for every route of every table."""
+    body = RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
     return Request(op="list routes", kind=RTM_GETROUTE, flags=NLM_F_DUMP, body=body)
 
 
-def match_route(address: IPv4Address) -> Request:
+def match_route(address: Address) -> Request:
     """Ask which route a packet to the address would take, as the table holds it."""
-    body = RTMSG.pack(AF_INET, 32, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
+    family, length = FAMILIES[address.version], address.max_prefixlen
+    body = RTMSG.pack(family, length, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
     body += attribute(RTA_DST, address.packed)
     return Request(op=f"find route to {address}", kind=RTM_GETROUTE, flags=0, body=body)
 
 
-def add_neighbour(ifindex: int, address: IPv4Address, mac: bytes) -> Request:
-    """A permanent neighbour entry: no ARP is ever asked for it."""
+def add_neighbour(ifindex: int, address: Address, mac: bytes) -> Request:
+    """A permanent neighbour entry: it is never asked for, by ARP or otherwise."""
     body = (
-        NDMSG.pack(AF_INET, ifindex, NUD_PERMANENT, 0, 0)
+        NDMSG.pack(FAMILIES[address.version], ifindex, NUD_PERMANENT, 0, 0)
         + attribute(NDA_DST, address.packed)
         + attribute(NDA_LLADDR, mac)
     )
@@ -299,13 +314,13 @@ def add_neighbour(ifindex: int, address: IPv4Address, mac: bytes) -> Request:
     return Request(op=f"add neighbour {address}", kind=RTM_NEWNEIGH, flags=flags, body=body)
 
 
-def dump_neighbours() -> Request:
-    """Ask for every IPv4 neighbour."""
-    body = NDMSG.pack(AF_INET, 0, 0, 0, 0)
+def dump_neighbours(family: int = AF_UNSPEC) -> Request:
+    """Ask for every neighbour."""
+    body = NDMSG.pack(family, 0, 0, 0, 0)
     return Request(op="list neighbours", kind=RTM_GETNEIGH, flags=NLM_F_DUMP, body=body)
 
 
-def _prefix_length(network: IPv4Network | None) -> int:
+def _prefix_length(network: Network | None) -> int:
     return network.prefixlen if network else 0
 
 
@@ -313,7 +328,7 @@ def _rule_body(rule: Rule) -> bytes:
     table = rule.table if rule.table < 256 else RT_TABLE_COMPAT
     lengths = _prefix_length(rule.destination), _prefix_length(rule.source)
     body = (
-        RULE.pack(AF_INET, *lengths, 0, table, FR_ACT_TO_TBL, 0)
+        RULE.pack(rule.family, *lengths, 0, table, FR_ACT_TO_TBL, 0)
         + u32(FRA_PRIORITY, rule.priority)
         + u32(FRA_TABLE, rule.table)
         + attribute(FRA_PROTOCOL, bytes([rule.protocol]))
@@ -340,7 +355,7 @@ def delete_rule(rule: Rule) -> Request:
     return Request(op=op, kind=RTM_DELRULE, flags=0, body=_rule_body(rule))
 
 
-def dump_rules() -> Request:
-    """Ask for every IPv4 rule."""
-    body = RULE.pack(AF_INET, 0, 0, 0, 0, 0, 0)
+def dump_rules(family: int = AF_UNSPEC) -> Request:
+    """Ask for every rule."""
+    body = RULE.pack(family, 0, 0, 0, 0, 0, 0)
     return Request(op="list rules", kind=RTM_GETRULE, flags=NLM_F_DUMP, body=body)

@@ -8,7 +8,7 @@ so that both agents and Calico's policy-only mode read each other's links and ru
 from __future__ import annotations
 
 import hashlib
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 # Pod /32 routes live in a table of their own, so that one rule finds every pod. 5120 is clear of
 # the AWS agent's numbers: 2-15 and 10000+ for ENIs, 101-4194 for branch ENIs (100 + VLAN id).
@@ -38,8 +38,12 @@ _GROUP_OWNER_MASK = 0xFFFF0000
 _NAME_DIGITS = 11
 _MAX_PREFIX = 4
 
-# The pod's only neighbour, answered by a permanent entry: the same in every pod and on every node.
-POD_GATEWAY = IPv4Address("169.254.1.1")
+# The pod's only neighbour of each family (by ipaddress's version), answered by a permanent entry:
+# the same in every pod and on every node, and those of the AWS agent.
+POD_GATEWAYS: dict[int, IPv4Address | IPv6Address] = {
+    4: IPv4Address("169.254.1.1"),
+    6: IPv6Address("fe80::1"),
+}
 
 
 def host_ifname(
@@ -76,9 +80,13 @@ def host_mac(container_id: str, ifname: str) -> bytes:
     return bytes([(digest[0] & 0xFC) | 0x02]) + digest[1:6]
 
 
-def pod_mac(address: IPv4Address) -> bytes:
-    """0a:58 and the four bytes of the address: unique where the address is."""
-    return b"\x0a\x58" + address.packed
+def pod_mac(address: IPv4Address | IPv6Address) -> bytes:
+    """0a:58 and the last four bytes of the address.
+
+    Unique where an IPv4 address is. Two IPv6 addresses may share it, which nobody minds: each pod
+    is alone on its link.
+    """
+    return b"\x0a\x58" + address.packed[-4:]
 
 
 def mac_text(mac: bytes) -> str:

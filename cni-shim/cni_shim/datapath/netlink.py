@@ -214,15 +214,24 @@ class HostNetlink:
         The thread is in that namespace only while the socket is made. Raises DatapathError with
         EINVAL where the descriptor is no network namespace.
         """
+        with self.inside(netns_fd):
+            opened = NetlinkSocket()
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    @contextmanager
+    def inside(self, netns_fd: int) -> Iterator[None]:
+        """The block runs with its thread in that namespace: short, and no other work in it.
+
+        Raises DatapathError with EINVAL where the descriptor is no network namespace.
+        """
         _enter(netns_fd)
         try:
-            inside = NetlinkSocket()
+            yield
         finally:
             self._return_home()
-        try:
-            yield inside
-        finally:
-            inside.close()
 
     def netns_cookie(self, netns_fd: int) -> int:
         """The cookie of the namespace behind the descriptor."""

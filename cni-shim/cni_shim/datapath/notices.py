@@ -26,6 +26,7 @@ from cni_shim.datapath import answers, messages, names
 from cni_shim.datapath.answers import Link, Message
 
 _RTMGRP_LINK, _RTMGRP_IPV4_RULE = 1, 0x80
+_RTMGRP_IPV6_RULE = 1 << (19 - 1)  # linux/rtnetlink.h, RTNLGRP_IPV6_RULE
 _SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 33, 26
 # About 2500 notices (3 KiB each as the kernel counts them); 64 pods at once make under 500.
 _RECEIVE_BUFFER = 8 << 20
@@ -76,7 +77,7 @@ class LinkNotices:
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         _enlarge_buffer(self._socket)
         _attach_filter(self._socket)
-        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_RULE))
+        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_RULE | _RTMGRP_IPV6_RULE))
         self._is_closing = False
         self._callbacks: tuple[Callback, ...] = ()
         self._waiting: defaultdict[int, list[SimpleQueue[Any]]] = defaultdict(list)

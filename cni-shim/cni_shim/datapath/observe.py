@@ -7,11 +7,18 @@ three dumps). Changes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from dataclasses import dataclass, replace
 
 from cni_shim.datapath import answers, messages, names
-from cni_shim.datapath.answers import Link, Neighbour
+from cni_shim.datapath.answers import Link, LinkAddress, Neighbour
+from cni_shim.datapath.families import (
+    AF_INET6,
+    AF_UNSPEC,
+    FAMILIES,
+    Address,
+    host_network,
+    host_on_link,
+)
 from cni_shim.datapath.identity import ALIAS_START, encode_alias
 from cni_shim.datapath.messages import Route, Rule
 from cni_shim.datapath.netlink import NetlinkSocket, find_link_by_index, find_links
@@ -27,11 +34,13 @@ _POD_RULE_PRIORITIES = frozenset({names.POD_RULE_PRIORITY, names.MARK_RULE_PRIOR
 class ObservedPod:
     """A pod address in the kernel, or a host veth of ours without one (`address` None).
 
+    A pod with addresses of both families is two of these, with one link.
+
     Without a route `link_name` is empty and `ifindex` 0. The key, cookie and names are from the
     link's alias, and empty where the link is not ours or was left before it got its alias.
     """
 
-    address: IPv4Address | None
+    address: Address | None
     link_name: str = ""
     ifindex: int = 0
     container_id: str = ""
@@ -54,7 +63,7 @@ def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
     named = {address for rule in rules if (address := _pod_address_of(rule)) is not None}
     return (
         *(_observed(links.get(r.ifindex), r.destination.network_address) for r in routes),
-        *(ObservedPod(address=address) for address in sorted(named - routed_addresses)),
+        *(ObservedPod(address=address) for address in _sorted(named - routed_addresses)),
         *(
             _observed(link, None)
             for link in links.values()
@@ -63,21 +72,21 @@ def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
     )
 
 
-def pod_table_routes(sock: NetlinkSocket) -> tuple[Route, ...]:
+def pod_table_routes(sock: NetlinkSocket, family: int = AF_UNSPEC) -> tuple[Route, ...]:
     """The routes of the pod table. Bytes are compared first: a parse costs 20 times as much."""
     return tuple(
         route
-        for body in sock.dump_raw(messages.dump_routes())
+        for body in sock.dump_raw(messages.dump_routes(family))
         if _POD_TABLE_ATTRIBUTE in body and (route := answers.route_of(body)) is not None
     )
 
 
-def rules_naming(sock: NetlinkSocket, address: IPv4Address) -> tuple[Rule, ...]:
+def rules_naming(sock: NetlinkSocket, address: Address) -> tuple[Rule, ...]:
     """The rules whose source or destination is exactly this address, whoever made them."""
-    packed, network = address.packed, IPv4Network(address)
+    packed, network = address.packed, host_network(address)
     return tuple(
         rule
-        for body in sock.dump_raw(messages.dump_rules())
+        for body in sock.dump_raw(messages.dump_rules(FAMILIES[address.version]))
         if packed in body
         and (rule := answers.rule_of(body)) is not None
         and network in {rule.source, rule.destination}
@@ -125,48 +134,66 @@ def find_wired(host: NetlinkSocket, pod: NetlinkSocket, wiring: PodWiring) -> Wi
         host_ifname=link.ifname,
         host_ifindex=link.ifindex,
         host_mac=link.mac,
-        pod_mac=names.mac_text(names.pod_mac(wiring.address)),
+        pod_mac=names.mac_text(names.pod_mac(wiring.addresses[0])),
         netns_cookie=cookie,
     )
 
 
 def _is_host_side_whole(host: NetlinkSocket, link: Link, wiring: PodWiring) -> bool:
-    wanted = host_route(wiring.address, link.ifindex)
+    routes = {host_route(address, link.ifindex) for address in wiring.addresses}
     return (
         link.is_up
         and link.mtu == wiring.mtu
         and link.group == names.link_group(wiring.mark)
-        and wanted in pod_table_routes(host)
+        and routes <= set(pod_table_routes(host))
+        and (not wiring.has_v6 or _knows_pod(host, link, wiring))
     )
+
+
+def _knows_pod(host: NetlinkSocket, link: Link, wiring: PodWiring) -> bool:
+    """Whether the pod's IPv6 address has its permanent neighbour entry on the host."""
+    pod = Neighbour(
+        ifindex=link.ifindex,
+        address=wiring.addresses[-1],
+        mac=names.pod_mac(wiring.addresses[0]),
+        is_permanent=True,
+    )
+    return pod in host.dump(messages.dump_neighbours(AF_INET6), answers.neighbour_of)
 
 
 def _is_pod_side_whole(pod: NetlinkSocket, host_link: Link, wiring: PodWiring) -> bool:
     (inside,) = find_links(pod, (wiring.ifname,))
     if inside is None or inside.ifindex != host_link.peer_ifindex:
         return False
-    addresses = pod.dump(messages.dump_addresses(), answers.address_of)
-    routes = pod.dump(messages.dump_routes(), answers.route_of)
-    neighbours = pod.dump(messages.dump_neighbours(), answers.neighbour_of)
+    return (
+        inside.is_up
+        and inside.mtu == wiring.mtu
+        and inside.mac == names.mac_text(names.pod_mac(wiring.addresses[0]))
+        and all(_has_family(pod, inside, host_link, address) for address in wiring.addresses)
+    )
+
+
+def _has_family(pod: NetlinkSocket, inside: Link, host_link: Link, address: Address) -> bool:
+    """Whether the pod has the address, with its routes and its gateway's neighbour entry."""
+    family, index = FAMILIES[address.version], inside.ifindex
+    wanted = LinkAddress(ifindex=index, address=host_on_link(address), protocol=0)
+    addresses = pod.dump(messages.dump_addresses(family), answers.address_of)
+    routes = pod.dump(messages.dump_routes(family), answers.route_of)
+    neighbours = pod.dump(messages.dump_neighbours(family), answers.neighbour_of)
     gateway = Neighbour(
-        ifindex=inside.ifindex,
-        address=names.POD_GATEWAY,
+        ifindex=index,
+        address=names.POD_GATEWAYS[address.version],
         mac=bytes.fromhex(host_link.mac.replace(":", "")),
         is_permanent=True,
     )
     return (
-        inside.is_up
-        and inside.mtu == wiring.mtu
-        and inside.mac == names.mac_text(names.pod_mac(wiring.address))
-        and any(
-            a.ifindex == inside.ifindex and a.address == IPv4Interface((wiring.address, 32))
-            for a in addresses
-        )
-        and set(pod_routes(inside.ifindex)) <= set(routes)
+        wanted in {replace(found, protocol=0) for found in addresses}
+        and set(pod_routes(address.version, index)) <= set(routes)
         and gateway in neighbours
     )
 
 
-def _observed(link: Link | None, address: IPv4Address | None) -> ObservedPod:
+def _observed(link: Link | None, address: Address | None) -> ObservedPod:
     if link is None:
         return ObservedPod(address=address)
     identity = link.identity
@@ -196,10 +223,14 @@ def _is_host_veth(link: Link) -> bool:
     return link.identity is not None or (not link.alias and names.is_our_group(link.group))
 
 
-def _pod_address_of(rule: Rule) -> IPv4Address | None:
+def _sorted(addresses: set[Address]) -> list[Address]:
+    return sorted(addresses, key=lambda address: (address.version, int(address)))
+
+
+def _pod_address_of(rule: Rule) -> Address | None:
     if rule.priority not in _POD_RULE_PRIORITIES:
         return None
     for network in (rule.destination, rule.source):
-        if network is not None and network.prefixlen == 32:
+        if network is not None and network.prefixlen == network.max_prefixlen:
             return network.network_address
     return None

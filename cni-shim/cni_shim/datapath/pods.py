@@ -6,7 +6,8 @@ wires what it is told, and refuses an address that the node already uses for som
 
 What is built: a veth pair, host end in the interface group of the pod's ENI and named by its alias;
 the pod's /32 in the pod table; in the pod lo up, the /32, and a default route by 169.254.1.1, whose
-permanent neighbour entry is the host end. No proxy ARP, and no rule per pod.
+permanent neighbour entry is the host end. IPv6 the same with /128 and fe80::1, and a neighbour
+entry for the pod on the host. No proxy ARP, and no rule per pod.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address
-from pathlib import Path
+from typing import TypeGuard
 
-from cni_shim.datapath import answers, messages, names
+from cni_shim.datapath import answers, messages, names, sysctls
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
+from cni_shim.datapath.families import FAMILIES, LEAST_MTU_V6, Address
 from cni_shim.datapath.identity import encode_alias
 from cni_shim.datapath.messages import VethPair
 from cni_shim.datapath.netlink import (
@@ -88,8 +89,7 @@ class PodDatapath:
         # Host ends between their creation and the end of their wire; for remove_leftover alone.
         self._unfinished: set[int] = set()
         self._locks = tuple(threading.Lock() for _ in range(_LOCK_STRIPES))
-        # With ipv6.disable=1 the kernel refuses a message that speaks of the family.
-        self._has_ipv6 = Path("/proc/sys/net/ipv6").is_dir()
+        self._has_ipv6 = sysctls.has_ipv6()
 
     def close(self) -> None:
         """Wait for deletions under way. The netlink object and the notices stay the caller's."""
@@ -104,15 +104,19 @@ class PodDatapath:
 
         What an earlier try left for the same key is removed first. Raises ForeignInterface where
         the pod has an interface of that name that is not ours, AddressInUse where the node uses
-        the address already, DatapathError for anything else the kernel refuses.
+        an address already, DatapathError for anything else the kernel refuses.
         """
+        _require_room_for_v6(wiring)
         with (
             self._locked(wiring.container_id, wiring.ifname),
             self._netlink.pod_socket(netns_fd) as pod,
         ):
-            self._require_unused(wiring)
+            for address in wiring.addresses:
+                self._require_unused(wiring, address)
             pair = self._create(pod, netns_fd, wiring)
             try:
+                if wiring.has_v6:
+                    self._prepare_v6(pair)
                 return self._dress(pod, pair, wiring)
             except BaseException as e:
                 self._undo(pair.host_ifindex, e)
@@ -132,9 +136,9 @@ class PodDatapath:
         pod_namespace: str,
         pod_name: str,
         veth_prefix: str,
-        address: IPv4Address | None,
+        addresses: tuple[Address, ...],
     ) -> bool:
-        """Remove the attachment's rules, route and host link; True if there was anything.
+        """Remove the attachment's rules, routes and host link; True if there was anything.
 
         Idempotent, and needs no pod namespace. Only what is of this key goes: an address that by
         now belongs to another link keeps its route and rules. Returns when the link is unlisted.
@@ -147,8 +151,8 @@ class PodDatapath:
                 for ifindex in ifindexes:
                     removals.enter_context(self._remover.removing(ifindex))
                 # Meanwhile; the routes go with the link.
-                had_rules = address is not None and self._remove_rules(address, ifindexes)
-        return had_rules or bool(ifindexes)
+                had_rules = [self._remove_rules(address, ifindexes) for address in addresses]
+        return any(had_rules) or bool(ifindexes)
 
     def observe(self) -> tuple[ObservedPod, ...]:
         """Every pod address found in the kernel, and every host veth of ours. Not a snapshot in
@@ -178,7 +182,7 @@ class PodDatapath:
         with self._locks[hash((container_id, ifname)) % _LOCK_STRIPES]:
             yield
 
-    def _require_unused(self, wiring: PodWiring) -> None:
+    def _require_unused(self, wiring: PodWiring, address: Address) -> None:
         """Raise AddressInUse where a route to exactly this address, or a rule naming it, stands.
 
         Any table counts, and so does an address of the node itself: another agent's pod, or a
@@ -186,16 +190,16 @@ class PodDatapath:
         is removed instead.
         """
         host = self._netlink.socket()
-        (answer,) = host.get((messages.match_route(wiring.address),))
-        if isinstance(answer, bytes) and answers.matched_length(answer) == 32:
+        (answer,) = host.get((messages.match_route(address),))
+        if _is_route_to(answer, address):
             if not self._remove_leftovers(wiring):
-                raise AddressInUse(wiring.address, describe_route(host, answer))
-            self._require_unused(wiring)
+                raise AddressInUse(address, describe_route(host, answer))
+            self._require_unused(wiring, address)
             return
-        rules = rules_naming(host, wiring.address)
+        rules = rules_naming(host, address)
         if rules:
             where = f"rule {rules[0].priority} to table {rules[0].table}"
-            raise AddressInUse(wiring.address, where)
+            raise AddressInUse(address, where)
 
     def _create(self, pod: NetlinkSocket, netns_fd: int, wiring: PodWiring) -> VethPair:
         """Create the pair under the first of its names that no other key has.
@@ -260,17 +264,28 @@ class PodDatapath:
             raise ForeignInterface(wiring.ifname)
         self._remover.remove(outside.ifindex)
 
+    def _prepare_v6(self, pair: VethPair) -> None:
+        """No router advertisement of the pod is believed; the pod's own ends have the family on,
+        also where the runtime made the namespace with IPv6 off."""
+        sysctls.write(f"ipv6/conf/{pair.host_ifname}/accept_ra", "0")
+        with self._netlink.inside(pair.netns_fd):
+            for ifname in ("lo", pair.pod_ifname):
+                name = f"ipv6/conf/{ifname}/disable_ipv6"
+                if sysctls.read(name) != "0":
+                    sysctls.write(name, "0")
+
     def _dress(self, pod: NetlinkSocket, pair: VethPair, wiring: PodWiring) -> Wired:
         cookie = pod.netns_cookie()
         alias = encode_alias(wiring.identity(cookie))
-        batch = host_requests(pair.host_ifindex, alias, wiring.address, has_ipv6=self._has_ipv6)
+        batch = host_requests(pair, alias, wiring.addresses, has_ipv6=self._has_ipv6)
         try:
             self._netlink.socket().execute(batch)
         except DatapathError as e:
             if e.errno == errno.EEXIST:
-                raise AddressInUse(wiring.address, f"a route in table {names.POD_TABLE}") from e
+                address = next(a for a in wiring.addresses if f" {a}/" in e.op)
+                raise AddressInUse(address, f"a route in table {names.POD_TABLE}") from e
             raise
-        pod.execute(pod_requests(pair, wiring.address))
+        pod.execute(pod_requests(pair, wiring.addresses))
         # The host end was up before the pod end gave it a carrier, so the kernel starts its queue
         # from a work queue, and until then drops what is sent to the pod. Asking for the link
         # starts it now (since Linux 6.8: "synchronize link-watch when carrier is queried").
@@ -290,7 +305,7 @@ class PodDatapath:
         except DatapathError as e:
             cause.add_note(f"undoing it failed too: {e}")
 
-    def _remove_rules(self, address: IPv4Address, ifindexes: set[int]) -> bool:
+    def _remove_rules(self, address: Address, ifindexes: set[int]) -> bool:
         """Remove rules of ours that name the address, unless its route leads to another link."""
         host = self._netlink.socket()
         rules = [r for r in rules_naming(host, address) if r.protocol == names.PROTOCOL]
@@ -304,8 +319,8 @@ class PodDatapath:
                     raise
         return True
 
-    def _is_routed_elsewhere(self, address: IPv4Address, ifindexes: set[int]) -> bool:
-        routes = pod_table_routes(self._netlink.socket())
+    def _is_routed_elsewhere(self, address: Address, ifindexes: set[int]) -> bool:
+        routes = pod_table_routes(self._netlink.socket(), FAMILIES[address.version])
         return any(
             route.destination.network_address == address and route.ifindex not in ifindexes
             for route in routes
@@ -324,3 +339,14 @@ class PodDatapath:
         for route in strays:
             host.execute((messages.delete_route(route),))
         return bool(strays)
+
+
+def _is_route_to(answer: bytes | DatapathError, address: Address) -> TypeGuard[bytes]:
+    """Whether the kernel's answer is a route to exactly this address."""
+    return isinstance(answer, bytes) and answers.matched_length(answer) == address.max_prefixlen
+
+
+def _require_room_for_v6(wiring: PodWiring) -> None:
+    if wiring.has_v6 and wiring.mtu < LEAST_MTU_V6:
+        what = f"the MTU is {wiring.mtu}, IPv6 needs {LEAST_MTU_V6} (mtu of the network config)"
+        raise DatapathError(f"give {wiring.addresses[-1]} to the pod", errno.EMSGSIZE, what)

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from itertools import chain
 
 from cni_shim.datapath import messages, names
 from cni_shim.datapath.answers import Link
+from cni_shim.datapath.families import ANYWHERE, Address, host_network, host_on_link
 from cni_shim.datapath.identity import Identity
 from cni_shim.datapath.messages import Request, Route, VethPair
 
-_ANYWHERE = IPv4Network("0.0.0.0/0")
+_GATEWAY_NETWORK = host_network(names.POD_GATEWAYS[4])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodWiring:
-    """What to wire: the attachment, its address and its ENI's mark (0 for the primary ENI)."""
+    """What to wire: the attachment, its addresses and its ENI's mark (0 for the primary ENI).
+
+    At most one address of each family, IPv4 first; the first one makes the pod's MAC.
+    """
 
     container_id: str
     ifname: str
     network_name: str
     pod_namespace: str
     pod_name: str
-    address: IPv4Address
+    addresses: tuple[Address, ...]
     mark: int
     mtu: int
     veth_prefix: str
+
+    def __post_init__(self) -> None:
+        if tuple(address.version for address in self.addresses) not in {(4,), (6,), (4, 6)}:
+            raise ValueError(f"{self.addresses}: want at most one of each family, IPv4 first")
+
+    @property
+    def has_v6(self) -> bool:
+        """Whether the pod gets an IPv6 address."""
+        return self.addresses[-1].version == 6
 
     def identity(self, netns_cookie: int) -> Identity:
         """What the host veth's alias says, for a pod in the namespace with this cookie."""
@@ -96,54 +109,59 @@ def veth_pair(
         mtu=wiring.mtu,
         pod_ifname=wiring.ifname,
         pod_ifindex=indexes[1],
-        pod_mac=names.pod_mac(wiring.address),
+        pod_mac=names.pod_mac(wiring.addresses[0]),
         netns_fd=netns_fd,
     )
 
 
-def host_route(address: IPv4Address, ifindex: int) -> Route:
-    """The pod's /32 in the pod table."""
+def host_route(address: Address, ifindex: int) -> Route:
+    """The pod's /32 or /128 in the pod table."""
     return Route(
-        table=names.POD_TABLE, destination=IPv4Network(address), gateway=None, ifindex=ifindex
+        table=names.POD_TABLE, destination=host_network(address), gateway=None, ifindex=ifindex
     )
 
 
-def pod_routes(ifindex: int) -> tuple[Route, Route]:
-    """The pod's routes: its gateway on the link, and everything by that gateway."""
-    gateway = Route(
-        table=names.MAIN_TABLE,
-        destination=IPv4Network(names.POD_GATEWAY),
-        gateway=None,
-        ifindex=ifindex,
-    )
+def pod_routes(version: int, ifindex: int) -> tuple[Route, ...]:
+    """The pod's routes of a family: everything by its gateway, which for IPv4 needs a route itself
+    (IPv6 takes a link-local gateway without)."""
+    gateway = names.POD_GATEWAYS[version]
     default = Route(
-        table=names.MAIN_TABLE,
-        destination=_ANYWHERE,
-        gateway=names.POD_GATEWAY,
-        ifindex=ifindex,
+        table=names.MAIN_TABLE, destination=ANYWHERE[version], gateway=gateway, ifindex=ifindex
     )
-    return gateway, default
+    if version == 6:
+        return (default,)
+    to_gateway = Route(
+        table=names.MAIN_TABLE, destination=_GATEWAY_NETWORK, gateway=None, ifindex=ifindex
+    )
+    return to_gateway, default
 
 
 def host_requests(
-    ifindex: int, alias: str, address: IPv4Address, *, has_ipv6: bool
+    pair: VethPair, alias: str, addresses: tuple[Address, ...], *, has_ipv6: bool
 ) -> tuple[Request, ...]:
     """The batch on the host, after the pair was created."""
+    index = pair.host_ifindex
     return (
-        messages.dress_host_veth(ifindex, alias, has_ipv6=has_ipv6),
-        messages.add_route(host_route(address, ifindex)),
+        messages.dress_host_veth(index, alias, has_ipv6=has_ipv6),
+        *(messages.add_route(host_route(address, index)) for address in addresses),
+        # IPv4 asks the pod by ARP; IPv6 would need a link-local address on this end to ask from.
+        *(messages.add_neighbour(index, a, pair.pod_mac) for a in addresses if a.version == 6),
     )
 
 
-def pod_requests(pair: VethPair, address: IPv4Address) -> tuple[Request, ...]:
+def pod_requests(pair: VethPair, addresses: tuple[Address, ...]) -> tuple[Request, ...]:
     """The batch in the pod."""
+    parts = (_family_requests(pair, address) for address in addresses)
+    return (messages.set_link(messages.LOOPBACK_IFINDEX), *chain.from_iterable(parts))
+
+
+def _family_requests(pair: VethPair, address: Address) -> tuple[Request, ...]:
+    """The address, the link up (harmless when repeated), the routes and the neighbour."""
     index = pair.pod_ifindex
-    gateway, default = pod_routes(index)
+    gateway = names.POD_GATEWAYS[address.version]
     return (
-        messages.set_link(messages.LOOPBACK_IFINDEX),
-        messages.add_address(index, IPv4Interface((address, 32))),
+        messages.add_address(index, host_on_link(address)),
         messages.set_link(index),
-        messages.add_route(gateway),
-        messages.add_route(default),
-        messages.add_neighbour(index, names.POD_GATEWAY, pair.host_mac),
+        *(messages.add_route(route) for route in pod_routes(address.version, index)),
+        messages.add_neighbour(index, gateway, pair.host_mac),
     )

@@ -1,0 +1,31 @@
+"""Settings under /proc/sys/net, of the network namespace that the calling thread is in."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from cni_shim.datapath.errors import DatapathError
+
+_ROOT = Path("/proc/sys/net")
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel knows the family; with ipv6.disable=1 it refuses to hear of it."""
+    return (_ROOT / "ipv6").is_dir()
+
+
+def read(name: str) -> str:
+    """The value of net/<name>, slashes not dots; empty where there is none (gone with its link)."""
+    try:
+        return (_ROOT / name).read_text().strip()
+    except OSError:
+        return ""
+
+
+def write(name: str, value: str) -> None:
+    """Set net/<name>. Raises DatapathError."""
+    try:
+        (_ROOT / name).write_text(value)
+    except OSError as e:
+        raise DatapathError(f"write net/{name}", e.errno or errno.EIO) from e
