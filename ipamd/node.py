@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict, dataclass
 from ipaddress import ip_network
 
+from ipamd import sizing
 from ipamd.cloud import NodeIdentity, NodeLimits
 from ipamd.model import EniId, InstanceId, IPNetwork, SubnetId
 from ipamd.pool.attachments import Rules
 from ipamd.pool.observe import Exclusions
-from ipamd.pool.targets import PREFIX_ADDRESSES
 from ipamd.settings import Settings
+from ipamd.sizing import CAP_PODS_LARGE, PodNetwork
 
 NOTE = "node"
 
-IPV6_PODS = 250
-"""Pods of an IPv6 node where nothing is set: the larger of the two caps of the usual max-pods
-calculator, since neither slots nor addresses limit it."""
+
+@functools.lru_cache(maxsize=8)  # asked for by every Allocate; it changes with the settings only
+def _pod_addresses(limits: NodeLimits, network: PodNetwork) -> int:
+    return sizing.max_pods(limits, network).pod_addresses
 
 
 def exclusions(settings: Settings, excluded_subnets: frozenset[SubnetId]) -> Exclusions:
@@ -51,15 +54,20 @@ class NodeFacts:
         """VPC_IPAMD_MAX_PODS where set, else what the ENIs can carry.
 
         m5.large: 3 ENIs of 9 slots carry 27 pods, 432 with prefixes, 18 with custom networking,
-        whose primary ENI carries none. A /80 carries more than any kubelet: IPV6_PODS.
+        whose primary ENI carries none. A /80 carries more than any kubelet: the larger of the
+        recommended caps, 250.
         """
         if settings.max_pods:
             return settings.max_pods
         if not settings.has_ipv4:
-            return IPV6_PODS
-        enis = self.max_enis(settings) - int(settings.has_custom_networking)
-        slots = max(enis, 0) * self.limits.slots_per_eni
-        return slots * (PREFIX_ADDRESSES if self.uses_prefixes(settings) else 1)
+            return CAP_PODS_LARGE
+        network = PodNetwork(
+            prefixes=settings.use_prefixes,
+            custom_networking=settings.has_custom_networking,
+            pod_eni=settings.has_pod_eni,
+            max_enis=settings.max_enis,
+        )
+        return _pod_addresses(self.limits, network)
 
     def rules(self, settings: Settings) -> Rules:
         """What handing out depends on."""
@@ -93,9 +101,7 @@ def from_json(text: str) -> NodeFacts | None:
                     "security_group_ids": tuple(identity["security_group_ids"]),
                 }
             ),
-            limits=NodeLimits(
-                **{**raw["limits"], "card_enis": tuple(raw["limits"]["card_enis"])}
-            ),
+            limits=NodeLimits(**{**raw["limits"], "card_enis": tuple(raw["limits"]["card_enis"])}),
             vpc_cidrs=tuple(ip_network(c) for c in raw["vpc_cidrs"]),
         )
     except (ValueError, KeyError, TypeError):

@@ -15,7 +15,7 @@ from ipamd.cloud import Subnet
 from ipamd.errors import CloudError, Denied, LimitReached, NoPrefixFree, SubnetExhausted, Throttled
 from ipamd.model import EniId, SubnetId
 from ipamd.pool.ledger import Intent, IntentKind
-from ipamd.pool.targets import PREFIX_ADDRESSES
+from ipamd.sizing import PREFIX_ADDRESSES
 from ipamd.view import Pace
 
 GROWING = (IntentKind.ASSIGN, IntentKind.CREATE)

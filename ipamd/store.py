@@ -15,35 +15,17 @@ import contextlib
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
+from ipamd import store_rows as rows
 from ipamd.errors import Corrupt, ForeignStore, StoreError, UnknownVersion
-from ipamd.model import (
-    Address,
-    AddressState,
-    Allocation,
-    AttachmentKey,
-    AttemptId,
-    ContainerId,
-    Eni,
-    EniId,
-    IPAddress,
-    IPNetwork,
-    SubnetId,
-    WiredBy,
-)
-from ipamd.pool.ledger import Change, Intent, IntentKind, Ledger, Tombstone
+from ipamd.pool.ledger import Change, Ledger
+
+T = TypeVar("T")
+K = TypeVar("K")
 
 SCHEMA_VERSION = "2"
 
@@ -134,39 +116,28 @@ class Store:
         """The ledger as last committed."""
         with _store_errors(self.path):
             meta = self._meta()
-            db = self._db
             try:
                 return Ledger(
                     epoch=meta["epoch"],
                     has_heard_node=meta["has_heard_node"] == "1",
                     next_generation=int(meta["next_generation"]),
-                    addresses=MappingProxyType(
-                        {a.address: a for a in map(_address, db.execute("SELECT * FROM addresses"))}
-                    ),
-                    allocations=MappingProxyType(
-                        {
-                            a.key: a
-                            for a in map(_allocation, db.execute("SELECT * FROM allocations"))
-                        }
-                    ),
-                    enis=MappingProxyType(
-                        {e.eni_id: e for e in map(_eni, db.execute("SELECT * FROM enis"))}
-                    ),
-                    intents=MappingProxyType(
-                        {i.token: i for i in map(_intent, db.execute("SELECT * FROM intents"))}
-                    ),
-                    tombstones=MappingProxyType(
-                        {t.key: t for t in map(_tombstone, db.execute("SELECT * FROM tombstones"))}
-                    ),
+                    addresses=_by(lambda a: a.address, rows.address, self._all("addresses")),
+                    allocations=_by(lambda a: a.key, rows.allocation, self._all("allocations")),
+                    enis=_by(lambda e: e.eni_id, rows.eni, self._all("enis")),
+                    intents=_by(lambda i: i.token, rows.intent, self._all("intents")),
+                    tombstones=_by(lambda t: t.key, rows.tombstone, self._all("tombstones")),
                 )
             except (KeyError, ValueError) as e:
                 raise Corrupt(f"store {self.path} holds a row that cannot be: {e}") from e
 
+    def _all(self, table: str) -> Iterable[Any]:
+        return self._db.execute(f"SELECT * FROM {table}")  # noqa: S608 - a name of the schema
+
     def commit(self, change: Change) -> None:
         """Write one change in one transaction. On an error nothing of it is in the store."""
         with _store_errors(self.path), self._transaction() as db:
-            _write_drops(db, change)
-            _write_puts(db, change)
+            rows.write_drops(db, change)
+            rows.write_puts(db, change)
             if change.has_heard_node is not None:
                 _set_meta(db, "has_heard_node", str(int(change.has_heard_node)))
             if change.next_generation is not None:
@@ -199,6 +170,12 @@ class Store:
             )
         if meta.get("boot_id") != boot_id:
             raise ForeignStore(f"store {self.path} is of another boot; its pods are gone")
+
+
+def _by(
+    key: Callable[[T], K], read: Callable[[Any], T], found: Iterable[Any]
+) -> MappingProxyType[K, T]:
+    return MappingProxyType({key(record): record for record in map(read, found)})
 
 
 def set_aside(path: Path) -> Path | None:
@@ -267,198 +244,3 @@ def _is_of_the_disk(error: sqlite3.DatabaseError) -> bool:
 
 def _set_meta(db: sqlite3.Connection, name: str, value: str) -> None:
     db.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
-
-
-def _write_drops(db: sqlite3.Connection, change: Change) -> None:
-    for address in change.drop_addresses:
-        db.execute("DELETE FROM addresses WHERE address = ?", (str(address),))
-    for eni_id in change.drop_enis:
-        db.execute("DELETE FROM enis WHERE eni_id = ?", (eni_id,))
-    for token in change.drop_intents:
-        db.execute("DELETE FROM intents WHERE token = ?", (token,))
-    for table, keys in (
-        ("allocations", change.drop_allocations),
-        ("tombstones", change.drop_tombstones),
-    ):
-        for key in keys:
-            db.execute(
-                f"DELETE FROM {table} WHERE container_id = ? AND ifname = ?",  # noqa: S608 - the two names above
-                (key.container_id, key.ifname),
-            )
-
-
-def _write_puts(db: sqlite3.Connection, change: Change) -> None:
-    for a in change.put_addresses:
-        db.execute(
-            "INSERT OR REPLACE INTO addresses VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                str(a.address),
-                a.eni_id,
-                a.state.value,
-                a.since_boottime,
-                a.reason,
-                _text(a.prefix),
-            ),
-        )
-    for n in change.put_allocations:
-        # Not OR REPLACE: an address or generation under another key must fail here (I1).
-        db.execute(
-            "INSERT INTO allocations VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) "
-            "ON CONFLICT (container_id, ifname) DO UPDATE SET attempt_id = excluded.attempt_id",
-            _row(n),
-        )
-    for e in change.put_enis:
-        db.execute(
-            "INSERT OR REPLACE INTO enis VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                e.eni_id,
-                e.mac,
-                e.subnet_id,
-                str(e.subnet_cidr),
-                str(e.primary_address),
-                e.device_index,
-                e.network_card,
-                int(e.is_primary),
-                int(e.is_managed),
-                int(e.is_ready),
-                e.attached_boottime,
-                int(e.is_excluded),
-                e.interface_type,
-                _text(e.subnet_cidr_v6),
-                _text(e.primary_address_v6),
-            ),
-        )
-    for i in change.put_intents:
-        db.execute(
-            "INSERT OR REPLACE INTO intents VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                i.token,
-                i.kind.value,
-                i.eni_id,
-                i.subnet_id,
-                i.addresses,
-                i.device_index,
-                i.network_card,
-                i.began_boottime,
-                i.reason,
-                int(i.is_open),
-                i.prefixes,
-                i.prefixes_v6,
-            ),
-        )
-    for t in change.put_tombstones:
-        db.execute(
-            "INSERT OR REPLACE INTO tombstones VALUES (?,?,?,?,?)",
-            (
-                t.key.container_id,
-                t.key.ifname,
-                t.attempt_id,
-                t.made_boottime,
-                " ".join(str(a) for a in t.addresses),
-            ),
-        )
-
-
-def _text(value: IPAddress | IPNetwork | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _of_version(n: Allocation, version: int) -> str | None:
-    return next((str(a) for a in n.addresses if a.version == version), None)
-
-
-def _row(n: Allocation) -> tuple[str | int | float | None, ...]:
-    return (
-        n.key.container_id,
-        n.key.ifname,
-        _of_version(n, 4),
-        _of_version(n, 6),
-        n.eni_id,
-        n.network_name,
-        n.attempt_id,
-        n.generation,
-        str(n.netns_cookie),  # a cookie may use all 64 bits; SQLite integers are signed
-        n.pod_namespace,
-        n.pod_name,
-        n.pod_uid,
-        n.allocated_unix,
-        n.wired_by.value,
-    )
-
-
-def _address(row: tuple[str, str, str, float, str, str | None]) -> Address:
-    return Address(
-        address=ip_address(row[0]),
-        eni_id=EniId(row[1]),
-        state=AddressState(row[2]),
-        since_boottime=row[3],
-        reason=row[4],
-        prefix=ip_network(row[5]) if row[5] else None,
-    )
-
-
-def _key(container_id: str, ifname: str) -> AttachmentKey:
-    return AttachmentKey(container_id=ContainerId(container_id), ifname=ifname)
-
-
-def _allocation(row: tuple[Any, ...]) -> Allocation:
-    return Allocation(
-        key=_key(row[0], row[1]),
-        addresses=tuple(ip_address(text) for text in row[2:4] if text),
-        eni_id=EniId(row[4]),
-        network_name=row[5],
-        attempt_id=AttemptId(row[6]),
-        generation=row[7],
-        netns_cookie=int(row[8]),
-        pod_namespace=row[9],
-        pod_name=row[10],
-        pod_uid=row[11],
-        allocated_unix=row[12],
-        wired_by=WiredBy(row[13]),
-    )
-
-
-def _eni(row: tuple[Any, ...]) -> Eni:
-    return Eni(
-        eni_id=EniId(row[0]),
-        mac=row[1],
-        subnet_id=SubnetId(row[2]),
-        subnet_cidr=IPv4Network(row[3]),
-        primary_address=IPv4Address(row[4]),
-        device_index=row[5],
-        network_card=row[6],
-        is_primary=bool(row[7]),
-        is_managed=bool(row[8]),
-        is_ready=bool(row[9]),
-        attached_boottime=row[10],
-        is_excluded=bool(row[11]),
-        interface_type=row[12],
-        subnet_cidr_v6=IPv6Network(row[13]) if row[13] else None,
-        primary_address_v6=IPv6Address(row[14]) if row[14] else None,
-    )
-
-
-def _intent(row: tuple[Any, ...]) -> Intent:
-    return Intent(
-        token=row[0],
-        kind=IntentKind(row[1]),
-        eni_id=EniId(row[2]) if row[2] else None,
-        subnet_id=SubnetId(row[3]),
-        addresses=row[4],
-        device_index=row[5],
-        network_card=row[6],
-        began_boottime=row[7],
-        reason=row[8],
-        is_open=bool(row[9]),
-        prefixes=row[10],
-        prefixes_v6=row[11],
-    )
-
-
-def _tombstone(row: tuple[str, str, str, float, str]) -> Tombstone:
-    return Tombstone(
-        key=_key(row[0], row[1]),
-        attempt_id=AttemptId(row[2]),
-        made_boottime=row[3],
-        addresses=tuple(ip_address(text) for text in row[4].split()),
-    )

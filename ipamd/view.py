@@ -10,9 +10,10 @@ from ipamd.cloud import Subnet
 from ipamd.model import Address, AddressState, Eni, EniId, IPNetwork, SubnetId
 from ipamd.node import NodeFacts
 from ipamd.pool.ledger import Intent, IntentKind, Ledger
-from ipamd.pool.targets import PREFIX_ADDRESSES, Counts, Targets
+from ipamd.pool.targets import Counts, Targets
 from ipamd.pool.view import EniView, PrefixView, View
 from ipamd.settings import Settings
+from ipamd.sizing import PREFIX_ADDRESSES
 
 OTHER_CARD = {"warm_enis": 0, "warm_addresses": 1, "minimum_addresses": 1, "warm_prefixes": 0}
 """The targets of network cards other than the default one, whatever is set (aws-node)."""

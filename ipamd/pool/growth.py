@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from ipamd.model import SubnetId
-from ipamd.pool.targets import PREFIX_ADDRESSES
 from ipamd.pool.view import Action, AssignAddresses, CreateEni, EniView, UnassignAddresses, View
+from ipamd.sizing import PREFIX_ADDRESSES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,8 @@ def _need(view: View, missing: int) -> _Need:
             unit=PREFIX_ADDRESSES,
             actions=[],
         )
-    fill = 0 if view.targets.is_target_mode or view.is_fallback else view.slots_per_eni
+    only_needed = view.targets.is_target_mode or view.is_fallback or view.is_scarce
+    fill = 0 if only_needed else view.slots_per_eni
     return _Need(units=missing, ceiling=left, fill=fill, unit=1, actions=[])
 
 

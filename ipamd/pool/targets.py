@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
-PREFIX_ADDRESSES = 16
-"""Addresses of a /28, all of which pods can use (EC2 guide, "Prefix delegation")."""
+from ipamd.sizing import PREFIX_ADDRESSES
 
 SCARCE_WARM_ADDRESSES = 1
 """What is kept available while the subnet runs low: one pod starts at once, the next waits."""
