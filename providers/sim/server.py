@@ -96,7 +96,8 @@ def _make_fabric(name: str) -> Fabric:
     return fabric
 
 
-def _options(arguments: Sequence[str]) -> Options:
+def parsed(arguments: Sequence[str]) -> Options:
+    """The command line, read; wrong ones end the program as argparse does."""
     parser = argparse.ArgumentParser(prog="providers.sim.server", description=__doc__)
     parser.add_argument("--dir", required=True, type=Path, help="where control.sock goes")
     parser.add_argument("--fabric", default="", help="the namespace that shall play the VPC")
@@ -110,7 +111,7 @@ def _options(arguments: Sequence[str]) -> Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal says stop."""
-    options = _options(sys.argv[1:] if arguments is None else arguments)
+    options = parsed(sys.argv[1:] if arguments is None else arguments)
     options.directory.mkdir(parents=True, exist_ok=True)
     # Blocked before the first thread starts, so that only sigwait below takes them.
     stop_signals = (signal.SIGTERM, signal.SIGINT)

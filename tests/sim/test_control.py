@@ -18,8 +18,10 @@ import pytest
 from providers.sim.control import CALLS, ControlClient, ControlError, ControlServer
 from providers.sim.control_calls import ControlCalls
 from providers.sim.ec2 import Emulator
+from providers.sim.http_door import Call
 from providers.sim.imds import Imds, ImdsSettings
-from tests.sim.lab import RecordingListener, ec2_client, refused, wait_until
+from providers.sim.server import Cloud, parsed
+from tests.sim.lab import ManualClock, RecordingListener, ec2_client, refused, wait_until
 
 SUBNETS: list[dict[str, Any]] = [{"cidr": "10.0.1.0/24", "zone": "us-west-2a"}]
 
@@ -53,6 +55,7 @@ class Controlled:
     client: ControlClient
     fabric: FakeFabric
     emulator: Emulator
+    imds: Imds
 
     def call(self, name: str, /, **args: Any) -> Any:
         return self.client.call(name, **args)
@@ -78,7 +81,7 @@ def controlled(tmp_path: Path) -> Iterator[Controlled]:
     calls = ControlCalls(emulator, imds, fabric)
     server = ControlServer(tmp_path / "control.sock", {n: getattr(calls, n) for n in CALLS})
     server.open()
-    yield Controlled(ControlClient(tmp_path / "control.sock"), fabric, emulator)
+    yield Controlled(ControlClient(tmp_path / "control.sock"), fabric, emulator, imds)
     server.close()
     emulator.stop()
 
@@ -166,6 +169,68 @@ def test_other_tenants_fill_a_subnet_and_give_back(controlled: Controlled) -> No
     assert (filled, given, free()) == (2, 5, 7)
 
 
+def test_a_fragmented_subnet_has_no_whole_block_until_tenants_give_back(
+    controlled: Controlled,
+) -> None:
+    subnet_id = controlled.node()["subnet_id"]
+
+    def row() -> tuple[int, int]:
+        rows = controlled.call("state")["subnets"]
+        mine = next(one for one in rows if one["subnet_id"] == subnet_id)
+        return mine["free"], mine["free_blocks"]
+
+    seen = [row()]
+    taken = [controlled.call("fragment_subnet", subnet_id=subnet_id)]
+    seen.append(row())
+    taken.append(controlled.call("fragment_subnet", subnet_id=subnet_id))
+    controlled.call("free_addresses", subnet_id=subnet_id, count=14)
+    taken.append(controlled.call("fragment_subnet", subnet_id=subnet_id, leave_free_per_block=4))
+    assert (seen, taken, row()) == ([(250, 14), (236, 0)], [14, 0, 168], (82, 0))
+
+
+def test_a_fault_of_the_control_socket_can_end_by_time(
+    controlled: Controlled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    monkeypatch.setattr(controlled.emulator, "clock", clock)
+    controlled.call("set_fault", action="*", kind="throttle", for_seconds=300)
+    controlled.call("set_imds_fault", kind="missing_eni", value="eni-1", seconds=60)
+    (imds_fault,) = controlled.imds.settings.faults
+    seen = []
+    for _ in range(2):
+        seen.append(len(controlled.emulator.faults.take("DescribeVpcs", (), clock.now)))
+        seen.append(imds_fault.strikes("i-1", clock.now))
+        clock.advance(300)
+    assert seen == [1, True, 0, False]
+
+
+@pytest.mark.parametrize(("given", "has_buckets"), [([], False), (["--buckets", "ec2"], True)])
+def test_a_flag_of_the_server_puts_the_buckets_in_force(
+    tmp_path: Path, given: list[str], has_buckets: bool
+) -> None:
+    options = parsed(["--dir", str(tmp_path), *given])
+    assert (Cloud(options).emulator.buckets is not None) is has_buckets
+
+
+def test_buckets_are_switched_and_throttled_calls_told(
+    controlled: Controlled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controlled.emulator, "clock", ManualClock())
+    controlled.call("set_buckets", profile="ec2")
+    call = Call(
+        method="POST",
+        path="/",
+        headers={},
+        body=b"Action=CreateDefaultVpc&Version=2016-11-15",
+        peer="127.0.0.1",
+    )
+    for _ in range(3):
+        controlled.emulator.respond(call)
+    seen = controlled.call("throttled")
+    controlled.call("reset_calls")
+    assert (seen, controlled.call("throttled")) == ({"CreateDefaultVpc": 2}, {})
+
+
 def test_delays_not_named_stay(controlled: Controlled) -> None:
     controlled.call("set_delays", attach_seconds=1.5)
     assert controlled.call("set_delays", imds_lag_seconds=2) == {
@@ -205,6 +270,9 @@ def test_drops_come_from_the_fabric(controlled: Controlled) -> None:
         ("add_node", {"name": "n"}, "instance_type"),
         ("set_delays", {"attach_seconds": -1}, "negative"),
         ("set_hop_limit", {"hops": 0}, "hop limit"),
+        ("set_buckets", {"profile": "azure"}, "off or ec2"),
+        ("set_fault", {"action": "*", "kind": "throttle", "for_seconds": 0}, "more than 0"),
+        ("fragment_subnet", {"subnet_id": "s", "leave_free_per_block": 16}, "0 to 15"),
     ],
 )
 def test_a_call_that_cannot_be_is_refused_with_a_reason(

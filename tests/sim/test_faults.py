@@ -141,10 +141,123 @@ def test_stopping_ends_a_fault_that_holds_a_connection(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("AttachmentLimitExceeded", 400),
+        ("AuthFailure", 401),
+        ("IncorrectState", 400),
+        ("InsufficientCidrBlocks", 400),
+        ("InsufficientFreeAddressesInSubnet", 400),
+        ("InternalError", 500),
+        ("InvalidNetworkInterface.InUse", 400),
+        ("InvalidNetworkInterfaceID.NotFound", 400),
+        ("InvalidParameterValue", 400),
+        ("InvalidSubnetID.NotFound", 400),
+        ("NetworkInterfaceLimitExceeded", 400),
+        ("PrivateIpAddressLimitExceeded", 400),
+        ("RequestLimitExceeded", 503),
+        ("ServiceUnavailable", 503),
+        ("UnauthorizedOperation", 403),
+        ("Unavailable", 503),
+    ],
+)
+def test_each_code_comes_with_its_own_status(lab: Lab, code: str, status: int) -> None:
+    lab.emulator.faults.add("CreateNetworkInterface", FaultKind.ERROR, code=code, count=1)
+    with pytest.raises(ClientError) as caught:
+        lab.eni()
+    answer = caught.value.response
+    assert (answer["Error"]["Code"], answer["ResponseMetadata"]["HTTPStatusCode"]) == (code, status)
+    assert lab.free() == 251
+
+
+def test_throttling_for_five_minutes_ends_by_time(lab: Lab) -> None:
+    until = lab.clock.now + 300
+    lab.emulator.faults.add("*", FaultKind.THROTTLE, until_unix=until)
+    seen = []
+    for _ in range(3):
+        seen.append(refused(lab.ec2.describe_subnets))
+        lab.clock.advance(149)
+    assert (seen, lab.free()) == (["RequestLimitExceeded"] * 3, 251)
+
+
+def test_a_fault_ends_by_count_or_by_time_whichever_is_first(lab: Lab) -> None:
+    until = lab.clock.now + 300
+    lab.emulator.faults.add("*", FaultKind.THROTTLE, until_unix=until, count=1)
+    assert (refused(lab.ec2.describe_subnets), lab.free()) == ("RequestLimitExceeded", 251)
+
+
+def test_throttled_calls_are_counted_by_action(lab: Lab) -> None:
+    lab.emulator.faults.add("DescribeSubnets", FaultKind.THROTTLE, count=2)
+    for _ in range(2):
+        refused(lab.ec2.describe_subnets)
+    assert (lab.free(), dict(lab.emulator.throttled)) == (251, {"DescribeSubnets": 2})
+
+
+def test_a_lost_attach_is_answered_and_never_happens(lab: Lab) -> None:
+    eni, node = lab.eni(), lab.node()
+    lab.emulator.faults.add("AttachNetworkInterface", FaultKind.LOST, count=1)
+    attachment = lab.attach(eni, node)
+    lab.clock.advance(600)
+    code = refused(lambda: lab.ec2.detach_network_interface(AttachmentId=attachment))
+    assert (lab.shown(eni)["Status"], len(lab.nics(node)), code) == (
+        "available",
+        1,
+        "InvalidAttachmentID.NotFound",
+    )
+    lab.attach(eni, node)
+    assert lab.shown(eni)["Attachment"]["Status"] == "attached"
+
+
+def test_a_lost_attach_is_refused_like_any_other(lab: Lab) -> None:
+    lab.emulator.faults.add("AttachNetworkInterface", FaultKind.LOST)
+    node = lab.node()
+    assert refused(lambda: lab.attach(lab.eni(), node, index=0)) == "InvalidParameterValue"
+
+
+def test_an_attach_can_stay_under_way_for_long(lab: Lab) -> None:
+    eni, node = lab.eni(), lab.node()
+    lab.emulator.faults.add("AttachNetworkInterface", FaultKind.STUCK, seconds=120, count=1)
+    lab.attach(eni, node)
+    seen = []
+    for _ in range(3):
+        seen.append(lab.shown(eni)["Attachment"]["Status"])
+        lab.clock.advance(60)
+    assert seen == ["attaching", "attaching", "attached"]
+
+
+def test_an_attach_that_stays_for_ever_can_still_be_taken_back(lab: Lab) -> None:
+    eni = lab.eni()
+    lab.emulator.faults.add("AttachNetworkInterface", FaultKind.STUCK, count=1)
+    attachment = lab.attach(eni, lab.node())
+    lab.clock.advance(10**9)
+    stuck = lab.shown(eni)["Attachment"]["Status"]
+    due = lab.emulator.state.next_settling_unix()
+    lab.ec2.detach_network_interface(AttachmentId=attachment)
+    assert (stuck, due, lab.shown(eni)["Status"]) == ("attaching", None, "available")
+
+
+def test_a_detach_can_be_lost_and_can_stay(lab: Lab) -> None:
+    eni = lab.eni()
+    attachment = lab.attach(eni, lab.node())
+    lab.emulator.faults.add("DetachNetworkInterface", FaultKind.LOST, count=1)
+    lab.emulator.faults.add("DetachNetworkInterface", FaultKind.STUCK, seconds=60, count=1)
+    lab.ec2.detach_network_interface(AttachmentId=attachment)
+    lost = lab.shown(eni)["Attachment"]["Status"]
+    lab.ec2.detach_network_interface(AttachmentId=attachment)
+    stuck = lab.shown(eni)["Attachment"]["Status"]
+    lab.clock.advance(60)
+    assert (lost, stuck, lab.shown(eni)["Status"]) == ("attached", "detaching", "available")
+
+
+@pytest.mark.parametrize(
     "wrong",
-    [{"kind": FaultKind.ERROR}, {"kind": FaultKind.THROTTLE, "count": 0}],
-    ids=["an error without a code", "a count of none"],
+    [
+        {"kind": FaultKind.ERROR},
+        {"kind": FaultKind.THROTTLE, "count": 0},
+        {"kind": FaultKind.LOST},
+    ],
+    ids=["an error without a code", "a count of none", "any call lost"],
 )
 def test_a_fault_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"code|count"):
+    with pytest.raises(ValueError, match=r"code|count|Attach"):
         FaultBook().add("*", **wrong)

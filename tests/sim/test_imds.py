@@ -322,3 +322,36 @@ def test_prefixes_lag_in_the_metadata_too(metadata: Metadata) -> None:
     early = metadata.get(path)
     lab.clock.advance(11)
     assert (early, metadata.get(path)) == ("<404>", "10.0.1.16/28")
+
+
+def test_an_interface_can_be_missing_for_a_minute(metadata: Metadata) -> None:
+    lab = metadata.lab
+    eni = lab.eni()
+    lab.attach(eni, metadata.node)
+    metadata.fault(ImdsFaultKind.MISSING_ENI, value=eni, until_unix=lab.clock.now + 60)
+    seen = []
+    for _ in range(3):
+        seen.append(len(metadata.macs()))
+        lab.clock.advance(30)
+    assert seen == [1, 1, 2]
+
+
+def test_an_efa_only_interface_is_listed_without_addresses(metadata: Metadata) -> None:
+    lab = metadata.lab
+    eni = lab.eni(InterfaceType="efa-only")
+    lab.attach(eni, metadata.node)
+    base = f"network/interfaces/macs/{lab.shown(eni)['MacAddress']}"
+    assert [metadata.get(f"{base}/{name}") for name in ("interface-id", "local-ipv4s")] == [
+        eni,
+        "<404>",
+    ]
+
+
+def test_the_machines_own_ipv6_address_and_zone_id_are_told(metadata: Metadata) -> None:
+    lab = metadata.lab
+    lab.give_v6()
+    metadata.node = lab.node(Ipv6AddressCount=1)
+    assert (metadata.get("ipv6"), metadata.get("placement/availability-zone-id")) == (
+        "2001:db8:0:101::4",
+        "usw2-az2",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -91,8 +92,63 @@ def test_the_same_seed_gives_the_same_ids_and_macs() -> None:
     assert first_of(3) != first_of(4)
 
 
+@pytest.mark.parametrize("kind", ["interface", "efa", "efa-only", "trunk"])
+def test_an_interface_type_is_kept_and_described(lab: Lab, kind: str) -> None:
+    asked: dict[str, Any] = {} if kind == "interface" else {"InterfaceType": kind}
+    eni = lab.eni(**asked)
+    node = lab.node("p4d.24xlarge")
+    lab.attach(eni, node, index=1, NetworkCardIndex=1)
+    by_type = [{"Name": "interface-type", "Values": [kind]}]
+    found = lab.ec2.describe_network_interfaces(Filters=by_type)["NetworkInterfaces"]
+    assert lab.nics(node)[1]["InterfaceType"] == kind
+    assert eni in {one["NetworkInterfaceId"] for one in found}
+
+
+def test_an_efa_only_interface_has_no_address_and_no_wire(lab: Lab) -> None:
+    primary, listener = lab.wired()
+    node = lab.shown(primary)["Attachment"]["InstanceId"]
+    before = lab.free()
+    eni = lab.eni(InterfaceType="efa-only")
+    lab.attach(eni, node)
+    shown = lab.shown(eni)
+    assert (shown["PrivateIpAddresses"], "PrivateIpAddress" in shown, lab.free()) == (
+        [],
+        False,
+        before,
+    )
+    assert eni not in {event[1] for event in listener.events}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"SecondaryPrivateIpAddressCount": 1},
+        {"PrivateIpAddress": "10.0.1.9"},
+        {"Ipv4PrefixCount": 1},
+        {"Ipv6AddressCount": 1},
+    ],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_an_efa_only_interface_takes_no_address(lab: Lab, asked: dict[str, Any]) -> None:
+    codes = [refused(lambda: lab.eni(InterfaceType="efa-only", **asked))]
+    eni = lab.eni(InterfaceType="efa-only")
+    codes.append(
+        refused(
+            lambda: lab.ec2.assign_private_ip_addresses(
+                NetworkInterfaceId=eni, SecondaryPrivateIpAddressCount=1
+            )
+        )
+    )
+    assert codes == ["InvalidParameterCombination"] * 2
+
+
+def test_a_launch_cannot_begin_with_an_efa_only_interface(lab: Lab) -> None:
+    spec = {"DeviceIndex": 0, "SubnetId": lab.subnet_id, "InterfaceType": "efa-only"}
+    code = refused(lambda: lab.node("p4d.24xlarge", NetworkInterfaces=[spec]))
+    assert code == "InvalidParameterCombination"
+
+
 def test_an_interface_type_ec2_does_not_know_is_refused(lab: Lab) -> None:
-    assert lab.shown(lab.eni(InterfaceType="efa"))["InterfaceType"] == "efa"
     assert refused(lambda: lab.eni(InterfaceType="branch")) == "InvalidParameterValue"
 
 
