@@ -257,8 +257,7 @@ class Actions:
             InterfaceRequest(
                 token=intent.token,
                 subnet_id=intent.subnet_id,
-                security_group_ids=self.security_group_ids
-                or facts.identity.security_group_ids,
+                security_group_ids=self.security_group_ids or facts.identity.security_group_ids,
                 secondary_addresses=intent.addresses,
                 prefixes=intent.prefixes,
                 prefixes_v6=intent.prefixes_v6,
@@ -289,9 +288,7 @@ class Actions:
 
     def _unassigning(self, eni_id: EniId) -> tuple[Address, ...]:
         return tuple(
-            a
-            for a in self._keeper.ledger.on_eni(eni_id)
-            if a.state is AddressState.UNASSIGNING
+            a for a in self._keeper.ledger.on_eni(eni_id) if a.state is AddressState.UNASSIGNING
         )
 
     def _succeeded(self, intent: Intent, record: Record) -> None:
