@@ -1,0 +1,1 @@
+"""Contracts of other programs that ipamd serves, and the code generated from them."""
