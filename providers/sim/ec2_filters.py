@@ -54,6 +54,7 @@ _READERS: dict[str, Callable[[Interface, Tags], list[str]]] = {
     "description": lambda eni, _: [eni.description],
     "group-id": lambda eni, _: list(eni.group_ids),
     "interface-type": lambda eni, _: [eni.interface_type],
+    "ipv6-addresses.ipv6-address": lambda eni, _: [str(address) for address in eni.addresses_v6],
     "mac-address": lambda eni, _: [eni.mac],
     "network-interface-id": lambda eni, _: [eni.eni_id],
     "private-ip-address": lambda eni, _: [str(address) for address in eni.addresses],

@@ -66,6 +66,13 @@ def test_assign_takes_named_ones(dual: Lab) -> None:
     assert (dual.addresses_v6(eni), dual.prefixes_v6(eni)) == ([f"{NET}::99"], [f"{NET}:7::/80"])
 
 
+def test_an_interface_is_found_by_its_ipv6_address(dual: Lab) -> None:
+    eni, _other = dual.eni(Ipv6AddressCount=1), dual.eni(Ipv6AddressCount=1)
+    wanted = [{"Name": "ipv6-addresses.ipv6-address", "Values": [f"{NET}::4"]}]
+    found = dual.ec2.describe_network_interfaces(Filters=wanted)["NetworkInterfaces"]
+    assert [one["NetworkInterfaceId"] for one in found] == [eni]
+
+
 def test_unassign_gives_back_and_answers_with_what_is_gone(dual: Lab) -> None:
     eni = dual.eni(Ipv6PrefixCount=1)
     gone = dual.ec2.unassign_ipv6_addresses(NetworkInterfaceId=eni, Ipv6Prefixes=[f"{NET}:1::/80"])
