@@ -335,13 +335,14 @@ class Reconciler:
         self._failures, self.cloud_error, self.has_observed = 0, "", True
 
     def _plan_and_start(self) -> None:
-        summaries = []
+        summaries, calls = [], 0
         for card in self._cards():
             made = self._plan(card)
             summaries.append(made.summary if card == 0 else f"card {card}: {made.summary}")
+            calls += len(made.actions)
             for action in made.actions:
                 self._start(action)
-        self._tell_plan("; ".join(summaries))
+        self._tell_plan("; ".join(summaries), calls)
 
     def _cards(self) -> tuple[int, ...]:
         """Network cards that have a pool of their own."""
@@ -364,9 +365,10 @@ class Reconciler:
         )
         return plan.plan(build_view(self._keeper.ledger, facts, self._settings, situation, now=now))
 
-    def _tell_plan(self, summary: str) -> None:
-        if summary != self.last_plan.summary:
-            log.info("planned", summary=summary)
+    def _tell_plan(self, summary: str, calls: int) -> None:
+        if calls or summary != self.last_plan.summary:
+            tell = log.info if calls else log.debug
+            tell("planned", summary=summary, calls=calls)
             self.last_plan = plan.Plan(actions=(), summary=summary)
             self.planned_boottime = clock.boottime()
 

@@ -400,14 +400,10 @@ def _as_the_dead_process_did(memory: MemoryCloud, intent: Intent) -> None:
 
 
 def test_a_stray_eni_of_this_node_is_deleted(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from ipamd.cloud import EniStatus
     from ipamd.model import EniId
 
     memory = MemoryCloud()
-    stray = memory._new_eni(EniId("eni-99"), 5, 0)
-    memory.enis[stray.eni_id] = replace(stray, status=EniStatus.AVAILABLE, device_index=-1)
+    memory.enis[EniId("eni-99")] = memory._new_eni(EniId("eni-99"), b.SUBNET)
 
     async def scenario(engine: Engine, loop: VirtualLoop) -> None:
         await settle(20.0)

@@ -106,7 +106,7 @@ def test_a_subnet_with_one_address_left_is_asked_again_when_it_has_more(tmp_path
         await settle()
         await fill(engine, 9)
         await settle()
-        memory.free += hidden
+        memory.free.extend(hidden)
         granted = await engine.add("late", wait=60.0)
         assert granted.allocation.address in memory.assigned()
 
