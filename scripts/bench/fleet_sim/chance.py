@@ -1,7 +1,7 @@
 """What the emulated cloud draws by chance: API latency and the times that ENIs take.
 
-The n-th attach of a node takes equally long whoever asks for it, so that all sides of a comparison
-meet the same cloud.
+The n-th attach of a node takes equally long whoever asks for it, and so does its n-th call of each
+API: all sides of a comparison meet the same cloud.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Chance:
 
     def __init__(self, seed: str) -> None:
         self._seed = seed
-        self._latency = random.Random(f"{seed}/latency")
-        self._drawn: dict[str, int] = {}
+        self._sequences: dict[str, random.Random] = {}
 
-    def latency(self, action: str) -> float:
-        """Seconds that one API call takes."""
-        return (READ if action.startswith("Describe") else WRITE).draw(self._latency)
+    def latency(self, action: str, instance_id: str) -> float:
+        """Seconds that the next call of an API by this instance takes."""
+        spread = READ if action.startswith("Describe") else WRITE
+        return spread.draw(self._next(action, instance_id))
 
     def attach_seconds(self, instance_id: str) -> float:
         """How long the next attach of this instance takes."""
@@ -63,5 +63,6 @@ class Chance:
 
     def _next(self, kind: str, instance_id: str) -> random.Random:
         name = f"{self._seed}/{kind}/{instance_id}"
-        number = self._drawn[name] = self._drawn.get(name, 0) + 1
-        return random.Random(f"{name}/{number}")
+        if name not in self._sequences:
+            self._sequences[name] = random.Random(name)
+        return self._sequences[name]

@@ -104,10 +104,10 @@ class Account:
         self._tokens: dict[str, Interface] = {}
         self._made = 0
 
-    async def request(self, action: str, effect: Callable[[], T]) -> T:
-        """One API call: its latency, then a refusal or its effect. Raises Ec2Error."""
+    async def request(self, caller: str, action: str, effect: Callable[[], T]) -> T:
+        """One API call of an instance: its latency, then its effect or a refusal (Ec2Error)."""
         self.meter.calls[action] += 1
-        await asyncio.sleep(self._chance.latency(action))
+        await asyncio.sleep(self._chance.latency(action, caller))
         if not self._buckets.take(action, self._clock()):
             self.meter.throttled += 1
             raise Ec2Error(THROTTLE, "Request limit exceeded.")

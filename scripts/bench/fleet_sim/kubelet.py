@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import Protocol
 
-from scripts.bench.fleet_sim.loads import FOREVER, Load, Pod
+from scripts.bench.fleet_sim.loads import Load, Pod
 from scripts.bench.fleet_sim.meter import Meter
 
 RETRY_SECONDS = (1.0, 2.0)
@@ -52,7 +52,7 @@ class Kubelets:
             await _sleep_until(began + pod.starts_at)
             name = f"pod-{number}"
             self._starting[name] = asyncio.create_task(self._start(name, pod)), loop.time()
-            if pod.ends_at < min(load.seconds, FOREVER):
+            if pod.ends_at < load.seconds:
                 loop.call_at(began + pod.ends_at, self._end, name, pod)
         await _sleep_until(began + load.seconds)
 

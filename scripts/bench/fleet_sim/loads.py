@@ -137,7 +137,8 @@ def make(name: str, *, nodes: int, seed: int, seconds: float | None = None) -> L
         chance=random.Random(f"{seed}/{name}"),
         seconds=length,
     )
-    pods = sorted(_MAKERS[kind](room), key=lambda p: (p.starts_at, p.node))
+    made = (p for p in _MAKERS[kind](room) if p.starts_at < length)
+    pods = sorted(made, key=lambda p: (p.starts_at, p.node))
     return Load(
         name=name,
         kind=kind,

@@ -177,7 +177,7 @@ class PeerCalls:
         """One call with the SDK's retries, which only answer throttling here."""
         for attempt in range(1, SDK_ATTEMPTS + 1):
             try:
-                answer = await self._account.request(action, effect)
+                answer = await self._account.request(self._instance.instance_id, action, effect)
             except Ec2Error as e:
                 is_last = attempt == SDK_ATTEMPTS or self._quota < SDK_RETRY_COST
                 if e.code != THROTTLE or is_last:

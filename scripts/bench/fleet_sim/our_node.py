@@ -1,0 +1,142 @@
+"""One node under our daemon: the real pool engine on the emulated account.
+
+`ipamd.reconciler`, `ipamd.allocations` and `ipamd.keeper` run as in the daemon. Two things around
+them are replaced: the store keeps nothing (durability is not measured here, and 500 databases would
+measure the disk), and vpc-cnid is a delay after which a new ENI is reported ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Never
+
+import structlog
+
+from ipamd import clock, settings
+from ipamd.allocations import Allocations
+from ipamd.errors import NoAddressAvailable, NotReady
+from ipamd.keeper import Keeper
+from ipamd.live_config import LiveConfig
+from ipamd.metrics import Metrics
+from ipamd.model import AttachmentKey, AttemptId, ContainerId, EniId
+from ipamd.pool import observe
+from ipamd.pool.attachments import Request
+from ipamd.pool.ledger import Change, Ledger
+from ipamd.reconciler import Reconciler
+from ipamd.store import Store
+from scripts.bench.fleet_sim.ec2 import Account, Instance
+from scripts.bench.fleet_sim.loads import Load
+from scripts.bench.fleet_sim.our_cloud import OurCloud
+
+ADD_WAIT_SECONDS = 25.0
+"""How long vpc-cnid lets an ADD wait (cni_shim.verbs.ADD_WAIT_SECONDS)."""
+
+READY_SECONDS = 0.05
+"""From a new ENI in WatchNode to vpc-cnid's report that it is ready, assumed; the kernel's part of
+it is a dozen netlink messages."""
+
+
+class MemoryStore(Store):
+    """A store without a disk."""
+
+    def __init__(self) -> None:
+        self._notes: dict[str, str] = {}
+
+    def load(self) -> Ledger:
+        """An empty ledger: every node of a run is new."""
+        return Ledger(epoch="fleet", has_heard_node=False)
+
+    def commit(self, change: Change) -> None:
+        """Nothing to keep: the keeper holds the ledger."""
+
+    def note(self, name: str, value: str) -> None:
+        self._notes[name] = value
+
+    def noted(self, name: str) -> str:
+        return self._notes.get(name, "")
+
+
+class OurNode:
+    """A node and its engine."""
+
+    def __init__(self, account: Account, instance: Instance, load: Load) -> None:
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+            cache_logger_on_first_use=True,
+        )
+        most = load.node_type.max_pods(use_prefixes=load.setting.use_prefixes)
+        environ = dict(load.setting.environ) | {"VPC_IPAMD_MAX_PODS": str(most)}
+        self.keeper = Keeper(MemoryStore())
+        self.reconciler = Reconciler(
+            self.keeper,
+            OurCloud(account, instance),
+            LiveConfig(settings.load(environ).settings),
+            Metrics(),
+            waiting=lambda: self.allocations.waiting,
+        )
+        self.allocations = Allocations(
+            self.keeper,
+            rules=self.reconciler.rules,
+            explain=self.reconciler.shortage,
+            wake=self.reconciler.wake,
+        )
+        self.keeper.listen(self._set_up_enis)
+        self._attempts = 0
+
+    async def run(self) -> Never:
+        await self.reconciler.run()
+
+    async def add(self, pod: str) -> bool:
+        """Allocate as vpc-cnid asks for it: waiting for a while, then failing."""
+        self._attempts += 1
+        request = Request(
+            key=_key(pod),
+            network_name="fleet",
+            attempt_id=AttemptId(f"{self._attempts:016x}"),
+            netns_cookie=self._attempts,
+            pod_namespace="default",
+            pod_name=pod,
+            pod_uid="",
+            began_boottime=clock.boottime(),
+        )
+        try:
+            await self.allocations.allocate(request, wait_seconds=ADD_WAIT_SECONDS)
+        except (NoAddressAvailable, NotReady):
+            return False
+        return True
+
+    def delete(self, pod: str) -> None:
+        self.allocations.release(_key(pod))
+
+    def _set_up_enis(self, change: Change, after: Ledger) -> None:
+        if any(
+            not after.enis[e.eni_id].is_ready for e in change.put_enis if e.eni_id in after.enis
+        ):
+            asyncio.get_running_loop().call_later(READY_SECONDS, self._report)
+
+    def _report(self) -> None:
+        """What vpc-cnid reports once the links stand: every ENI ready, the pods that we know."""
+        ledger = self.keeper.ledger
+        change = observe.readiness(ledger, {EniId(e): True for e in ledger.enis})
+        self.keeper.commit(change)
+        pods = [
+            observe.ObservedPod(
+                address=address,
+                link_name="eni",
+                key=held.key,
+                netns_cookie=held.netns_cookie,
+                network_name=held.network_name,
+                pod_namespace=held.pod_namespace,
+                pod_name=held.pod_name,
+            )
+            for held in ledger.allocations.values()
+            for address in held.addresses
+        ]
+        found = observe.node(self.keeper.ledger, pods, now=clock.boottime(), now_unix=clock.unix())
+        self.keeper.commit(found.change)
+        self.reconciler.report_accepted(change.merged(found.change))
+
+
+def _key(pod: str) -> AttachmentKey:
+    return AttachmentKey(container_id=ContainerId(pod), ifname="eth0")
