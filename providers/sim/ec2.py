@@ -116,7 +116,8 @@ class Emulator:
             return True
         is_narrowed = any(name.startswith("Filter.") or name in _PAGING for name in form)
         resources = sum(name.startswith("InstanceId.") for name in form)
-        resources += int(form.get("MaxCount", ["0"])[0] or 0)
+        if (asked := form.get("MaxCount", [""])[0]).isdecimal():
+            resources += int(asked)
         return self.buckets.take(action, self.clock(), is_narrowed=is_narrowed, resources=resources)
 
     def _refuse(self, action: str, error: Ec2Error) -> Answer:

@@ -20,7 +20,7 @@ from ipaddress import IPv4Address
 from providers.sim.ec2 import Emulator
 from providers.sim.ec2_records import Interface, Machine
 from providers.sim.http_door import Answer, Call
-from providers.sim.imds_tree import Surroundings, identity_document, look_up, tree
+from providers.sim.imds_tree import Surroundings, addressed, identity_document, look_up, tree
 
 LONGEST_TOKEN_SECONDS = 21600
 DEFAULT_HOP_LIMIT = 2  # what container hosts use; EC2's own default is 1
@@ -169,7 +169,7 @@ class Imds:
                 zone_id=emulator.backend.zone_id(machine.zone),
             )
         values = tree(machine, shown, around, now)
-        document = identity_document(machine, shown[0] if shown else None)
+        document = identity_document(machine, next(iter(addressed(shown)), None))
         return values | {"dynamic/instance-identity/document": document}
 
 

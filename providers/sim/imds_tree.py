@@ -37,11 +37,16 @@ def tree(
     """Path to value. `interfaces` are those the machine has, the primary one first."""
     values = _machine_values(machine, now)
     values["meta-data/placement/availability-zone-id"] = around.zone_id
-    if interfaces:
-        values |= _primary_values(interfaces[0])
+    for primary in addressed(interfaces)[:1]:
+        values |= _primary_values(primary)
     for interface in interfaces:
         values |= _interface_values(machine, interface, around)
     return values
+
+
+def addressed(interfaces: Sequence[Interface]) -> list[Interface]:
+    """Those that have an address: an EFA-only ENI is never what a machine is known by."""
+    return [one for one in interfaces if one.addresses]
 
 
 def look_up(values: Mapping[str, str], path: str) -> str | None:

@@ -347,6 +347,15 @@ def test_an_efa_only_interface_is_listed_without_addresses(metadata: Metadata) -
     ]
 
 
+def test_a_machine_is_never_known_by_an_efa_only_interface(metadata: Metadata) -> None:
+    lab = metadata.lab
+    primary, eni = lab.primary(metadata.node), lab.eni(InterfaceType="efa-only")
+    lab.attach(eni, metadata.node)
+    metadata.fault(ImdsFaultKind.MISSING_ENI, value=primary["NetworkInterfaceId"])
+    mac = lab.shown(eni)["MacAddress"]
+    assert (metadata.macs(), metadata.get("local-ipv4")) == ([f"{mac}/"], "<404>")
+
+
 def test_the_machines_own_ipv6_address_and_zone_id_are_told(metadata: Metadata) -> None:
     lab = metadata.lab
     lab.give_v6()
