@@ -17,11 +17,12 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from providers.sim import demo_break, demo_end, demo_keep, demo_steps, demo_text
+from providers.sim import demo_break, demo_end, demo_keep, demo_kinds, demo_steps, demo_text
+from providers.sim.demo_modes import MODES, SECONDARY
 from providers.sim.demo_run import Check, Step, run_steps, skipped
 from providers.sim.demo_world import ROOT, DemoWorld, is_inside_sandbox
 
-BEGINNING = (*demo_steps.STEPS, *demo_break.STEPS)
+BEGINNING = (*demo_steps.STEPS, *demo_kinds.STEPS, *demo_break.STEPS)
 STEPS = (*BEGINNING, *demo_end.STEPS)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = sys.stderr if arguments.json else sys.stdout
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
-    world = DemoWorld(Path(tempfile.mkdtemp(prefix="vpc-ipamd-demo-")), arguments.launcher)
+    directory = Path(tempfile.mkdtemp(prefix="vpc-ipamd-demo-"))
+    world = DemoWorld(directory, arguments.launcher, MODES[arguments.mode])
     show = Show(out, world, keeps=arguments.keep)
     status = show.run()
     if arguments.json:
@@ -142,6 +144,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="demo",
         description="Two nodes on an emulated cloud, with real daemons, pods and packets: makes"
         " them, looks at them, breaks one and takes everything down. Exit status 0: all checks ok.",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default=SECONDARY.name,
+        help="how pods get addresses: "
+        + "; ".join(f"{mode.name} ({mode.summary})" for mode in MODES.values())
+        + f" (default: {SECONDARY.name})",
     )
     parser.add_argument(
         "--json", action="store_true", help="one JSON document on stdout; progress on stderr"

@@ -1,9 +1,11 @@
 """The demo's steps that take a pod's routing away, and show how that looks from everywhere.
 
-The rule that sends the packets of a secondary ENI's pods to that ENI's own route table is deleted,
-so they leave by the primary ENI, with a source address that is not the primary's. A VPC drops such
-packets without a word (EC2 User Guide, source/destination check); so does the fabric, and it can
-say what it dropped. vpc-cnid would put the rule back, so it is stopped (SIGSTOP) meanwhile.
+A VPC drops a packet that leaves by an ENI which does not have its source address, without a word
+(EC2 User Guide, source/destination check); so does the fabric, and it can say what it dropped. Two
+rules can be missed, one in each direction. Without the one that sends the packets of a secondary
+ENI's pods to that ENI's own route table they leave by the primary ENI. Without the one that leads
+to the pods' routes, which pods on the primary ENI need, what comes for them is sent out again, with
+the source of whoever sent it. vpc-cnid would put a rule back, so it is stopped (SIGSTOP) meanwhile.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from providers.sim import demo_looks, ping
+from providers.sim.demo_looks import NodeKernel, RoutingRule
 from providers.sim.demo_run import CheckFailed, Seen, Step
 from providers.sim.demo_steps import (
     AGREE,
@@ -24,11 +27,11 @@ from providers.sim.demo_steps import (
     router_probe,
     wait_until_none,
 )
-from providers.sim.demo_world import DemoWorld, Placement, refuse_any
+from providers.sim.demo_world import DemoWorld, Placement, identity_of, refuse_any, router_of
 from providers.sim.lab_node import Node
 from providers.sim.ping import Probe
 
-CUT = "without its ENI's rule a pod's packets are dropped by the VPC"
+CUT = "without a routing rule a pod's packets are dropped by the VPC"
 REPAIR = "vpc-cnid puts the rule back and the pod is reachable again"
 STATUS = "ipamctl status says that both nodes are well"
 
@@ -39,68 +42,77 @@ _REPAIR_SECONDS = 15.0
 
 def cut_off(world: DemoWorld) -> Seen:
     """Delete the rule, ping, and ask the VPC what became of the packets."""
-    victim = _choose(world)
+    victim = world.victim = _choose(world)
     node = world.lab.nodes[victim.node]
+    probes = _probes(world, victim)
     with _stopped(node):
         _delete_rules(node, victim)
         world.lab.control.call("reset_dropped")
-        lost = ping.ping_all(_probes(world, victim), _PING_SECONDS)
-        neighbour = _neighbour(world, victim)
-        kept = ping.ping_all([router_probe(node, neighbour)], _PING_SECONDS)
+        lost = ping.ping_all(probes, _PING_SECONDS)
+        unhurt, name = _unhurt(world, victim)
+        kept = ping.ping_all([unhurt], _PING_SECONDS)
         dropped = world.dropped()
-    world.victim = victim
     if any(answer is not None for answer in lost):
         raise CheckFailed(f"{victim.name} still gets answers: {lost}")
     if kept == [None]:
-        raise CheckFailed(f"{neighbour.name} on the primary ENI is cut off as well")
+        raise CheckFailed(f"{name} is cut off as well")
+    primary = identity_of(node).eni_id
+    sources = {victim.address} if not victim.is_primary else {probe.target for probe in probes}
     packets = sum(
         row["packets"]
         for row in dropped
-        if (row["eni_id"], row["kind"], row["source"]) == (neighbour.eni_id, "ip", victim.address)
+        if (row["eni_id"], row["kind"]) == (primary, "ip") and row["source"] in sources
     )
     if packets < len(lost):
         raise CheckFailed(
             f"{len(lost)} packets of {victim.address} did not come through: {dropped}"
         )
     return Seen(
-        text=f"{victim.name} on {victim.node} got 0 of {len(lost)} answers, {neighbour.name} on the"
-        f" primary ENI still 1 of 1. The VPC dropped {packets} packets that left by"
-        f" {neighbour.eni_id} (primary) with the source {victim.address}, which is on"
-        f" {victim.eni_id}. vpc-cnid was held (SIGSTOP) meanwhile."
+        text=f"{victim.name} on {victim.node} got 0 of {len(lost)} answers, {name} still 1 of 1."
+        f" The VPC dropped {packets} packets that left by {primary} (primary) with the source"
+        f" {' or '.join(sorted(sources))}; {victim.address} is on {victim.eni_id}. vpc-cnid was"
+        " held (SIGSTOP) meanwhile."
     )
 
 
 def _choose(world: DemoWorld) -> Placement:
-    """The first pod on a secondary ENI."""
-    for one in world.placements:
-        if not one.is_primary:
-            return one
-    raise CheckFailed("no pod is on a secondary ENI")
+    """The first pod on a secondary ENI; where no pod is on one, the first at all."""
+    return next((one for one in world.placements if not one.is_primary), world.placements[0])
 
 
-def _neighbour(world: DemoWorld, victim: Placement) -> Placement:
-    """A pod of the same node on the primary ENI."""
-    for one in world.placements:
-        if one.node == victim.node and one.is_primary:
-            return one
-    raise CheckFailed(f"no pod of {victim.node} is on the primary ENI")
+def _unhurt(world: DemoWorld, victim: Placement) -> tuple[Probe, str]:
+    """Who still gets answers meanwhile: a pod of the same node on another ENI, or the node."""
+    node = world.lab.nodes[victim.node]
+    if victim.is_primary:
+        probe = Probe(netns_path=node.netns_path, target=str(router_of(world, node)))
+        return probe, f"{node.name} itself"
+    for one in placed_on(world, node):
+        if one.eni_id != victim.eni_id:
+            return router_probe(world, node, one), f"{one.name} on {one.eni_id}"
+    raise CheckFailed(f"all pods of {victim.node} are on {victim.eni_id}")
 
 
 def _probes(world: DemoWorld, victim: Placement) -> list[Probe]:
     """From the pod to its router and to a pod of the other node: both leave the node."""
     far = next(one for one in world.placements if one.node != victim.node)
-    to_router = router_probe(world.lab.nodes[victim.node], victim)
+    to_router = router_probe(world, world.lab.nodes[victim.node], victim)
     return [
         to_router,
         Probe(netns_path=victim.netns_path, source=victim.address, target=far.address),
     ]
 
 
+def _vital_rules(kernel: NodeKernel, victim: Placement) -> tuple[RoutingRule, ...]:
+    """The rules without which the pod cannot work."""
+    if victim.is_primary:
+        return kernel.rules_to_pod(victim.address)
+    return kernel.rules_to_eni(victim.eni_link, victim.address)
+
+
 def _delete_rules(node: Node, victim: Placement) -> None:
-    kernel = demo_looks.node_kernel(node.netns_path)
-    rules = kernel.rules_to_eni(victim.eni_link, victim.address)
+    rules = _vital_rules(demo_looks.node_kernel(node.netns_path), victim)
     if not rules:
-        raise CheckFailed(f"no rule sends {victim.address} to {victim.eni_link}'s table")
+        raise CheckFailed(f"no rule serves {victim.address}")
     for rule in rules:
         demo_looks.delete_rule(node.netns_path, rule)
 
@@ -124,14 +136,14 @@ def repaired(world: DemoWorld) -> Seen:
     began = time.monotonic()
 
     def faults() -> list[str]:
-        kernel = demo_looks.node_kernel(node.netns_path)
-        rules = kernel.rules_to_eni(victim.eni_link, victim.address)
+        rules = _vital_rules(demo_looks.node_kernel(node.netns_path), victim)
         return [] if rules else [f"after {_REPAIR_SECONDS:g} s the rule is still away"]
 
     refuse_any(wait_until_none(faults, _REPAIR_SECONDS))
     seconds = time.monotonic() - began
     world.lab.control.call("reset_dropped")
-    probes = [*_probes(world, victim), *(router_probe(node, p) for p in placed_on(world, node))]
+    to_router = [router_probe(world, node, one) for one in placed_on(world, node)]
+    probes = [*_probes(world, victim), *to_router]
     answers = ping.ping_all(probes, _PING_SECONDS)
     lost = [probe.target for probe, answer in zip(probes, answers, strict=True) if answer is None]
     refuse_any([f"no answer from {', '.join(lost)}"] if lost else [])

@@ -7,7 +7,7 @@ import statistics
 from providers.sim import demo_looks
 from providers.sim.demo_looks import CloudEni
 from providers.sim.demo_run import CheckFailed, Seen, Step, Table
-from providers.sim.demo_steps import CLOUD, NODES, PODS, wait_until_none
+from providers.sim.demo_steps import CLOUD, NODES, PODS, placed_on, wait_until_none
 from providers.sim.demo_world import DemoWorld, at_once, identity_of, refuse_any
 from providers.sim.lab_node import Node
 from providers.sim.lab_process import is_listening
@@ -102,11 +102,12 @@ def look_at_stopped(world: DemoWorld) -> Seen:
         refuse_any(
             f"{node.name}: {eni.eni_id} is {eni.status}" for eni in enis if eni.status != "attached"
         )
-        if len(enis) < 2:
-            raise CheckFailed(f"{node.name} lost its secondary ENI")
+        used = {one.eni_id for one in placed_on(world, node)}
+        if lost := used - {eni.eni_id for eni in enis}:
+            raise CheckFailed(f"{node.name} lost {', '.join(sorted(lost))}")
         rows += [_eni_row(node, eni) for eni in enis]
     refuse_any(cloud.fabric_failures)
-    head = ("node", "index", "ENI", "state in the cloud", "secondary addresses")
+    head = ("node", "index", "ENI", "state in the cloud", "secondary addresses", "prefixes")
     rules = sum(
         one.table not in _KERNEL_TABLES for kernel in kernels.values() for one in kernel.rules
     )
@@ -118,8 +119,8 @@ def look_at_stopped(world: DemoWorld) -> Seen:
 
 
 def _eni_row(node: Node, eni: CloudEni) -> tuple[str, ...]:
-    count = str(len(eni.addresses) - 1)
-    return (node.name, str(eni.device_index), eni.eni_id, eni.status, count)
+    counts = (str(len(eni.addresses) - 1), str(len(eni.prefixes)))
+    return (node.name, str(eni.device_index), eni.eni_id, eni.status, *counts)
 
 
 def terminate_nodes(world: DemoWorld) -> Seen:

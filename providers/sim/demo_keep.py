@@ -33,12 +33,13 @@ def _commands(world: DemoWorld) -> list[str]:
     """What to run inside of the sandbox."""
     commands = ["ip netns"]
     for node in world.nodes:
-        commands += [f"ip -n {node.name} rule", f"ip -n {node.name} route show table all"]
+        ip = f"ip{' -6' if world.mode.is_v6 else ''} -n {node.name}"
+        commands += [f"{ip} rule", f"{ip} route show table all"]
     if world.nodes:
         enter = f"nsenter --net={world.nodes[0].netns_path}"
         commands.append(f"{enter} nft list ruleset")
         commands += _where_installed("curl", f"{enter} curl -s http://127.0.0.1:61679/v1/enis")
-    for one in [pod for pod in world.placements if not pod.is_primary][:1]:
+    for one in sorted(world.placements, key=lambda pod: pod.is_primary)[:1]:
         enter = f"nsenter --net={one.netns_path}"
         far = next(pod for pod in world.placements if pod.node != one.node)
         commands.append(f"{enter} ip -brief address")

@@ -12,20 +12,25 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 from providers.sim import netns
 from providers.sim.demo_run import CheckFailed
 
+_FAMILIES = (4, 6)
 _IPAMCTL_SECONDS = 15.0  # its own call gives up after 5; the rest is the start of Python
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingRule:
-    """One row of `ip rule`; the address is the one it selects by, None where it has none."""
+    """One row of `ip rule`; the address is the one it selects by, None where it has none.
 
+    `version` is the family's, 4 or 6.
+    """
+
+    version: int
     priority: int
     table: str
     mark: str
@@ -37,7 +42,7 @@ class NodeKernel:
     """A node's links and routing, as iproute2 shows them."""
 
     links: tuple[tuple[str, str], ...]  # (name, MAC), lo left out
-    routes: tuple[tuple[str, str, str], ...]  # (destination, link, table), IPv4
+    routes: tuple[tuple[str, str, str], ...]  # (destination, link, table), of both families
     rules: tuple[RoutingRule, ...]
 
     def traces_of(self, addresses: Iterable[str], eni_macs: Iterable[str]) -> tuple[str, ...]:
@@ -63,9 +68,18 @@ class NodeKernel:
         tables = {table for to, dev, table in self.routes if (to, dev) == ("default", link)}
         return tuple(
             rule
-            for rule in self.rules
+            for rule in self._rules_of_family(address)
             if rule.table in tables - {"main"} and (rule.mark or rule.address == address)
         )
+
+    def rules_to_pod(self, address: str) -> tuple[RoutingRule, ...]:
+        """The rules that lead packets to the table with the pod's route."""
+        tables = {table for to, _, table in self.routes if to == address}
+        return tuple(rule for rule in self._rules_of_family(address) if rule.table in tables)
+
+    def _rules_of_family(self, address: str) -> tuple[RoutingRule, ...]:
+        version = ip_address(address).version
+        return tuple(rule for rule in self.rules if rule.version == version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +115,26 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudEni:
-    """An ENI as the emulated cloud has it; the first of the addresses is its primary one."""
+    """An ENI as the emulated cloud has it; the first of the IPv4 addresses is its primary one.
+
+    `prefixes` are those of both families.
+    """
 
     eni_id: str
     mac: str
     status: str
     instance_id: str
     device_index: int
+    subnet_id: str
     addresses: tuple[str, ...]
+    addresses_v6: tuple[str, ...]
+    prefixes: tuple[str, ...]
+
+    def has(self, address: str) -> bool:
+        """Whether the address is its own or inside one of its prefixes."""
+        return address in {*self.addresses, *self.addresses_v6} or any(
+            ip_address(address) in ip_network(prefix) for prefix in self.prefixes
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +143,7 @@ class Cloud:
 
     enis: tuple[CloudEni, ...]
     free: Mapping[str, int]  # subnet id -> unused addresses
+    cidrs: Mapping[str, str]  # subnet id -> its IPv4 block
     fabric_failures: tuple[str, ...]
 
     def of_instance(self, instance_id: str) -> tuple[CloudEni, ...]:
@@ -126,7 +153,7 @@ class Cloud:
 
     def holder_of(self, address: str) -> CloudEni:
         """The ENI that has the address; CheckFailed unless exactly one has."""
-        found = [eni for eni in self.enis if address in eni.addresses]
+        found = [eni for eni in self.enis if eni.has(address)]
         if len(found) != 1:
             raise CheckFailed(f"{len(found)} ENIs have {address} in the cloud, not one")
         return found[0]
@@ -135,7 +162,11 @@ class Cloud:
 def node_kernel(netns_path: str) -> NodeKernel:
     """Look at a node's namespace."""
     links = _ip(netns_path, "link")
-    routes = _ip(netns_path, "-4", "route", "show", "table", "all")
+    routes = [
+        row
+        for family in _FAMILIES
+        for row in _ip(netns_path, f"-{family}", "route", "show", "table", "all")
+    ]
     return NodeKernel(
         links=tuple((row["ifname"], row["address"]) for row in links if row["ifname"] != "lo"),
         routes=tuple(
@@ -143,23 +174,31 @@ def node_kernel(netns_path: str) -> NodeKernel:
             for row in routes
             if row.get("type", "unicast") == "unicast"
         ),
-        rules=tuple(_rule(row) for row in _ip(netns_path, "-4", "rule")),
+        rules=tuple(
+            _rule(family, row)
+            for family in _FAMILIES
+            for row in _ip(netns_path, f"-{family}", "rule")
+        ),
     )
 
 
 def addresses_in(netns_path: str, link: str) -> tuple[str, ...]:
-    """The IPv4 addresses of one link; none where there is no such link."""
-    rows = _ip(netns_path, "-4", "address")
+    """The addresses of one link but for link-local ones; none where there is no such link."""
+    rows = _ip(netns_path, "address")
     return tuple(
-        info["local"] for row in rows if row.get("ifname") == link for info in row["addr_info"]
+        info["local"]
+        for row in rows
+        if row.get("ifname") == link
+        for info in row["addr_info"]
+        if info["scope"] != "link"
     )
 
 
 def delete_rule(netns_path: str, rule: RoutingRule) -> None:
     """Take one rule away, as an administrator would."""
-    selector = ["fwmark", rule.mark] if rule.mark else ["from", str(rule.address)]
+    selector = ["fwmark", rule.mark] if rule.mark else ["from", rule.address or "all"]
     where = ["priority", str(rule.priority), "table", rule.table]
-    netns.run_in(netns_path, ["ip", "-4", "rule", "del", *where, *selector])
+    netns.run_in(netns_path, ["ip", f"-{rule.version}", "rule", "del", *where, *selector])
 
 
 def ipamctl(socket: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -217,11 +256,15 @@ def cloud_of(state: Mapping[str, Any]) -> Cloud:
                 status=row["status"],
                 instance_id=row["instance_id"],
                 device_index=row["device_index"],
+                subnet_id=row["subnet_id"],
                 addresses=tuple(row["addresses"]),
+                addresses_v6=tuple(row["addresses_v6"]),
+                prefixes=(*row["prefixes"], *row["prefixes_v6"]),
             )
             for row in state["enis"]
         ),
         free={row["subnet_id"]: row["free"] for row in state["subnets"]},
+        cidrs={row["subnet_id"]: row["cidr"] for row in state["subnets"]},
         fabric_failures=tuple(str(failure) for failure in state["fabric_failures"]),
     )
 
@@ -248,9 +291,10 @@ def _ip(netns_path: str, *arguments: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _rule(row: Mapping[str, Any]) -> RoutingRule:
+def _rule(version: int, row: Mapping[str, Any]) -> RoutingRule:
     mark = row.get("fwmark", "")
     return RoutingRule(
+        version=version,
         priority=row["priority"],
         table=row["table"],
         mark=f"{mark}/{row.get('fwmask', '0xffffffff')}" if mark else "",
@@ -260,7 +304,7 @@ def _rule(row: Mapping[str, Any]) -> RoutingRule:
 
 def _is_address(text: object) -> bool:
     try:
-        IPv4Address(str(text))
+        ip_address(str(text))
     except ValueError:
         return False
     return True

@@ -5,45 +5,38 @@ from __future__ import annotations
 import statistics
 import subprocess
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Mapping
-from xml.etree import ElementTree as ET
+from collections.abc import Callable
 
-from providers.sim import demo_looks, netns, ping
+from providers.sim import demo_http, demo_looks, netns, ping
 from providers.sim.demo_run import CheckFailed, Seen, Step, Table
 from providers.sim.demo_world import (
     ATTACH_SECONDS,
-    INSTANCE_TYPE,
     NODE_NAMES,
-    SUBNETS,
     DemoWorld,
     Placement,
     RunningPod,
-    gateway_of,
     identity_of,
     make_launcher,
     refuse_any,
+    router_of,
 )
-from providers.sim.lab_node import EC2_ENDPOINT, Node
+from providers.sim.lab_node import Node
 from providers.sim.ping import Probe
 
 LAUNCHER = "the vpc-cni launcher answers VERSION"
-CLOUD = "the emulated cloud answers, with a VPC of two subnets"
+CLOUD = "the emulated cloud answers, with a VPC and its subnets"
 NODES = "two nodes run ipamd and vpc-cnid and report no problem"
-PODS = "pods started by vpc-cni fill both nodes up to a secondary ENI"
+PODS = "pods started by vpc-cni run on every ENI that takes pods"
 AGREE = "ledger, cloud and kernel agree on every pod's address"
 PING_PODS = "every pod reaches every pod"
 PING_ROUTER = "every pod reaches the VPC router"
 
-METADATA = "http://169.254.169.254/latest"
-_HTTP_SECONDS = 5.0
+_VERSION_SECONDS = 5.0
 _PING_SECONDS = 2.0
 _SETTLE_SECONDS = 10.0  # ipamd's first look at the cloud takes well under one
 _POLL_SECONDS = 0.1
-_FIRST_PODS = 10  # per node: nine fill the primary ENI of an m5.large
-_MOST_PODS = 18  # per node; two ENIs are full then
-_ON_SECONDARY = 2  # pods wanted on a secondary ENI of each node
+_PODS_PER_ENI = 2  # at least, on each ENI that takes pods
 
 
 def prepare_launcher(world: DemoWorld) -> Seen:
@@ -51,7 +44,7 @@ def prepare_launcher(world: DemoWorld) -> Seen:
     command, kind = make_launcher(world.wanted_launcher, world.directory)
     said = subprocess.run(
         command, env={"CNI_COMMAND": "VERSION"}, input="{}", capture_output=True, text=True,
-        check=False, timeout=_HTTP_SECONDS,
+        check=False, timeout=_VERSION_SECONDS,
     )  # fmt: skip
     if said.returncode != 0 or "supportedVersions" not in said.stdout:
         raise CheckFailed(f"{command[-1]} ended with {said.returncode}: {said.stdout}{said.stderr}")
@@ -60,26 +53,26 @@ def prepare_launcher(world: DemoWorld) -> Seen:
 
 
 def start_cloud(world: DemoWorld) -> Seen:
-    """The cloud with a VPC of two subnets, asked from inside the VPC."""
-    vpc = world.lab.start(subnets=SUBNETS)
+    """The cloud with the mode's VPC, asked from inside the VPC."""
+    vpc = world.lab.start(subnets=world.mode.subnets, cidr_v6=world.mode.cidr_v6)
     world.lab.control.call("set_delays", attach_seconds=ATTACH_SECONDS)
     world.free_at_start = dict(world.cloud().free)
-    fabric = str(netns.NETNS_DIR / world.lab.fabric_name)
-    answer = netns.call_in(fabric, _ask_api)
     if set(world.free_at_start) != set(vpc.subnet_ids):
         raise CheckFailed(f"the cloud has the subnets {sorted(world.free_at_start)}")
+    fabric = str(netns.NETNS_DIR / world.lab.fabric_name)
+    answer = netns.call_in(fabric, lambda: demo_http.ec2("DescribeVpcs")).tag
+    if world.mode.has_pod_subnets:
+        world.pod_security_group = netns.call_in(
+            fabric, lambda: demo_http.make_security_group(vpc.vpc_id, "pods")
+        )
     free = " and ".join(str(count) for count in world.free_at_start.values())
-    subnets = " and ".join(subnet["cidr"] for subnet in SUBNETS)
+    subnets = " and ".join(
+        " with ".join(filter(None, (one["cidr"], one.get("cidr_v6")))) for one in world.mode.subnets
+    )
     return Seen(
         text=f"{vpc.vpc_id} with {subnets}, {free} addresses free; the EC2 API answers with a"
         f" {answer}; attaching an ENI takes {ATTACH_SECONDS:g} s"
     )
-
-
-def _ask_api() -> str:
-    """One unsigned call to the EC2 API; the name of the answer's root element."""
-    answer = _http("GET", f"{EC2_ENDPOINT}/?Action=DescribeVpcs&Version=2016-11-15")
-    return ET.fromstring(answer).tag.rpartition("}")[2]  # noqa: S314 - our own emulator's
 
 
 def start_nodes(world: DemoWorld) -> Seen:
@@ -88,32 +81,22 @@ def start_nodes(world: DemoWorld) -> Seen:
     rows = []
     for node in world.nodes:
         identity = identity_of(node)
-        told = netns.call_in(node.netns_path, _own_instance_id)
+        told = netns.call_in(node.netns_path, demo_http.own_instance_id)
         if told != identity.instance_id:
             raise CheckFailed(f"the metadata service calls {node.name} {told!r}")
+        own = [str(one) for one in (identity.address, identity.address_v6) if one is not None]
         rows.append(
-            (node.name, told, INSTANCE_TYPE, str(identity.address), str(identity.subnet_cidr),
+            (node.name, told, world.mode.instance_type, " ".join(own), str(identity.subnet_cidr),
              identity.eni_id)
         )  # fmt: skip
     _wait_well(world)
     head = ("node", "instance", "type", "address", "subnet", "primary ENI")
+    variables = " ".join(f"{name}={value}" for name, value in world.mode.env.items())
     return Seen(
-        text=f"{len(rows)} nodes, each with a metadata service that knows it",
+        text=f"{len(rows)} nodes for {world.mode.summary} ({variables}), each with a metadata"
+        " service that knows it",
         table=Table(head=head, rows=tuple(rows)),
     )
-
-
-def _own_instance_id() -> str:
-    """What a program on the node learns from the metadata service, version 2."""
-    lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-    token = _http("PUT", f"{METADATA}/api/token", lifetime)
-    return _http("GET", f"{METADATA}/meta-data/instance-id", {"X-aws-ec2-metadata-token": token})
-
-
-def _http(method: str, url: str, headers: Mapping[str, str] | None = None) -> str:
-    request = urllib.request.Request(url, method=method, headers=dict(headers or {}))  # noqa: S310
-    with urllib.request.urlopen(request, timeout=_HTTP_SECONDS) as answer:  # noqa: S310 - http only
-        return str(answer.read().decode())
 
 
 def _wait_well(world: DemoWorld) -> None:
@@ -122,7 +105,7 @@ def _wait_well(world: DemoWorld) -> None:
     def faults() -> list[str]:
         said = world.ledgers()
         return [
-            f"{name}: {'; '.join(one.problems) or 'its primary ENI is not ready'}"
+            f"{name}: {'; '.join(one.problems) or 'no ENI of it is ready'}"
             for name, one in said.items()
             if one.exit_status != 0 or not any(eni.is_ready for eni in one.enis)
         ]
@@ -139,32 +122,46 @@ def wait_until_none(faults: Callable[[], list[str]], seconds: float) -> list[str
 
 
 def start_pods(world: DemoWorld) -> Seen:
-    """Pods on both nodes until each has some on a secondary ENI; who got what."""
-    world.start_pods([(node, f"web-{n}") for n in range(_FIRST_PODS) for node in NODE_NAMES])
-    for number in range(_FIRST_PODS, _MOST_PODS):
-        behind = [node for node, count in _on_secondary(world).items() if count < _ON_SECONDARY]
+    """Pods on both nodes until each has some on every ENI that is to have them; who got what."""
+    mode = world.mode
+    world.start_pods([(node, f"web-{n}") for n in range(mode.first_pods) for node in NODE_NAMES])
+    for number in range(mode.first_pods, mode.most_pods):
+        behind = [node for node in NODE_NAMES if _enis_with_pods(world, node) < mode.enis_with_pods]
         if not behind:
             break
         world.start_pods([(node, f"web-{number}") for node in behind])
-    counts = _on_secondary(world)
-    if min(counts.values()) < _ON_SECONDARY:
-        raise CheckFailed(f"pods on secondary ENIs after {len(world.pods)} pods: {counts}")
+    refuse_any(
+        f"{node}: after {len(world.pods)} pods of both, those of its ENIs are {shares}"
+        for node, shares in _pods_per_eni(world).items()
+        if _enis_with_pods(world, node) < mode.enis_with_pods
+    )
     adds = sorted(one.add_seconds for one in world.pods)
     waited = sum(seconds > ATTACH_SECONDS / 2 for seconds in adds)
     return Seen(
-        text=f"{len(world.pods)} pods, "
-        + ", ".join(f"{count} on a secondary ENI of {node}" for node, count in counts.items())
-        + f"; ADD median {1000 * statistics.median(adds):.1f} ms, {waited} waited for a new ENI",
+        text=f"{len(world.pods)} pods ("
+        + ", ".join(
+            f"{count} on ENI {index} of {node}"
+            for node, shares in _pods_per_eni(world).items()
+            for index, count in sorted(shares.items())
+        )
+        + f"); ADD median {1000 * statistics.median(adds):.1f} ms, {waited} waited for a new ENI",
     )
 
 
-def _on_secondary(world: DemoWorld) -> dict[str, int]:
-    """Per node, how many pods have an address that the cloud has on a secondary ENI."""
+def _pods_per_eni(world: DemoWorld) -> dict[str, Counter[int]]:
+    """Per node, how many pods have an address that the cloud has on the ENI of that index."""
     cloud = world.cloud()
-    counts = Counter(
-        one.node for one in world.pods if cloud.holder_of(one.address).device_index > 0
-    )
-    return {node: counts[node] for node in NODE_NAMES}
+    return {
+        node: Counter(
+            cloud.holder_of(one.address).device_index for one in world.pods if one.node == node
+        )
+        for node in NODE_NAMES
+    }
+
+
+def _enis_with_pods(world: DemoWorld, node: str) -> int:
+    """How many of the node's ENIs have enough pods to be looked at."""
+    return sum(count >= _PODS_PER_ENI for count in _pods_per_eni(world)[node].values())
 
 
 def compare_views(world: DemoWorld) -> Seen:
@@ -267,7 +264,9 @@ def ping_pods(world: DemoWorld) -> Seen:
 
 def ping_router(world: DemoWorld) -> Seen:
     """The gateway of its own subnet from every pod."""
-    probes = [router_probe(node, one) for node in world.nodes for one in placed_on(world, node)]
+    probes = [
+        router_probe(world, node, one) for node in world.nodes for one in placed_on(world, node)
+    ]
     answers = ping.ping_all(probes, _PING_SECONDS)
     lost = [
         f"no answer from {probe.target} to {probe.source}"
@@ -287,9 +286,9 @@ def placed_on(world: DemoWorld, node: Node) -> tuple[Placement, ...]:
     return tuple(one for one in world.placements if one.node == node.name)
 
 
-def router_probe(node: Node, one: Placement) -> Probe:
+def router_probe(world: DemoWorld, node: Node, one: Placement) -> Probe:
     """Ask the router of the node's subnet from the pod."""
-    return _probe(one, str(gateway_of(node)))
+    return _probe(one, str(router_of(world, node)))
 
 
 def _probe(source: Placement, target: str) -> Probe:

@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any, TypeVar
 
 from providers.sim import demo_looks, netns
+from providers.sim.demo_modes import Mode
 from providers.sim.demo_run import CheckFailed
 from providers.sim.lab import Lab
 from providers.sim.lab_node import Node, NodeIdentity
@@ -28,15 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER_SOURCES = ROOT / "cni-shim" / "launcher"
 CONFLIST = ROOT / "cni-shim" / "10-vpc-ipamd.conflist"
 
-SUBNETS = (
-    {"cidr": "10.0.0.0/24", "zone": "us-west-2a"},
-    {"cidr": "10.0.1.0/24", "zone": "us-west-2b"},
-)
 NODE_NAMES = ("node-a", "node-b")
-# m5.large has ten addresses per ENI, the first of them the ENI's own: the tenth pod needs a second
-# ENI. Small targets, so that it is made when the pods come and not before.
-INSTANCE_TYPE = "m5.large"
-NODE_ENV = {"WARM_IP_TARGET": "2", "IP_COOLDOWN_PERIOD": "30"}
 # To make and attach an ENI takes EC2 up to 10 s (amazon-vpc-cni-k8s, docs/eni-and-ip-target.md);
 # one is enough to see who waits.
 ATTACH_SECONDS = 1.0
@@ -95,9 +88,11 @@ class Placement:
 class DemoWorld:
     """What the steps share. Attributes are filled as the steps go along."""
 
-    def __init__(self, directory: Path, launcher: str | None) -> None:
+    def __init__(self, directory: Path, launcher: str | None, mode: Mode) -> None:
         """`launcher`: "c", "python", the path of a program, or None: C where a compiler is."""
         self.directory = directory
+        self.mode = mode
+        self.pod_security_group = ""
         self.wanted_launcher = launcher
         self.plugin: tuple[str, ...] = ()
         self.lab = Lab(directory)
@@ -120,12 +115,33 @@ class DemoWorld:
     def add_nodes(self) -> None:
         """Both nodes, booted, daemons listening; side by side, as machines are."""
         for number, name in enumerate(NODE_NAMES):
-            self.lab.add_node(name, instance_type=INSTANCE_TYPE, subnet=number, env=NODE_ENV)
+            env = {**self.mode.env, **self._eniconfig_env(number)}
+            self.lab.add_node(name, instance_type=self.mode.instance_type, subnet=number, env=env)
         at_once(lambda node: node.start(), self.nodes)
         config = network_config()
         self.runtimes = {
             node.name: node.runtime(self.plugin, config, CNI_SECONDS) for node in self.nodes
         }
+
+    def pod_subnet_id(self, number: int) -> str:
+        """The subnet of the n-th node's pods, in a mode where that is another than the node's."""
+        assert self.lab.vpc is not None
+        return self.lab.vpc.subnet_ids[len(NODE_NAMES) + number]
+
+    def _eniconfig_env(self, number: int) -> dict[str, str]:
+        """The n-th node's ENIConfig in a file, and the variable that names it."""
+        if not self.mode.has_pod_subnets:
+            return {}
+        path = self.directory / f"eniconfig-{NODE_NAMES[number]}.yaml"
+        path.write_text(
+            "apiVersion: crd.k8s.amazonaws.com/v1alpha1\n"
+            "kind: ENIConfig\n"
+            "metadata:\n  name: default\n"
+            f"spec:\n  subnet: {self.pod_subnet_id(number)}\n"
+            f"  securityGroups: [{self.pod_security_group}]\n",
+            encoding="ascii",
+        )
+        return {"VPC_IPAMD_ENICONFIG_FILE": str(path)}
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -189,9 +205,12 @@ def identity_of(node: Node) -> NodeIdentity:
     return node.identity
 
 
-def gateway_of(node: Node) -> IPv4Address:
-    """The VPC router's address in the node's subnet."""
-    return identity_of(node).gateway
+def router_of(world: DemoWorld, node: Node) -> IPv4Address | IPv6Address:
+    """The VPC router's address in the node's subnet, of the pods' family."""
+    if not world.mode.is_v6:
+        return identity_of(node).gateway
+    cidr = world.mode.subnets[NODE_NAMES.index(node.name)]["cidr_v6"]
+    return IPv6Network(cidr).network_address + 1
 
 
 def refuse_any(faults: Iterable[str], head: str = "") -> None:

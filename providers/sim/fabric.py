@@ -52,7 +52,6 @@ _NEXT_HOPS: Mapping[int, IPv4Address | IPv6Address] = {
     4: IPv4Address("169.254.0.1"),
     6: IPv6Address("fe80:ec2::2"),
 }
-_EVERYTHING = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 _NO_LINK_LOCAL = 1  # linux/if_link.h, IN6_ADDR_GEN_MODE_NONE: fe80:ec2::1 is the only one
 _GROUP = 1  # of all wires, for destroy(); any number but 0, the default group
 _IFNAME_MAX = 15  # linux/if.h, IFNAMSIZ less the final NUL
@@ -250,16 +249,21 @@ def _set_up_router() -> None:
     for scope in ("all", "default"):
         netns.set_sysctl(f"ipv4/conf/{scope}/send_redirects", 0)
         netns.set_sysctl(f"ipv4/conf/{scope}/rp_filter", 0)
+    with Netlink() as netlink:
+        netlink.set_up(LOOPBACK_INDEX)
+        netlink.replace_address(LOOPBACK_INDEX, IPv4Interface(METADATA_ADDRESS))
+        netlink.replace_blackhole(IPv4Network("0.0.0.0/0"))
+        if netns.has_ipv6():
+            _set_up_router_v6(netlink)
+
+
+def _set_up_router_v6(netlink: Netlink) -> None:
     for scope in ("all", "default"):
         netns.set_sysctl(f"ipv6/conf/{scope}/disable_ipv6", 0)
         netns.set_sysctl(f"ipv6/conf/{scope}/forwarding", 1)
     netns.set_sysctl("ipv6/conf/default/accept_dad", 0)
-    with Netlink() as netlink:
-        netlink.set_up(LOOPBACK_INDEX)
-        netlink.replace_address(LOOPBACK_INDEX, IPv4Interface(METADATA_ADDRESS))
-        netlink.replace_address(LOOPBACK_INDEX, IPv6Interface(METADATA_ADDRESS_V6))
-        for everything in _EVERYTHING:
-            netlink.replace_blackhole(everything)
+    netlink.replace_address(LOOPBACK_INDEX, IPv6Interface(METADATA_ADDRESS_V6))
+    netlink.replace_blackhole(IPv6Network("::/0"))
 
 
 def _make_wire(netlink: Netlink, eni: WiredEni, link: str, netns_path: str) -> None:
@@ -275,14 +279,16 @@ def _bring_up(netlink: Netlink, eni: WiredEni, link: str) -> None:
     netns.set_sysctl(f"ipv4/conf/{link}/proxy_arp", 1)
     # The default delays each proxied answer by up to 0.8 s; neigh/default is not in a child netns.
     netns.set_sysctl(f"ipv4/neigh/{link}/proxy_delay", 0)
-    netns.set_sysctl(f"ipv6/conf/{link}/addr_gen_mode", _NO_LINK_LOCAL)
-    netns.set_sysctl(f"ipv6/conf/{link}/proxy_ndp", 1)
-    netns.set_sysctl(f"ipv6/neigh/{link}/proxy_delay", 0)
     index = _existing(netlink, link)
+    if netns.has_ipv6():
+        netns.set_sysctl(f"ipv6/conf/{link}/addr_gen_mode", _NO_LINK_LOCAL)
+        netns.set_sysctl(f"ipv6/conf/{link}/proxy_ndp", 1)
+        netns.set_sysctl(f"ipv6/neigh/{link}/proxy_delay", 0)
     netlink.set_up(index)
-    netlink.replace_address(index, IPv6Interface((ROUTER_V6, 64)))
-    for next_hop in _NEXT_HOPS.values():
-        netlink.replace_neighbour(index, next_hop, eni.mac)
+    netlink.replace_neighbour(index, _NEXT_HOPS[4], eni.mac)
+    if netns.has_ipv6():
+        netlink.replace_address(index, IPv6Interface((ROUTER_V6, 64)))
+        netlink.replace_neighbour(index, _NEXT_HOPS[6], eni.mac)
     for target in _targets(eni):
         _route(netlink, index, target)
 

@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,9 +72,17 @@ class Lab:
         return self._cloud
 
     def start(
-        self, cidr: str = DEFAULT_VPC, subnets: Sequence[Mapping[str, str]] = DEFAULT_SUBNETS
+        self,
+        cidr: str = DEFAULT_VPC,
+        subnets: Sequence[Mapping[str, Any]] = DEFAULT_SUBNETS,
+        *,
+        cidr_v6: str = "",
     ) -> Vpc:
-        """Start the emulated cloud and make the VPC with its subnets ({"cidr", "zone"} each)."""
+        """Start the emulated cloud and make the VPC with its subnets.
+
+        A subnet is {"cidr", "zone"}; with IPv6 also "cidr_v6", of the VPC's `cidr_v6`, and
+        "assigns_v6": true for instances that shall have an address of it.
+        """
         if os.environ.get("VPC_IPAMD_SANDBOX") != "1":
             raise LabError(
                 "the lab runs inside scripts/_sandbox only: nothing would clean up after it"
@@ -86,7 +94,7 @@ class Lab:
         self._cloud.wait_ready(self._has_said_ready)
         self._control = ControlClient(socket_path)
         made: dict[str, Any] = self._control.call(
-            "make_vpc", cidr=cidr, subnets=[dict(subnet) for subnet in subnets]
+            "make_vpc", cidr=cidr, subnets=[dict(one) for one in subnets], cidr_v6=cidr_v6
         )
         self.vpc = Vpc(
             vpc_id=made["vpc_id"],
@@ -120,7 +128,7 @@ class Lab:
             subnet_id=self.vpc.subnet_ids[subnet],
             netns_path=node.netns_path,
         )
-        node.bring_up(_identity(said))
+        node.bring_up(_identity(said, self._address_v6(said["eni_id"])))
         return node
 
     def remove_node(self, name: str) -> None:
@@ -143,6 +151,12 @@ class Lab:
             (self.directory / "control.sock").unlink(missing_ok=True)
         self._cloud = self._control = self.vpc = None
 
+    def _address_v6(self, eni_id: str) -> IPv6Address | None:
+        """The IPv6 address that the cloud gave the ENI, None where its subnet has none."""
+        enis = self.control.call("state")["enis"]
+        (addresses,) = (row["addresses_v6"] for row in enis if row["eni_id"] == eni_id)
+        return IPv6Address(addresses[0]) if addresses else None
+
     def _cloud_process(self) -> Daemon:
         argv = [sys.executable, "-m", "providers.sim.server"]
         return Daemon(
@@ -159,7 +173,7 @@ class Lab:
         return (self.directory / "cloud.ready").read_text(encoding="utf-8").endswith("\n")
 
 
-def _identity(said: Mapping[str, Any]) -> NodeIdentity:
+def _identity(said: Mapping[str, Any], address_v6: IPv6Address | None) -> NodeIdentity:
     return NodeIdentity(
         instance_id=said["instance_id"],
         eni_id=said["eni_id"],
@@ -167,4 +181,5 @@ def _identity(said: Mapping[str, Any]) -> NodeIdentity:
         address=IPv4Address(said["address"]),
         subnet_cidr=IPv4Network(said["subnet_cidr"]),
         gateway=IPv4Address(said["gateway"]),
+        address_v6=address_v6,
     )

@@ -5,7 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +23,17 @@ from providers.sim.runtime import Runtime
 
 EC2_ENDPOINT = "http://192.0.2.10"
 REGION = "us-west-2"
+ROUTER_V6 = IPv6Address("fe80:ec2::1")  # of every subnet, see `fabric`
 # What `unshare` and the daemons find ip and nft by; an ordinary user's PATH lacks sbin.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeIdentity:
-    """What the emulated cloud says about the instance it made for the node."""
+    """What the emulated cloud says about the instance it made for the node.
+
+    `address_v6` is None where the subnet gives none.
+    """
 
     instance_id: str
     eni_id: str
@@ -30,6 +41,7 @@ class NodeIdentity:
     address: IPv4Address
     subnet_cidr: IPv4Network
     gateway: IPv4Address
+    address_v6: IPv6Address | None = None
 
 
 class Node:
@@ -94,11 +106,20 @@ def make_node_namespace(name: str) -> str:
     """An instance before its first boot: the namespace, with a distribution's defaults.
 
     Reverse path filtering is strict on every link to come, as Amazon Linux sets it, so that a
-    missing loose mode on a secondary ENI shows here and not in production.
+    missing loose mode on a secondary ENI shows here and not in production. IPv6 is on; ENIs do not
+    look for duplicates of their link-local addresses, which would take the first boot a second.
     """
     path = netns.create(name)
-    netns.call_in(path, lambda: netns.set_sysctl("ipv4/conf/default/rp_filter", 1))
+    netns.call_in(path, _set_defaults)
     return path
+
+
+def _set_defaults() -> None:
+    netns.set_sysctl("ipv4/conf/default/rp_filter", 1)
+    if netns.has_ipv6():
+        netns.set_sysctl("ipv6/conf/all/disable_ipv6", 0)
+        netns.set_sysctl("ipv6/conf/default/disable_ipv6", 0)
+        netns.set_sysctl("ipv6/conf/default/accept_dad", 0)
 
 
 def daemon_environment(run_dir: Path) -> dict[str, str]:
@@ -123,3 +144,6 @@ def _configure_primary(identity: NodeIdentity) -> None:
         netlink.replace_address(index, IPv4Interface((identity.address, prefix)))
         default = IPv4Network("0.0.0.0/0")
         netlink.replace_route(default, gateway=identity.gateway, index=index)
+        if identity.address_v6 is not None:
+            netlink.replace_address(index, IPv6Interface(identity.address_v6))
+            netlink.replace_route(IPv6Network("::/0"), gateway=ROUTER_V6, index=index)

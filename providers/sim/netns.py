@@ -165,6 +165,11 @@ def set_sysctl(key: str, value: int) -> None:
     Path("/proc/sys/net", key).write_text(f"{value}\n", encoding="ascii")
 
 
+def has_ipv6() -> bool:
+    """Whether the kernel knows the family at all (ipv6.disable=1 takes it away)."""
+    return Path("/proc/sys/net/ipv6").is_dir()
+
+
 def in_thread(body: Callable[[], Result]) -> Result:
     """Run `body` in a fresh thread that ends with it; inside, `enter` is allowed."""
     outcome: Future[Result] = Future()
