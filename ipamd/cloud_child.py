@@ -19,12 +19,14 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import structlog
 
+from ipamd.api_calls import ApiCall
 from ipamd.cloud import (
     AddressChange,
     AddressOutcome,
@@ -162,11 +164,21 @@ class InProcessCloud(_Bound):
 
 
 class CloudChild(_Bound):
-    """The parent's half. Starts the child on the first call and again after it died or hung."""
+    """The parent's half. Starts the child on the first call and again after it died or hung.
 
-    def __init__(self, cloud: str, *, call_seconds: float) -> None:
+    `on_api_call` hears of every call to the cloud's API when it has ended, on the event loop.
+    """
+
+    def __init__(
+        self,
+        cloud: str,
+        *,
+        call_seconds: float,
+        on_api_call: Callable[[ApiCall], None] | None = None,
+    ) -> None:
         self._cloud = cloud
         self._call_seconds = call_seconds
+        self._on_api_call = on_api_call
         self._numbers = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Answer]] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -240,7 +252,11 @@ class CloudChild(_Bound):
                 log.exception("cloud_child_unreadable")
             loop.call_soon_threadsafe(self._lost, pipe)
 
-    def _settle(self, answer: Answer) -> None:
+    def _settle(self, answer: Answer | ApiCall) -> None:
+        if isinstance(answer, ApiCall):
+            if self._on_api_call is not None:
+                self._on_api_call(answer)
+            return
         waiting = self._pending.get(answer.number)
         if waiting is not None and not waiting.done():
             waiting.set_result(answer)

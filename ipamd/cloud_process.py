@@ -11,24 +11,48 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
 import structlog
 
+from ipamd.api_calls import ApiCall
 from ipamd.cloud import CloudProvider
 from ipamd.cloud_child import Answer, Call
 from ipamd.errors import CloudError, Transient
+from ipamd.settings import Settings
 
 log = structlog.get_logger()
 
-WORKERS = 8
-"""Calls in flight at once: more than the ENIs that a node creates in parallel."""
+Tell = Callable[[ApiCall], None]
+
+WORKERS = 16
+"""Calls in flight at once: all the ENIs but the primary of the largest common type, which may be
+made in parallel, and looks beside them. Threads are made as they are needed."""
 
 
-def serve(provider: CloudProvider, pipe: Connection) -> None:
-    """The child's loop: answer calls, each in a thread, until the parent closes the pipe."""
-    lock = threading.Lock()
+class _Pipe:
+    """The sending half: answers and reports from several threads, whole each."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+
+    def send(self, message: Answer | ApiCall) -> None:
+        """Send, unless the parent has gone."""
+        with self._lock, contextlib.suppress(OSError):
+            self._pipe.send(message)
+
+
+def serve(make_provider: Callable[[Tell], CloudProvider], pipe: Connection) -> None:
+    """The child's loop: answer calls, each in a thread, until the parent closes the pipe.
+
+    `make_provider` gets what tells the parent of every API call as soon as it has ended, also of
+    those of a method that hangs later.
+    """
+    sending = _Pipe(pipe)
+    provider = make_provider(sending.send)
 
     def answer(call: Call) -> None:
         try:
@@ -42,8 +66,7 @@ def serve(provider: CloudProvider, pipe: Connection) -> None:
                 number=call.number,
                 error=Transient(f"{call.method}: {type(e).__name__}: {e}", operation=call.method),
             )
-        with lock, contextlib.suppress(OSError):
-            pipe.send(reply)
+        sending.send(reply)
 
     pool = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="cloud")
     try:
@@ -64,18 +87,29 @@ def main() -> None:
     configure(settings.log_level, process="cloud")
     # The parent decides when we end: a Ctrl-C to the process group must not cut a call in two.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    provider = build_provider(cloud, settings.api_timeout_seconds, settings.cluster_name)
-    serve(provider, Connection(descriptor))
+    serve(lambda tell: build_provider(cloud, settings, tell), Connection(descriptor))
     os._exit(0)  # a hung SDK thread must not keep a child alive whose parent has gone
 
 
-def build_provider(cloud: str, api_timeout_seconds: float, cluster_name: str) -> CloudProvider:
+def build_provider(cloud: str, settings: Settings, tell: Tell) -> CloudProvider:
     """The provider by its setting's word; imported here so that only one SDK is ever loaded."""
     match cloud:
         case "aws":
+            from providers.aws.config import AwsConfig
+            from providers.aws.ec2_model import has_trimmed_model
             from providers.aws.provider import AwsProvider
 
-            return AwsProvider(api_timeout_seconds=api_timeout_seconds, cluster_name=cluster_name)
+            if not has_trimmed_model():
+                log.info("full_ec2_model_used", hint="python -m providers.aws.ec2_model")
+            config = AwsConfig(
+                api_timeout_seconds=settings.api_timeout_seconds,
+                cluster_name=settings.cluster_name,
+                extra_eni_tags=settings.extra_eni_tags,
+                manages_untagged_enis=settings.manages_untagged_enis,
+                discovers_subnets=settings.discovers_subnets,
+                uses_prefixes=settings.use_prefixes,
+            )
+            return AwsProvider(config, tell=tell)
         case _:
             raise SystemExit(f"unknown cloud {cloud!r}")
 

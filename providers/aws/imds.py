@@ -11,15 +11,18 @@ import os
 import re
 import threading
 import time
-from ipaddress import IPv4Network
+from ipaddress import ip_network
+from typing import Any
 
 import urllib3
 
 from ipamd.errors import Transient
+from ipamd.model import IPNetwork
 
 DEFAULT_ENDPOINT = "http://169.254.169.254"
 TOKEN_SECONDS = 21600  # the longest a token may live
 TIMEOUT = urllib3.Timeout(connect=1.0, read=2.0)
+HINT_TIMEOUT = urllib3.Timeout(connect=0.3, read=1.0)
 RETRIES = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=(500, 502, 503), redirect=0)
 
 
@@ -64,12 +67,25 @@ class Imds:
             )
         return text
 
-    def networks(self, path: str) -> tuple[IPv4Network, ...]:
+    def networks(self, path: str) -> tuple[IPNetwork, ...]:
         """A list of CIDRs, one a line; Transient when a line is none."""
         try:
-            return tuple(IPv4Network(line) for line in (self.get(path) or "").split())
+            return tuple(ip_network(line) for line in (self.get(path) or "").split())
         except ValueError as e:
-            raise Transient(f"the metadata service gives no CIDR for {path}: {e}") from e
+            raise Transient(
+                f"the metadata service gives no CIDR for {path}: {e}", operation="imds"
+            ) from e
+
+    def shows_interface(self, mac: str) -> bool:
+        """Whether an interface of that MAC is listed: a hint. One quick try; Transient else."""
+        path = f"meta-data/network/interfaces/macs/{mac}/interface-id"
+        headers = {"X-aws-ec2-metadata-token": self._fresh_token()}
+        answer = self._request("GET", path, headers, timeout=HINT_TIMEOUT, retries=False)
+        if answer.status not in (200, 404):
+            raise Transient(
+                f"the metadata service answered {answer.status} for {path}", operation="imds"
+            )
+        return answer.status == 200
 
     def _fresh_token(self) -> str:
         with self._lock:
@@ -88,9 +104,12 @@ class Imds:
             self._token_ends = time.monotonic() + TOKEN_SECONDS * 0.8
             return self._token
 
-    def _request(self, method: str, path: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+    def _request(
+        self, method: str, path: str, headers: dict[str, str], **options: Any
+    ) -> urllib3.BaseHTTPResponse:
+        url = f"{self._endpoint}/latest/{path}"
         try:
-            return self._http.request(method, f"{self._endpoint}/latest/{path}", headers=headers)
+            return self._http.request(method, url, headers=headers, **options)
         except urllib3.exceptions.HTTPError as e:
             raise Transient(
                 f"the metadata service at {self._endpoint} does not answer ({path}): {e}",

@@ -11,6 +11,7 @@ import pytest
 
 from ipamd.cloud import CloudProvider, InterfaceRequest
 from ipamd.model import SubnetId
+from providers.aws.config import AwsConfig
 from providers.aws.provider import AwsProvider
 from providers.sim.ec2 import Emulator
 from providers.sim.ec2_state import Delays
@@ -73,7 +74,7 @@ def ec2() -> Iterator[Judged]:
         "AWS_SECRET_ACCESS_KEY": "test",
     }
     with mock.patch.dict(os.environ, environ):
-        provider = AwsProvider(api_timeout_seconds=10.0, cluster_name="c1")
+        provider = AwsProvider(AwsConfig(cluster_name="c1"))
         yield Judged(
             provider=provider,
             leave_free=leave_free,

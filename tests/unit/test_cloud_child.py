@@ -17,6 +17,7 @@ from unittest import mock
 import pytest
 
 from ipamd import cloud_process
+from ipamd.api_calls import ApiCall
 from ipamd.cloud_child import Answer, Call, CloudChild, InProcessCloud
 from ipamd.errors import SubnetExhausted, Transient
 from tests.memory_cloud import MemoryCloud
@@ -28,10 +29,17 @@ CHILD = """
 import os, sys, time
 sys.path[:0] = [{root!r}]
 from multiprocessing.connection import Connection
+from ipamd.api_calls import ApiCall
 from ipamd.cloud_process import serve
 from tests.memory_cloud import MemoryCloud
 
 class Cloud(MemoryCloud):
+    def __init__(self, tell):
+        super().__init__()
+        self.tell = tell
+    def discover_node(self):
+        self.tell(ApiCall(api="Whoami", seconds=0.25))
+        return super().discover_node()
     def limits(self):
         os._exit(9)
     def subnets(self, subnet_ids):
@@ -39,13 +47,17 @@ class Cloud(MemoryCloud):
     def capabilities(self):
         raise ZeroDivisionError("a bug in a provider")
 
-serve(Cloud(), Connection(int(sys.argv[-1])))
+serve(Cloud, Connection(int(sys.argv[-1])))
 os._exit(0)
 """
 
 
 def with_child(
-    tmp_path: Path, work: Callable[[CloudChild], Awaitable[T]], *, call_seconds: float = 20.0
+    tmp_path: Path,
+    work: Callable[[CloudChild], Awaitable[T]],
+    *,
+    call_seconds: float = 20.0,
+    on_api_call: Callable[[ApiCall], None] | None = None,
 ) -> T:
     """Run `work` with a child that is the program above in place of a cloud SDK."""
     program = tmp_path / "child.py"
@@ -55,7 +67,7 @@ def with_child(
     launcher.chmod(0o755)
 
     async def main() -> T:
-        child = CloudChild("memory", call_seconds=call_seconds)
+        child = CloudChild("memory", call_seconds=call_seconds, on_api_call=on_api_call)
         try:
             return await work(child)
         finally:
@@ -73,6 +85,16 @@ def test_calls_run_in_the_child_and_in_parallel(tmp_path: Path) -> None:
         assert child.pid not in (None, os.getpid())
 
     with_child(tmp_path, work)
+
+
+def test_the_parent_hears_of_every_api_call_before_the_answer(tmp_path: Path) -> None:
+    heard: list[ApiCall] = []
+
+    async def work(child: CloudChild) -> None:
+        await child.discover_node()
+        assert [(c.api, c.seconds) for c in heard] == [("Whoami", 0.25)]
+
+    with_child(tmp_path, work, on_api_call=heard.append)
 
 
 def test_a_killed_child_fails_its_calls_and_the_next_call_starts_another(tmp_path: Path) -> None:
@@ -134,7 +156,7 @@ def test_a_child_that_cannot_start_is_a_transient_error() -> None:
 def test_the_child_serves_until_its_parent_has_gone() -> None:
     ours, theirs = socket.socketpair()
     parent, child = Connection(ours.detach()), Connection(theirs.detach())
-    thread = Thread(target=cloud_process.serve, args=(MemoryCloud(), child))
+    thread = Thread(target=cloud_process.serve, args=(lambda tell: MemoryCloud(), child))
     thread.start()
     parent.send(Call(number=7, method="limits", arguments=()))
     answer = parent.recv()
