@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
@@ -71,7 +72,11 @@ class MemoryCloud:
         self._attach_is_lost = 0
         first = self._new_eni(self.node.primary_eni_id, self.node.primary_subnet_id)
         self.enis[first.eni_id] = replace(
-            first, status=EniStatus.ATTACHED, device_index=0, is_primary=True
+            first,
+            mac=self.node.primary_mac,
+            status=EniStatus.ATTACHED,
+            device_index=0,
+            is_primary=True,
         )
 
     @property
@@ -316,7 +321,14 @@ class AsyncMemoryCloud:
         self.faults: list[Fault] = []
         self.calls: Counter[str] = Counter()
         self.on_call: Callable[[str], None] = lambda method: None
+        self.in_flight: list[tuple[str, tuple[Any, ...]]] = []  # asked for, not yet done
         self._past: list[tuple[float, CloudSnapshot]] = []
+
+    def land(self, calls: list[tuple[str, tuple[Any, ...]]]) -> None:
+        """Have calls of a process that died take their effect; nobody hears the answers."""
+        for method, arguments in calls:
+            with suppress(CloudError):
+                getattr(self.cloud, method)(*arguments)
 
     def fail(
         self,
@@ -332,8 +344,12 @@ class AsyncMemoryCloud:
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         self.calls[method] += 1
-        self.on_call(method)
-        await asyncio.sleep(self.delay_seconds)
+        self.in_flight.append((method, arguments))
+        try:
+            self.on_call(method)
+            await asyncio.sleep(self.delay_seconds)
+        finally:
+            self.in_flight.remove((method, arguments))
         now = asyncio.get_running_loop().time()
         fault = next((f for f in self.faults if self._applies(f, method, now)), None)
         if fault is not None:
