@@ -36,9 +36,7 @@ class SubnetActions(InterfaceActions):
                 if item["Name"] != "available-ip-address-count"
             ],
         }
-        subnets = [
-            self._with_free_count(one) for one in result_of(super().describe_subnets())["Subnets"]
-        ]
+        subnets = [self._as_shown(one) for one in result_of(super().describe_subnets())["Subnets"]]
         if counts is not None:
             subnets = [one for one in subnets if str(one.available_ip_address_count) in counts]
         shown, token = filters.cut(
@@ -123,6 +121,14 @@ class SubnetActions(InterfaceActions):
         tags = self._backend.tags_of(one.reservation_id)
         return reservation_shape(one, owner_id=ACCOUNT_ID, tags=tags)
 
-    def _with_free_count(self, subnet: Any) -> Any:
+    def _as_shown(self, subnet: Any) -> Any:
+        """With our free count, and IPv6 blocks in the API's shape: moto 5.2.5 nests their state
+        once too often, and boto3 reads "{'State': 'associated'}"."""
         free = self._state.pool(subnet.id).free_count
-        return overlay(subnet, available_ip_address_count=free)
+        blocks = [
+            {**block, "ipv6CidrBlockState": block["ipv6CidrBlockState"]["state"]}
+            for block in subnet.ipv6_cidr_block_association_set
+        ]
+        return overlay(
+            subnet, available_ip_address_count=free, ipv6_cidr_block_association_set=blocks
+        )

@@ -26,9 +26,10 @@ def _assign(lab: Lab, eni: str, **params: Any) -> dict[str, Any]:
 def test_a_subnet_and_its_vpc_show_their_blocks(dual: Lab) -> None:
     subnet = dual.ec2.describe_subnets(SubnetIds=[dual.subnet_id])["Subnets"][0]
     vpc = dual.ec2.describe_vpcs(VpcIds=[dual.vpc_id])["Vpcs"][0]
-    assert [one["Ipv6CidrBlock"] for one in subnet["Ipv6CidrBlockAssociationSet"]] == [
-        f"{NET}::/64"
-    ]
+    assert [
+        (one["Ipv6CidrBlock"], one["Ipv6CidrBlockState"])
+        for one in subnet["Ipv6CidrBlockAssociationSet"]
+    ] == [(f"{NET}::/64", {"State": "associated"})]
     assert [one["Ipv6CidrBlock"] for one in vpc["Ipv6CidrBlockAssociationSet"]] == [
         "2001:db8:0:100::/56"
     ]
