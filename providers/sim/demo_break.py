@@ -67,10 +67,13 @@ def cut_off(world: DemoWorld) -> Seen:
         raise CheckFailed(
             f"{len(lost)} packets of {victim.address} did not come through: {dropped}"
         )
+    if victim.is_primary:
+        fate = f"that had come for pods and were sent out again by {primary}, with the sources"
+    else:
+        fate = f"of {victim.eni_id} that left by {primary} (primary) with the source"
     return Seen(
         text=f"{victim.name} on {victim.node} got 0 of {len(lost)} answers, {name} still 1 of 1."
-        f" The VPC dropped {packets} packets that left by {primary} (primary) with the source"
-        f" {' or '.join(sorted(sources))}; {victim.address} is on {victim.eni_id}. vpc-cnid was"
+        f" The VPC dropped {packets} packets {fate} {' and '.join(sorted(sources))}. vpc-cnid was"
         " held (SIGSTOP) meanwhile."
     )
 

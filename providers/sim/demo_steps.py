@@ -67,7 +67,8 @@ def start_cloud(world: DemoWorld) -> Seen:
         )
     free = " and ".join(str(count) for count in world.free_at_start.values())
     subnets = " and ".join(
-        " with ".join(filter(None, (one["cidr"], one.get("cidr_v6")))) for one in world.mode.subnets
+        one["cidr"] + (f" ({one['cidr_v6']})" if "cidr_v6" in one else "")
+        for one in world.mode.subnets
     )
     return Seen(
         text=f"{vpc.vpc_id} with {subnets}, {free} addresses free; the EC2 API answers with a"

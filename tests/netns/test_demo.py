@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,13 +22,14 @@ pytestmark = pytest.mark.netns
 
 NAMES = [
     "the vpc-cni launcher answers VERSION",
-    "the emulated cloud answers, with a VPC of two subnets",
+    "the emulated cloud answers, with a VPC and its subnets",
     "two nodes run ipamd and vpc-cnid and report no problem",
-    "pods started by vpc-cni fill both nodes up to a secondary ENI",
+    "pods started by vpc-cni run on every ENI that takes pods",
     "ledger, cloud and kernel agree on every pod's address",
     "every pod reaches every pod",
     "every pod reaches the VPC router",
-    "without its ENI's rule a pod's packets are dropped by the VPC",
+    "the addresses are of the kind and from the place that the mode asks for",
+    "without a routing rule a pod's packets are dropped by the VPC",
     "vpc-cnid puts the rule back and the pod is reachable again",
     "ipamctl status says that both nodes are well",
     "deleted pods leave no link, route or rule",
@@ -94,14 +96,25 @@ def temporary() -> Iterator[Path]:
         yield Path(path)
 
 
+# Of each mode, what its look at the addresses says and no other's would.
+SEEN = {
+    "secondary": "22 pods use 2. secondary addresses of 4 ENIs; no ENI has a prefix",
+    "prefix": "4 prefixes on 4 ENIs, 4 of the ENIs with pods; no ENI has a secondary address",
+    "custom": "all 1. pods are on ENIs in the ENIConfig's subnet with its security group sg-",
+    "ipv6": "20 pods with an IPv6 address and no IPv4 one; each node has one ENI with its own IPv4",
+}
+
+
 @pytest.mark.slow
-def test_the_demo_passes_every_check_and_leaves_nothing(temporary: Path) -> None:
+@pytest.mark.parametrize("mode", SEEN)
+def test_the_demo_passes_every_check_and_leaves_nothing(temporary: Path, mode: str) -> None:
     before = netns.names()
 
-    outcome = outcome_of(start_demo(temporary), temporary)
+    outcome = outcome_of(start_demo(temporary, "--mode", mode), temporary)
 
     assert outcome.failed == {}, outcome.stderr
     assert [one["name"] for one in outcome.checks] == NAMES
+    assert re.match(SEEN[mode], outcome.checks[7]["seen"])
     assert {tuple(one) for one in outcome.checks} == {("name", "result", "seconds", "seen")}
     assert outcome.status == 0
     assert outcome.leftovers == []
@@ -121,7 +134,7 @@ def test_a_launcher_that_fails_fails_the_demo_and_what_depends_on_pods(temporary
     assert [one["name"] for one in outcome.checks] == NAMES
     pods, *dependent = [name for name in NAMES if name in outcome.failed]
     assert "broken on purpose" in outcome.failed[pods]
-    assert len(dependent) == 8
+    assert len(dependent) == 9
     assert all(outcome.failed[name].startswith("not tried: ") for name in dependent)
     assert NAMES[-1] not in outcome.failed
     assert outcome.leftovers == []
