@@ -102,15 +102,28 @@ class MemoryCloud:
         if change.remove or change.remove_prefixes:
             self._remove(change)
             self.on_step("unassign")
-        eni = self._eni(change.eni_id)
-        added = self._take(eni, change.add)
-        prefixes = self._take_prefixes(eni, change.add_prefixes, change.add_prefixes_v6)
-        self.enis[eni.eni_id] = replace(
-            eni, addresses=eni.addresses + added, prefixes=eni.prefixes + prefixes
+        before = self._eni(change.eni_id)
+        kinds: tuple[Callable[[], None], ...] = (
+            lambda: self._assign(change.eni_id, change.add),
+            lambda: self._assign_prefixes(change.eni_id, change.add_prefixes, 0),
+            lambda: self._assign_prefixes(change.eni_id, 0, change.add_prefixes_v6),
         )
-        if added or prefixes:
+        for assign in kinds:
+            try:
+                assign()
+            except CloudError:
+                if self.enis[change.eni_id] == before:
+                    raise
+                break  # what the earlier calls gave is the answer
+        after = self.enis[change.eni_id]
+        outcome = AddressOutcome(
+            eni_id=change.eni_id,
+            added=after.addresses[len(before.addresses) :],
+            added_prefixes=after.prefixes[len(before.prefixes) :],
+        )
+        if outcome.added or outcome.added_prefixes:
             self.on_step("assign")
-        return AddressOutcome(eni_id=eni.eni_id, added=added, added_prefixes=prefixes)
+        return outcome
 
     def subnets(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[Subnet, ...]:
         for subnet_id in subnet_ids:
@@ -245,6 +258,15 @@ class MemoryCloud:
         if eni_id not in self.enis:
             raise NotFound(f"no ENI {eni_id}", eni_id=eni_id)
         return self.enis[eni_id]
+
+    def _assign(self, eni_id: EniId, count: int) -> None:
+        eni = self.enis[eni_id]
+        self.enis[eni_id] = replace(eni, addresses=eni.addresses + self._take(eni, count))
+
+    def _assign_prefixes(self, eni_id: EniId, count: int, count_v6: int) -> None:
+        eni = self.enis[eni_id]
+        more = self._take_prefixes(eni, count, count_v6)
+        self.enis[eni_id] = replace(eni, prefixes=eni.prefixes + more)
 
     def _take(self, eni: CloudEni, count: int) -> tuple[IPAddress, ...]:
         self._require_slots(eni, count)

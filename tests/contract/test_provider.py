@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Network
+
 import pytest
 
-from ipamd.cloud import AddressChange, CloudEni, EniStatus
-from ipamd.errors import CloudError, LimitReached, NotFound, SubnetExhausted
-from ipamd.model import EniId, IPAddress
-from tests.contract.conftest import Judged
+from ipamd.cloud import AddressChange, CloudEni, EniStatus, Subnet
+from ipamd.errors import CloudError, LimitReached, NoPrefixFree, NotFound, SubnetExhausted
+from ipamd.model import EniId, IPAddress, IPNetwork, SubnetId
+from tests.contract.conftest import NO_GOOD, ORPHAN_OF, Judged
 
 TOKEN = "5f000000-0123456789abcdef0123"
 
@@ -26,8 +28,16 @@ def assign(cloud: Judged, count: int) -> tuple[IPAddress, ...]:
 
 def free(cloud: Judged) -> int:
     subnet = cloud.provider.discover_node().primary_subnet_id
-    (seen,) = cloud.provider.subnets((subnet,))
-    return seen.free_addresses
+    return seen(cloud, subnet).free_addresses
+
+
+def seen(cloud: Judged, subnet: SubnetId) -> Subnet:
+    return next(s for s in cloud.provider.subnets((subnet,)) if s.subnet_id == subnet)
+
+
+def assign_prefixes(cloud: Judged, count: int = 0, v6: int = 0) -> tuple[IPNetwork, ...]:
+    change = AddressChange(eni_id=primary(cloud).eni_id, add_prefixes=count, add_prefixes_v6=v6)
+    return cloud.provider.apply(change).added_prefixes
 
 
 def test_the_node_knows_itself(cloud: Judged) -> None:
@@ -105,7 +115,7 @@ def test_a_full_subnet_is_exhausted_and_gives_nothing(cloud: Judged) -> None:
 
 def test_an_unknown_eni_is_not_found(cloud: Judged) -> None:
     with pytest.raises(NotFound):
-        cloud.provider.apply(AddressChange(eni_id=EniId("eni-0123456789abcdef0"), add=1))
+        cloud.provider.apply(AddressChange(eni_id=NO_GOOD, add=1))
 
 
 def test_a_created_eni_is_attached_with_its_addresses(cloud: Judged) -> None:
@@ -174,7 +184,201 @@ def test_the_primary_eni_cannot_be_deleted(cloud: Judged) -> None:
 
 
 def test_an_unknown_subnet_is_not_found(cloud: Judged) -> None:
-    from ipamd.model import SubnetId
-
     with pytest.raises(NotFound):
         cloud.provider.subnets((SubnetId("subnet-0123456789abcdef0"),))
+
+
+def test_one_named_unknown_subnet_among_known_ones_is_not_found(cloud: Judged) -> None:
+    named = (cloud.provider.discover_node().primary_subnet_id, SubnetId("subnet-0123456789abcdef0"))
+    with pytest.raises(NotFound):
+        cloud.provider.subnets(named)
+
+
+def test_a_prefix_is_sixteen_aligned_addresses_of_the_subnet(cloud: Judged) -> None:
+    before = free(cloud)
+    added = assign_prefixes(cloud, 2)
+    assert [p.prefixlen for p in added] == [28, 28]
+    assert all(p.subnet_of(primary(cloud).subnet_cidr) for p in added)  # type: ignore[arg-type]
+    assert set(primary(cloud).prefixes) == set(added)
+    assert primary(cloud).addresses == ()
+    assert free(cloud) == before - 32
+
+
+def test_prefixes_and_addresses_live_on_one_eni(cloud: Judged) -> None:
+    single = assign(cloud, 2)
+    blocks = assign_prefixes(cloud, 3)
+    assert set(primary(cloud).addresses) == set(single)
+    assert set(primary(cloud).prefixes) == set(blocks)
+
+
+def test_a_prefix_takes_one_slot(cloud: Judged) -> None:
+    assign(cloud, 5)
+    assign_prefixes(cloud, 3)
+    with pytest.raises(LimitReached):
+        assign_prefixes(cloud, 2)
+    assert len(assign_prefixes(cloud, 1)) == 1
+    with pytest.raises(LimitReached):
+        assign(cloud, 1)
+
+
+def test_prefixes_are_unassigned_whole_and_idempotently(cloud: Judged) -> None:
+    before, added = free(cloud), assign_prefixes(cloud, 2)
+    gone = AddressChange(eni_id=primary(cloud).eni_id, remove_prefixes=added[:1])
+    cloud.provider.apply(gone)
+    cloud.provider.apply(gone)
+    assert primary(cloud).prefixes == added[1:]
+    assert free(cloud) == before - 16
+
+
+def test_addresses_and_prefixes_leave_in_one_change(cloud: Judged) -> None:
+    single, blocks = assign(cloud, 2), assign_prefixes(cloud, 1)
+    eni_id = primary(cloud).eni_id
+    cloud.provider.apply(AddressChange(eni_id=eni_id, remove=single, remove_prefixes=blocks))
+    assert (primary(cloud).addresses, primary(cloud).prefixes) == ((), ())
+
+
+def test_a_strewn_subnet_has_addresses_but_no_prefix(cloud: Judged) -> None:
+    cloud.strew()
+    before = free(cloud)
+    with pytest.raises(NoPrefixFree):
+        assign_prefixes(cloud, 1)
+    assert free(cloud) == before
+    assert len(assign(cloud, 5)) == 5
+
+
+def test_a_full_subnet_has_no_prefix(cloud: Judged) -> None:
+    cloud.leave_free(3)
+    with pytest.raises(SubnetExhausted):
+        assign_prefixes(cloud, 1)
+    assert free(cloud) == 3
+
+
+def test_a_v6_prefix_is_an_80_that_costs_no_ipv4(cloud: Judged) -> None:
+    before = free(cloud)
+    (added,) = assign_prefixes(cloud, v6=1)
+    assert isinstance(added, IPv6Network)
+    assert added.prefixlen == 80
+    inside = primary(cloud).subnet_cidr_v6
+    assert inside is not None
+    assert added.subnet_of(inside)
+    assert primary(cloud).prefixes == (added,)
+    assert free(cloud) == before
+
+
+def test_a_v6_prefix_is_unassigned(cloud: Judged) -> None:
+    added = assign_prefixes(cloud, v6=1)
+    change = AddressChange(eni_id=primary(cloud).eni_id, remove_prefixes=added)
+    cloud.provider.apply(change)
+    cloud.provider.apply(change)
+    assert primary(cloud).prefixes == ()
+
+
+def test_both_families_come_in_one_change(cloud: Judged) -> None:
+    added = assign_prefixes(cloud, 1, v6=1)
+    assert sorted(p.version for p in added) == [4, 6]
+
+
+def test_what_was_given_before_a_refusal_is_the_answer(cloud: Judged) -> None:
+    cloud.strew()
+    change = AddressChange(eni_id=primary(cloud).eni_id, add=2, add_prefixes=1)
+    outcome = cloud.provider.apply(change)
+    assert (len(outcome.added), outcome.added_prefixes) == (2, ())
+    assert set(primary(cloud).addresses) == set(outcome.added)
+
+
+def test_an_eni_is_made_with_its_prefixes(cloud: Judged) -> None:
+    made = cloud.provider.create_interface(cloud.request(TOKEN, prefixes=2))
+    assert (len(made.prefixes), made.addresses) == (2, ())
+    assert shown(cloud, made.eni_id) == made
+
+
+def test_an_eni_is_made_with_a_v6_prefix(cloud: Judged) -> None:
+    made = cloud.provider.create_interface(cloud.request(TOKEN, addresses=0, prefixes_v6=1))
+    assert [p.prefixlen for p in made.prefixes] == [80]
+
+
+def test_an_eni_with_a_prefix_in_a_strewn_subnet_leaves_nothing(cloud: Judged) -> None:
+    cloud.strew()
+    before = free(cloud)
+    with pytest.raises(NoPrefixFree):
+        cloud.provider.create_interface(cloud.request(TOKEN, prefixes=1))
+    assert free(cloud) == before
+    assert len(cloud.provider.snapshot().enis) == 1
+
+
+def test_an_eni_is_made_in_the_subnet_that_is_asked_for(cloud: Judged) -> None:
+    before = free(cloud)
+    made = cloud.provider.create_interface(cloud.request(TOKEN, subnet_id=cloud.tagged_subnet))
+    assert made.subnet_id == cloud.tagged_subnet
+    assert made.primary_address in made.subnet_cidr
+    assert made.subnet_cidr == seen(cloud, cloud.tagged_subnet).cidr
+    assert free(cloud) == before
+
+
+def test_the_same_token_with_other_wishes_is_refused(cloud: Judged) -> None:
+    cloud.provider.create_interface(cloud.request(TOKEN))
+    with pytest.raises(CloudError):
+        cloud.provider.create_interface(cloud.request(TOKEN, addresses=4))
+    assert len(cloud.provider.snapshot().enis) == 2
+
+
+def test_more_addresses_than_an_eni_holds_leave_no_eni(cloud: Judged) -> None:
+    before = free(cloud)
+    with pytest.raises(LimitReached):
+        cloud.provider.create_interface(cloud.request(TOKEN, addresses=10))
+    assert free(cloud) == before
+    assert len(cloud.provider.snapshot().enis) == 1
+
+
+def test_candidates_come_with_the_named_subnets(cloud: Judged) -> None:
+    own = cloud.provider.discover_node().primary_subnet_id
+    found = {s.subnet_id: (s.is_candidate, s.is_excluded) for s in cloud.provider.subnets((own,))}
+    assert found == {own: (True, False), cloud.tagged_subnet: (True, False)}
+
+
+def test_named_subnets_say_what_their_tags_forbid(cloud: Judged) -> None:
+    assert seen(cloud, cloud.excluded_subnet).is_excluded
+    assert not seen(cloud, cloud.excluded_subnet).is_candidate
+    other = seen(cloud, cloud.other_subnet)
+    assert (other.is_candidate, other.is_excluded) == (False, False)
+
+
+def test_a_subnet_shows_its_v6_block_where_it_has_one(cloud: Judged) -> None:
+    own = cloud.provider.discover_node().primary_subnet_id
+    assert str(seen(cloud, own).cidr_v6) == "2001:db8:0:101::/64"
+    assert seen(cloud, cloud.other_subnet).cidr_v6 is None
+
+
+def test_an_orphan_is_found_with_its_maker_and_its_age(cloud: Judged) -> None:
+    eni_id = cloud.make_orphan(1_700_000_000.0)
+    (found,) = cloud.provider.orphans()
+    assert (found.eni_id, found.instance_id) == (eni_id, ORPHAN_OF)
+    assert found.created_unix == 1_700_000_000.0
+
+
+def test_an_attached_eni_is_no_orphan(cloud: Judged) -> None:
+    cloud.provider.create_interface(cloud.request(TOKEN))
+    assert cloud.provider.orphans() == ()
+
+
+def test_an_orphan_without_an_age_gets_one(cloud: Judged) -> None:
+    eni_id = cloud.make_orphan(None)
+    (found,) = cloud.provider.orphans()
+    assert found.created_unix is None
+    cloud.provider.mark_created(eni_id, 1_700_000_000.0)
+    (found,) = cloud.provider.orphans()
+    assert found.created_unix == 1_700_000_000.0
+
+
+def test_a_deleted_orphan_is_gone_and_deleting_it_again_is_success(cloud: Judged) -> None:
+    eni_id = cloud.make_orphan(0.0)
+    cloud.provider.delete_orphan(eni_id)
+    assert cloud.provider.orphans() == ()
+    cloud.provider.delete_orphan(eni_id)
+
+
+def test_an_orphan_that_was_attached_meanwhile_is_left_alone(cloud: Judged) -> None:
+    made = cloud.provider.create_interface(cloud.request(TOKEN))
+    with pytest.raises(CloudError):
+        cloud.provider.delete_orphan(made.eni_id)
+    assert shown(cloud, made.eni_id) == made
