@@ -26,12 +26,10 @@ ROOM_SECONDS = 60.0
 CAP_SECONDS = 600.0
 """How long an ENI that met a limit is asked for less. Something else holds its slots, and stays."""
 
-SCARCE_SHARE = 50
-"""A subnet with less than a 50th of its addresses free is scarce: 5 of a /24, 81 of a /20. One node
-with default targets on a large type takes more than that at once."""
-
-SCARCE_OVER_SHARE = 25
-"""It is scarce no more once a 25th is free: what nodes gave back must not be taken at once."""
+SCARCE_SHARE, SCARCE_LEAST = 50, 8
+"""A subnet with less than a 50th of its addresses free is scarce, or with less than 8 (a quarter, if
+that is less): 8 of a /24, 81 of a /20, 4 of a /28. One node with default targets on a large type
+takes more than that at once. It is scarce no more once twice as many are free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,8 +214,9 @@ def _own(intent: Intent) -> int:
 
 
 def _is_scarce(subnet: Subnet, before: bool) -> bool:
-    share = SCARCE_OVER_SHARE if before else SCARCE_SHARE
-    return subnet.free_addresses < subnet.cidr.num_addresses // share
+    size = subnet.cidr.num_addresses
+    least = max(size // SCARCE_SHARE, min(SCARCE_LEAST, size // 4))
+    return subnet.free_addresses < (2 * least if before else least)
 
 
 def _running(ends: dict[SubnetId, _Until], now: float) -> dict[SubnetId, float]:

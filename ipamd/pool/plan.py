@@ -67,14 +67,16 @@ def plan(view: View) -> Plan:
 
 def _missing(view: View) -> int:
     """The deficit in addresses. While prefixes cannot be had, single ones are kept warm for one
-    ENI's worth at most: each takes a slot that a prefix will need again."""
+    ENI's worth at most, since each takes a slot that a prefix will need again; and they are bought
+    once half of that is gone, since each pod would otherwise cost a call."""
     if not view.has_ipv4:
         return 0
     targets = view.targets.in_scarcity() if view.is_scarce else view.targets
     missing = deficit(targets, view.counts, slots_per_eni=view.slots_per_eni)
     if view.is_fallback and not targets.is_target_mode:
         warm = min(targets.warm(view.slots_per_eni), view.slots_per_eni)
-        missing = min(missing, max(warm - view.counts.supply, 0))
+        is_low = 2 * view.counts.supply <= warm
+        missing = min(missing, warm - view.counts.supply) if is_low else 0
     return missing
 
 

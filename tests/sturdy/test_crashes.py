@@ -202,6 +202,7 @@ def test_a_kill_at_any_step_loses_nothing(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     points = with_calls = lives = 0
+    is_reached = had_calls = True
     for crash_at in range(1, 1000):
         for fate in FATES:
             directory = tmp_path / f"{crash_at}-{fate}"
@@ -216,8 +217,6 @@ def test_a_kill_at_any_step_loses_nothing(
             break
         points, with_calls = points + 1, with_calls + had_calls
     with capsys.disabled():
-        print(
-            f"\n  {name}: {points} crash points, {with_calls} with calls on their way, {lives} lives"
-        )
+        print(f"\n  {name}: {points} crash points, {with_calls} amid calls, {lives} lives")
     assert points >= 10
     assert with_calls >= 1

@@ -31,7 +31,7 @@ from tests import builders as b
 from tests.memory_cloud import AsyncMemoryCloud
 
 RETRY_SECONDS = 2.0
-"""How soon a failed ADD is tried again; kubelet's sync period for a failed sandbox is of this size."""
+"""How soon a failed ADD is tried again, about as kubelet does for a failed sandbox."""
 
 SETTLE_SECONDS = 3600.0
 """Longer than any back-off (10 minutes) and the slowest look at the cloud (15)."""
@@ -161,7 +161,7 @@ class World:
             asyncio.get_running_loop().call_soon(self.report)
 
     def report(self) -> None:
-        """What vpc-cnid says: all known ENIs ready, and the addresses of the pods that are wired."""
+        """What vpc-cnid says: all known ENIs ready, and the addresses of wired pods."""
         if self.steps.crashed.is_set():
             return
         with suppress(Crash):
