@@ -13,7 +13,7 @@ import grpc
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
 
-from ipamd import clock
+from ipamd import clock, model
 from ipamd.allocations import Allocations
 from ipamd.errors import (
     AttachmentConflict,
@@ -27,7 +27,7 @@ from ipamd.errors import (
 )
 from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
-from ipamd.model import Allocation, AttachmentKey, AttemptId, ContainerId, WiredBy
+from ipamd.model import Allocation, AttachmentKey, AttemptId, WiredBy
 from ipamd.pool.attachments import Granted, Outcome, Request
 from ipamd.pool.ledger import Ledger
 
@@ -54,8 +54,6 @@ OUTCOMES = {
     Outcome.OTHER_GENERATION: pb.ReleaseReply.OTHER_GENERATION,
 }
 
-_CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}")
-_IFNAME = re.compile(r"[^/:\s]{1,15}")
 _ATTEMPT = re.compile(r"[0-9a-f]{16,64}")
 
 
@@ -160,11 +158,10 @@ def describe(error: IpamError) -> tuple[grpc.StatusCode, pb.ErrorDetail]:
 
 def attachment_key(message: pb.AttachmentKey) -> AttachmentKey:
     """The key of a request; BadRequest for names that CNI does not allow."""
-    if not _CONTAINER_ID.fullmatch(message.container_id):
-        raise BadRequest(f"container_id {message.container_id!r} is not a CNI container id")
-    if not _IFNAME.fullmatch(message.ifname) or message.ifname in (".", ".."):
-        raise BadRequest(f"ifname {message.ifname!r} is not an interface name")
-    return AttachmentKey(container_id=ContainerId(message.container_id), ifname=message.ifname)
+    try:
+        return model.attachment_key(message.container_id, message.ifname)
+    except ValueError as e:
+        raise BadRequest(str(e)) from None
 
 
 def _text(message: pb.AttachmentKey) -> str:

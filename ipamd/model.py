@@ -7,6 +7,7 @@ bend: cooldowns are measured on it. `*_unix` is wall time, for people and logs o
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NewType
@@ -41,6 +42,19 @@ class AttachmentKey:
 
     def __str__(self) -> str:
         return f"{self.container_id}/{self.ifname}"
+
+
+_CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}")
+_IFNAME = re.compile(r"[^/:\s]{1,15}")
+
+
+def attachment_key(container_id: str, ifname: str) -> AttachmentKey:
+    """A key of names from outside; ValueError for names that CNI does not allow."""
+    if not _CONTAINER_ID.fullmatch(container_id):
+        raise ValueError(f"container_id {container_id!r} is not a CNI container id")
+    if not _IFNAME.fullmatch(ifname) or ifname in (".", ".."):
+        raise ValueError(f"ifname {ifname!r} is not an interface name")
+    return AttachmentKey(container_id=ContainerId(container_id), ifname=ifname)
 
 
 class WiredBy(enum.Enum):

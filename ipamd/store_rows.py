@@ -69,7 +69,8 @@ def write_puts(db: sqlite3.Connection, change: Change) -> None:
         # Not OR REPLACE: an address or generation under another key must fail here (I1).
         db.execute(
             "INSERT INTO allocations VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) "
-            "ON CONFLICT (container_id, ifname) DO UPDATE SET attempt_id = excluded.attempt_id",
+            "ON CONFLICT (container_id, ifname) DO UPDATE SET attempt_id = excluded.attempt_id, "
+            "eni_id = excluded.eni_id",
             _allocation_row(allocation),
         )
 

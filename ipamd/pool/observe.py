@@ -116,6 +116,7 @@ def cloud(
         put_enis=tuple(e for e in enis if ledger.enis.get(e.eni_id) != e),
         drop_enis=lost_enis,
         put_addresses=found + missing,
+        put_allocations=_followed(ledger, found),
         drop_addresses=tuple(gone),
         drop_intents=_settled(ledger),
     )
@@ -161,9 +162,12 @@ def _seen(ledger: Ledger, enis: Iterable[CloudEni]) -> dict[IPAddress, _Place]:
     """Every address that the cloud shows; of a /80 those that are open, or the first ones."""
     seen: dict[IPAddress, _Place] = {}
     opened: dict[IPNetwork, list[IPAddress]] = {}
+    placeless = []  # taken over from another agent, which did not say of which prefix
     for address in ledger.addresses.values():
         if address.prefix is not None:
             opened.setdefault(address.prefix, []).append(address.address)
+        elif address.address.version == 6:
+            placeless.append(address.address)
     for eni in enis:
         for single in eni.addresses:
             seen[single] = _Place(eni_id=eni.eni_id, prefix=None)
@@ -172,6 +176,7 @@ def _seen(ledger: Ledger, enis: Iterable[CloudEni]) -> dict[IPAddress, _Place]:
             is_open = prefix.version == 6 and prefix in opened
             inside = opened[prefix] if is_open else blocks.first_addresses(prefix)
             seen.update(dict.fromkeys(inside, place))
+            seen.update({a: place for a in placeless if a in prefix})
     return seen
 
 
@@ -193,6 +198,18 @@ def _found(
         elif (held.eni_id, held.prefix) != (place.eni_id, place.prefix):  # somebody moved it
             found.append(replace(held, eni_id=place.eni_id, prefix=place.prefix))
     return tuple(found)
+
+
+def _followed(ledger: Ledger, found: tuple[Address, ...]) -> tuple[Allocation, ...]:
+    """Allocations whose address is found on another ENI than they say."""
+    homes = {a.address: a.eni_id for a in found if a.state is AddressState.ALLOCATED}
+    if not homes:
+        return ()
+    return tuple(
+        replace(n, eni_id=homes[n.address])
+        for n in ledger.allocations.values()
+        if homes.get(n.address, n.eni_id) != n.eni_id
+    )
 
 
 def _found_address(

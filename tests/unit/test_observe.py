@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import pytest
 
@@ -93,6 +93,22 @@ def test_an_address_that_was_moved_to_another_eni_follows_it() -> None:
     moved = cloud_eni("10.0.0.5", eni_id=b.SECONDARY, index=1)
     _, after = look(ledger, cloud_eni(), moved)
     assert after.addresses[ip_address("10.0.0.5")].eni_id == b.SECONDARY
+
+
+def test_an_allocation_whose_address_was_moved_follows_it() -> None:
+    held = b.allocation("10.0.0.10")
+    ledger = b.ledger(b.address("10.0.0.10", S.ALLOCATED), allocations=(held,))
+    _, after = look(ledger, cloud_eni("10.0.0.10", eni_id=b.SECONDARY, index=1))
+    assert after.allocations[b.key()] == replace(held, eni_id=b.SECONDARY)
+
+
+def test_an_address_of_a_slash_80_that_came_without_its_prefix_is_found_in_it() -> None:
+    prefix = IPv6Network("2001:db8::/80")
+    text = "2001:db8::4d2"  # beyond those that are opened at first
+    ledger = b.ledger(b.address(text, S.ALLOCATED, eni_id=""), allocations=(b.allocation(text),))
+    findings, after = look(ledger, cloud_eni(prefixes=(prefix,)))
+    assert findings.missing_allocated == ()
+    assert after.addresses[ip_address(text)] == b.address(text, S.ALLOCATED, prefix=str(prefix))
 
 
 def test_a_quarantine_for_another_reason_does_not_count_as_a_first_look() -> None:

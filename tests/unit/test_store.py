@@ -96,6 +96,14 @@ def test_one_address_cannot_stand_under_two_keys(store: Store) -> None:
     assert list(store.load().allocations) == [b.key()]
 
 
+def test_an_allocation_s_eni_follows_and_its_address_never_changes(store: Store) -> None:
+    held = b.allocation("10.0.0.10")
+    store.commit(Change(put_allocations=(held,)))
+    moved = replace(held, eni_id=b.SECONDARY, addresses=b.allocation("10.0.0.11").addresses)
+    store.commit(Change(put_allocations=(moved,)))
+    assert store.load().allocations[b.key()] == replace(held, eni_id=b.SECONDARY)
+
+
 def test_a_failed_commit_leaves_nothing_of_it(store: Store) -> None:
     bad = replace(
         full_change(),
