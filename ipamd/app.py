@@ -158,6 +158,7 @@ def _leaf(error: BaseException) -> BaseException:
 
 
 async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
+    stop = _stop_event()
     metrics = Metrics()
     keeper = Keeper(store)
     config = LiveConfig(settings)
@@ -187,7 +188,7 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
         for listener in listeners:
             listener.start()
         async with asyncio.TaskGroup() as group:
-            group.create_task(_until_signal(), name="signals")
+            group.create_task(_until(stop), name="signals")
             group.create_task(_eternal(reconciler), name="reconciler")
     finally:
         verb_door.close()
@@ -217,11 +218,16 @@ def _http_servers(settings: Settings, keeper: Keeper, metrics: Metrics) -> list[
     ]
 
 
-async def _until_signal() -> Never:
+def _stop_event() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT from now on: a signal during the start ends us as any other."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _until(stop: asyncio.Event) -> Never:
     await stop.wait()
     raise Stopped
 
