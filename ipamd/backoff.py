@@ -38,6 +38,9 @@ is one assign call, and pods are served with single addresses meanwhile."""
 REMEASURE = Backoff(first_seconds=60.0, cap_seconds=600.0)
 """A scarce subnet's free count: one DescribeSubnets, less often while it does not change."""
 
+CAPPED = Backoff(first_seconds=120.0, cap_seconds=600.0)
+"""An ENI that met a limit is asked for less. Something else holds its slots, and mostly stays."""
+
 DENIED = Backoff(first_seconds=30.0, cap_seconds=300.0)
 """Only a human changes a policy; IAM needs seconds to minutes to spread."""
 

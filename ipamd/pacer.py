@@ -23,9 +23,6 @@ GROWING = (IntentKind.ASSIGN, IntentKind.CREATE)
 ROOM_SECONDS = 60.0
 """How long a measured rest of a subnet bounds our requests; it changes with every neighbour."""
 
-CAP_SECONDS = 600.0
-"""How long an ENI that met a limit is asked for less. Something else holds its slots, and stays."""
-
 SCARCE_SHARE, SCARCE_LEAST = 50, 8
 """A subnet with less than a 50th of its addresses free is scarce, or with less than 8 (a quarter, if
 that is less): 8 of a /24, 81 of a /20, 4 of a /28. One node with default targets on a large type
@@ -150,6 +147,8 @@ class Pacer:
         self._growing = _Until()
         self._exhausted.pop(intent.subnet_id, None)
         self._room.pop(intent.subnet_id, None)
+        if intent.eni_id is not None and intent.eni_id in self._caps:
+            self._caps[intent.eni_id].failures = 0
         if intent.prefixes:
             self._prefixless.pop(intent.subnet_id, None)
         self._took(intent)
@@ -177,7 +176,11 @@ class Pacer:
                 self._throttled = _later(self._throttled, backoff.THROTTLED, error, now, chance)
             case LimitReached() if intent.kind is IntentKind.ASSIGN and intent.eni_id is not None:
                 asked = intent.addresses + intent.prefixes + intent.prefixes_v6
-                self._caps[intent.eni_id] = _Until(boottime=now + CAP_SECONDS, amount=asked // 2)
+                before = self._caps.get(intent.eni_id, _Until())
+                wait = backoff.CAPPED.delay(before.failures + 1, chance)
+                self._caps[intent.eni_id] = _Until(
+                    boottime=now + wait, failures=before.failures + 1, amount=asked // 2
+                )
             case _:
                 pacing = backoff.DENIED if isinstance(error, Denied) else backoff.TRANSIENT
                 if intent.kind in GROWING:

@@ -90,7 +90,8 @@ class Engine:
         kept = ledger.in_state(AddressState.ALLOCATED, AddressState.COOLING)
         assert {a.address for a in kept} <= assigned, "I2: a used or cooling address was given back"
         if self.reconciler.max_pods:
-            ready = ledger.count(AddressState.AVAILABLE) + len(held)
+            available = ledger.in_state(AddressState.AVAILABLE)
+            ready = sum(ledger.enis[a.eni_id].takes_pods for a in available) + len(held)
             assert ready <= self.reconciler.max_pods, "I8: more than max_pods"
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
+from ipamd.cloud import EniStatus
 from ipamd.errors import (
     AttemptRevoked,
     CloudError,
@@ -21,7 +23,7 @@ from ipamd.errors import (
     Throttled,
     Transient,
 )
-from ipamd.model import AddressState, AttemptId
+from ipamd.model import AddressState, AttemptId, EniId
 from ipamd.pool.ledger import Change, Intent, IntentKind
 from ipamd.store import Store
 from tests import builders as b
@@ -400,8 +402,6 @@ def _as_the_dead_process_did(memory: MemoryCloud, intent: Intent) -> None:
 
 
 def test_a_stray_eni_of_this_node_is_deleted(tmp_path: Path) -> None:
-    from ipamd.model import EniId
-
     memory = MemoryCloud()
     memory.enis[EniId("eni-99")] = memory._new_eni(EniId("eni-99"), b.SUBNET)
 
@@ -412,3 +412,51 @@ def test_a_stray_eni_of_this_node_is_deleted(tmp_path: Path) -> None:
         assert "eni-99" not in memory.enis
 
     play(tmp_path, scenario, cloud=memory)
+
+
+def test_each_network_card_has_a_pool_of_its_own_with_one_warm_address(tmp_path: Path) -> None:
+    memory = MemoryCloud(card_enis=(3, 2))
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle(60.0)
+        cards = sorted((e.network_card, e.device_index) for e in memory.enis.values())
+        assert cards == [(0, 0), (1, 1)]
+        second = next(e for e in memory.enis.values() if e.network_card == 1)
+        assert len(second.addresses) == 1
+        request = replace(b.request("c1", began=loop.time()), network_card=1)
+        granted = await engine.allocations.allocate(request, wait_seconds=5.0)
+        assert granted.allocation.eni_id == second.eni_id
+        await settle(30.0)
+        assert len(memory.enis[second.eni_id].addresses) == 2
+
+    play(tmp_path, scenario, cloud=memory, ENABLE_MULTI_NIC="true", WARM_IP_TARGET="3")
+
+
+def test_without_multi_nic_an_eni_on_another_card_carries_no_pods(tmp_path: Path) -> None:
+    memory = MemoryCloud(card_enis=(3, 2))
+    foreign = memory._new_eni(EniId("eni-c1"), b.SUBNET)
+    memory.enis[foreign.eni_id] = replace(
+        foreign,
+        status=EniStatus.ATTACHED,
+        device_index=1,
+        network_card=1,
+        addresses=memory.vpc.subnets[b.SUBNET].take(1),
+    )
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle(60.0)
+        granted = await asyncio.gather(*(engine.add(f"c{n}") for n in range(20)))
+        assert all(g.allocation.eni_id != "eni-c1" for g in granted)
+
+    play(tmp_path, scenario, cloud=memory)
+
+
+def test_pods_that_are_bound_to_the_node_make_the_pool_grow_before_they_ask(tmp_path: Path) -> None:
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        engine.reconciler._unserved_pods = lambda: 20
+        engine.reconciler.wake()
+        await settle(30.0)
+        assert engine.count(S.AVAILABLE) >= 20
+
+    play(tmp_path, scenario, WARM_IP_TARGET="1")
