@@ -117,9 +117,12 @@ class Bucket:
         return replace(full, tokens=full.tokens - 1.0)
 
     def throttled(self, now: float) -> Bucket:
-        """After EC2 refused a call of this class for its rate."""
+        """After EC2 refused a call of this class for its rate.
+
+        What was saved up is lost but for one call, the probe that the next back-off allows.
+        """
         full = self.at(now)
-        empty = replace(full, tokens=min(full.tokens, 0.0))
+        empty = replace(full, tokens=min(full.tokens, 1.0))
         if now - self.throttled_at < ONE_EVENT_SECONDS:
             return empty
         return replace(empty, share=max(full.share * DECREASE, FLOOR), throttled_at=now)

@@ -32,11 +32,12 @@ STATE_SECONDS = 60.0
 HINT_PAUSE_SECONDS = 0.25
 """Between looks at the metadata service, which answers within a millisecond on the same host."""
 
-LOOK_AFTER_SECONDS = (4.0, 9.0, 19.0, 39.0)
-"""When EC2 is asked though the metadata service shows nothing yet: doubling pauses."""
+LOOK_AFTER_SECONDS = (8.0, 16.0, 32.0)
+"""When EC2 is asked though the metadata service does not show the change: it has been seen to lag
+for a minute (amazon-vpc-cni-k8s issue 1011)."""
 
-PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
-"""Between looks at EC2 once the metadata service has seen the change; the last one is repeated.
+PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Between looks at EC2 once the metadata service shows the change or fails; the last is repeated.
 Also between tries of a call on an ENI that EC2 does not know yet: it is eventually consistent, and
 what was just made may be unknown for seconds (terraform-provider-aws issue 35568)."""
 
@@ -287,12 +288,12 @@ class Interfaces:
 
     def _times_to_look(self, mac: str, *, is_there: bool) -> Iterator[None]:
         """Moments at which EC2 is worth asking, for STATE_SECONDS: as soon as the metadata service
-        shows the change and then at short pauses, and now and then while it does not."""
+        shows the change (or fails) and then at growing pauses, and now and then before that."""
         began = self._monotonic()
         for due in (*LOOK_AFTER_SECONDS, STATE_SECONDS):
-            is_hinted = self._wait_for_hint(mac, is_there=is_there, until=began + due)
+            is_over = self._wait_for_hint(mac, is_there=is_there, until=began + due)
             yield
-            if is_hinted:
+            if is_over:
                 break
         for pause in itertools.chain(PAUSES_SECONDS, itertools.repeat(PAUSES_SECONDS[-1])):
             if self._monotonic() + pause > began + STATE_SECONDS:
@@ -301,15 +302,15 @@ class Interfaces:
             yield
 
     def _wait_for_hint(self, mac: str, *, is_there: bool, until: float) -> bool:
-        """Whether the metadata service showed the wanted state of the MAC in time."""
-        while mac and self._monotonic() < until:
+        """Whether waiting for the metadata service is over: it shows the wanted state of the MAC,
+        or cannot be asked."""
+        while self._monotonic() < until:
             try:
-                if self._imds.shows_interface(mac) is is_there:
+                if not mac or self._imds.shows_interface(mac) is is_there:
                     return True
             except Transient:
-                break
+                return True
             self._sleep(HINT_PAUSE_SECONDS)
-        self._sleep(max(until - self._monotonic(), 0.0))
         return False
 
 

@@ -95,7 +95,7 @@ def memory() -> Iterator[Judged]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Ec2:
+class Emulated:
     """The emulator behind HTTP, with a VPC whose zone has subnets of every tag."""
 
     lab: Lab
@@ -135,7 +135,7 @@ class _Ec2:
         }
 
 
-def emulated(instance_type: str = "m5.large") -> Iterator[_Ec2]:
+def emulated(instance_type: str = "m5.large") -> Iterator[Emulated]:
     emulator = Emulator(seed=7)
     door, url = serve(emulator.respond)
     imds_door, imds_url = serve(Imds(emulator, ImdsSettings(trusts_names=True)).respond)
@@ -149,7 +149,7 @@ def emulated(instance_type: str = "m5.large") -> Iterator[_Ec2]:
     emulator.state.delays = Delays(attach_seconds=0.1, detach_seconds=0.1)
     emulator.start_timer()
     lab.node(instance_type)
-    yield _Ec2(lab=lab, imds_url=imds_url, subnets=tuple(subnets))
+    yield Emulated(lab=lab, imds_url=imds_url, subnets=tuple(subnets))
     client.close()
     emulator.stop()
     door.close()
@@ -183,6 +183,6 @@ def cloud(request: pytest.FixtureRequest) -> Iterator[Judged]:
 
 
 @pytest.fixture
-def on_ec2() -> Iterator[_Ec2]:
+def on_ec2() -> Iterator[Emulated]:
     """For what only EC2 has."""
     yield from emulated()

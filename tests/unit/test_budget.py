@@ -73,9 +73,9 @@ def test_a_bucket_never_holds_more_than_its_burst() -> None:
     assert bucket(0.0).at(1e6).tokens == 4.0
 
 
-def test_a_throttle_halves_the_rate_and_empties_the_bucket() -> None:
+def test_a_throttle_halves_the_rate_and_leaves_one_probe() -> None:
     after = bucket().throttled(0.0)
-    assert (after.per_second, after.tokens, after.burst) == (0.25, 0.0, 2.0)
+    assert (after.per_second, after.tokens, after.burst) == (0.25, 1.0, 2.0)
 
 
 def test_throttles_of_one_moment_count_once() -> None:
