@@ -20,7 +20,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -40,7 +39,8 @@ from ipamd.cloud import (
     Orphan,
     Subnet,
 )
-from ipamd.errors import CloudError, Transient
+from ipamd.cloud_messages import Answer, Call, Reply
+from ipamd.errors import Transient
 from ipamd.model import EniId, SubnetId
 
 log = structlog.get_logger()
@@ -84,24 +84,6 @@ class Cloud(Protocol):
 
     async def delete_orphan(self, eni_id: EniId) -> None:
         """See CloudProvider.delete_orphan."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One method call on its way to the child."""
-
-    number: int
-    method: str
-    arguments: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """Its outcome on the way back."""
-
-    number: int
-    value: Any = None
-    error: CloudError | None = None
 
 
 class _Bound:
@@ -252,7 +234,7 @@ class CloudChild(_Bound):
                 log.exception("cloud_child_unreadable")
             loop.call_soon_threadsafe(self._lost, pipe)
 
-    def _settle(self, answer: Answer | ApiCall) -> None:
+    def _settle(self, answer: Reply) -> None:
         if isinstance(answer, ApiCall):
             if self._on_api_call is not None:
                 self._on_api_call(answer)

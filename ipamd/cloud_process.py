@@ -1,7 +1,8 @@
 """The cloud child's half: a provider behind a pipe. Started by `ipamd.cloud_child.CloudChild`.
 
 The only process that loads a cloud SDK and holds credentials. A module apart from the parent's
-half, because what runs as `__main__` would pickle its classes under that name.
+half, because what runs as `__main__` would pickle its classes under that name; and a small one: it
+imports neither asyncio nor structlog, which the SDK does not need.
 """
 
 from __future__ import annotations
@@ -15,15 +16,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
-import structlog
-
 from ipamd.api_calls import ApiCall
 from ipamd.cloud import CloudProvider
-from ipamd.cloud_child import Answer, Call
+from ipamd.cloud_messages import Answer, Call, Reply
 from ipamd.errors import CloudError, Transient
+from ipamd.plain_log import PlainLog
 from ipamd.settings import Settings
-
-log = structlog.get_logger()
 
 Tell = Callable[[ApiCall], None]
 
@@ -39,13 +37,13 @@ class _Pipe:
         self._pipe = pipe
         self._lock = threading.Lock()
 
-    def send(self, message: Answer | ApiCall) -> None:
+    def send(self, message: Reply) -> None:
         """Send, unless the parent has gone."""
         with self._lock, contextlib.suppress(OSError):
             self._pipe.send(message)
 
 
-def serve(make_provider: Callable[[Tell], CloudProvider], pipe: Connection) -> None:
+def serve(make_provider: Callable[[Tell], CloudProvider], pipe: Connection, log: PlainLog) -> None:
     """The child's loop: answer calls, each in a thread, until the parent closes the pipe.
 
     `make_provider` gets what tells the parent of every API call as soon as it has ended, also of
@@ -79,19 +77,18 @@ def serve(make_provider: Callable[[Tell], CloudProvider], pipe: Connection) -> N
 
 def main() -> None:
     """`python -m ipamd.cloud_process CLOUD FD`: started by CloudChild, never by hand."""
-    from ipamd.log import configure
     from ipamd.settings import load
 
     cloud, descriptor = sys.argv[1], int(sys.argv[2])
     settings = load(os.environ).settings
-    configure(settings.log_level, process="cloud")
+    log = PlainLog(settings.log_level, process="cloud")
     # The parent decides when we end: a Ctrl-C to the process group must not cut a call in two.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve(lambda tell: build_provider(cloud, settings, tell), Connection(descriptor))
+    serve(lambda tell: build_provider(cloud, settings, tell, log), Connection(descriptor), log)
     os._exit(0)  # a hung SDK thread must not keep a child alive whose parent has gone
 
 
-def build_provider(cloud: str, settings: Settings, tell: Tell) -> CloudProvider:
+def build_provider(cloud: str, settings: Settings, tell: Tell, log: PlainLog) -> CloudProvider:
     """The provider by its setting's word; imported here so that only one SDK is ever loaded."""
     match cloud:
         case "aws":

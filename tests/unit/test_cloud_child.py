@@ -18,8 +18,10 @@ import pytest
 
 from ipamd import cloud_process
 from ipamd.api_calls import ApiCall
-from ipamd.cloud_child import Answer, Call, CloudChild, InProcessCloud
+from ipamd.cloud_child import CloudChild, InProcessCloud
+from ipamd.cloud_messages import Answer, Call
 from ipamd.errors import SubnetExhausted, Transient
+from ipamd.plain_log import PlainLog
 from tests.memory_cloud import MemoryCloud
 
 T = TypeVar("T")
@@ -31,6 +33,7 @@ sys.path[:0] = [{root!r}]
 from multiprocessing.connection import Connection
 from ipamd.api_calls import ApiCall
 from ipamd.cloud_process import serve
+from ipamd.plain_log import PlainLog
 from tests.memory_cloud import MemoryCloud
 
 class Cloud(MemoryCloud):
@@ -47,7 +50,7 @@ class Cloud(MemoryCloud):
     def capabilities(self):
         raise ZeroDivisionError("a bug in a provider")
 
-serve(Cloud, Connection(int(sys.argv[-1])))
+serve(Cloud, Connection(int(sys.argv[-1])), PlainLog("error", process="cloud"))
 os._exit(0)
 """
 
@@ -155,8 +158,9 @@ def test_a_child_that_cannot_start_is_a_transient_error() -> None:
 
 def test_the_child_serves_until_its_parent_has_gone() -> None:
     ours, theirs = socket.socketpair()
+    log = PlainLog("error", process="cloud")
     parent, child = Connection(ours.detach()), Connection(theirs.detach())
-    thread = Thread(target=cloud_process.serve, args=(lambda tell: MemoryCloud(), child))
+    thread = Thread(target=cloud_process.serve, args=(lambda tell: MemoryCloud(), child, log))
     thread.start()
     parent.send(Call(number=7, method="limits", arguments=()))
     answer = parent.recv()
