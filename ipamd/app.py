@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import fcntl
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Never
 
 import structlog
 from ipam_api.v1 import door
 
-from ipamd import clock, grpc_server
+from ipamd import clock, cni_backend, grpc_server, migration
 from ipamd.allocations import Allocations
 from ipamd.cloud_child import CloudChild
 from ipamd.errors import Corrupt, ForeignStore, SettingsError, StoreError, UnknownVersion
@@ -29,7 +25,11 @@ from ipamd.keeper import Keeper
 from ipamd.live_config import LiveConfig
 from ipamd.log import configure
 from ipamd.metrics import LedgerCollector, Metrics
+from ipamd.migration_leaks import Leaks
+from ipamd.orphan_cleaner import OrphanCleaner
+from ipamd.peer_socket import refuse_beside_peer
 from ipamd.reconciler import Reconciler
+from ipamd.run_lock import only_one
 from ipamd.settings import Settings, load
 from ipamd.store import Store, set_aside
 from ipamd.verb_door import VerbDoor
@@ -68,7 +68,8 @@ def main() -> None:
         log.info("setting_noted", note=note)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     try:
-        with _only_one(loaded.settings.run_dir):
+        with only_one(loaded.settings.run_dir):
+            refuse_beside_peer(loaded.settings.peer_socket)
             asyncio.run(run(loaded.settings))
     except (SettingsError, StoreError) as e:
         log.error("start_failed", error=str(e))
@@ -86,25 +87,6 @@ def _options() -> argparse.Namespace:
         "-o", "--output", choices=("table", "json"), default="table", help="of --print-config"
     )
     return parser.parse_args()
-
-
-@contextlib.contextmanager
-def _only_one(run_dir: Path) -> Iterator[None]:
-    """Hold the lock of this node's ipamd; a second one would hand out the same addresses."""
-    try:
-        run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-        run_dir.chmod(0o750)  # whoever made it: a hostPath volume is born 0755
-        descriptor = os.open(run_dir / "ipamd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as e:
-        raise SettingsError(f"cannot use VPC_IPAMD_RUN_DIR {run_dir}: {e}") from e
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise SettingsError(f"another ipamd holds {run_dir / 'ipamd.lock'}") from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def open_store(settings: Settings) -> Store:
@@ -130,9 +112,19 @@ def open_store(settings: Settings) -> Store:
     return Store.create(path, boot_id=boot_id)
 
 
+def _ready_store(settings: Settings) -> Store:
+    """The store to serve from, with what aws-node's agent gave out before. Raises StoreError."""
+    store = open_store(settings)
+    try:
+        return migration.take_over(store, settings.peer_checkpoint, boot_id=clock.boot_id())
+    except StoreError:
+        store.close()
+        raise
+
+
 async def run(settings: Settings) -> None:
     """Run until SIGTERM. What ends otherwise ends the process with an error."""
-    store = open_store(settings)
+    store = _ready_store(settings)
     cloud = CloudChild(settings.cloud, call_seconds=settings.api_timeout_seconds * 3)
     foreign: ForeignStore | None = None
     try:
@@ -169,12 +161,24 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
         explain=reconciler.shortage,
         wake=reconciler.wake,
     )
-    servicer = grpc_server.IpamServicer(keeper, allocations, reconciler, metrics)
+    # A pod that aws-node's plugin wires meets no second look at the kernel: see migration_leaks.
+    leaks = None if settings.cni_backend_socket else Leaks(keeper)
+    servicer = grpc_server.IpamServicer(keeper, allocations, reconciler, metrics, leaks)
+    backend = cni_backend.CniBackend(keeper, allocations, reconciler, metrics, settings)
+    cleaner = OrphanCleaner(
+        keeper,
+        cloud,
+        metrics,
+        is_cleaner=lambda: settings.cleans_orphans,
+        instance_id=lambda: reconciler.facts.identity.instance_id if reconciler.facts else None,
+    )
     metrics.registry.register(
         LedgerCollector(lambda: keeper.ledger, reconciler.limits, lambda: allocations.waiting)
     )
     listeners = _http_servers(settings, keeper, metrics)
-    server = await grpc_server.start(servicer, settings.run_dir / "ipamd.sock")
+    servers = [await grpc_server.start(servicer, settings.run_dir / "ipamd.sock")]
+    if settings.cni_backend_socket is not None:
+        servers.append(await cni_backend.start(backend, settings.cni_backend_socket))
     verb_door = VerbDoor(servicer.handlers)
     await verb_door.start(settings.run_dir / door.SOCKET_NAME)
     log.info(
@@ -190,9 +194,10 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(_until(stop), name="signals")
             group.create_task(_eternal(reconciler), name="reconciler")
+            group.create_task(_eternal(cleaner), name="orphan_cleaner")
     finally:
         verb_door.close()
-        await server.stop(STOP_GRACE_SECONDS)
+        await asyncio.gather(*(server.stop(STOP_GRACE_SECONDS) for server in servers))
         for listener in listeners:
             listener.close()
 
@@ -232,10 +237,10 @@ async def _until(stop: asyncio.Event) -> Never:
     raise Stopped
 
 
-async def _eternal(reconciler: Reconciler) -> Never:
+async def _eternal(child: Reconciler | OrphanCleaner) -> Never:
     """A child that returns is a fault like one that raises (a TaskGroup would not notice)."""
-    await reconciler.run()
-    raise AssertionError("the reconciler returned")
+    await child.run()
+    raise AssertionError(f"{type(child).__name__} returned")
 
 
 if __name__ == "__main__":

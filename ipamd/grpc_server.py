@@ -26,8 +26,9 @@ from ipamd.errors import BadRequest, IpamError
 from ipamd.handlers import Handlers, attachment_key, describe
 from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
+from ipamd.migration_leaks import Leaks
 from ipamd.model import Eni, EniId
-from ipamd.pool import blocks, observe
+from ipamd.pool import blocks, migrate, observe
 from ipamd.pool.ledger import Change, Ledger
 from ipamd.reconciler import Reconciler
 
@@ -42,8 +43,14 @@ class IpamServicer(pb_grpc.IpamServicer):
     """The service. One instance, on the event loop."""
 
     def __init__(
-        self, keeper: Keeper, allocations: Allocations, reconciler: Reconciler, metrics: Metrics
+        self,
+        keeper: Keeper,
+        allocations: Allocations,
+        reconciler: Reconciler,
+        metrics: Metrics,
+        leaks: Leaks | None = None,
     ) -> None:
+        self._leaks = leaks
         self.handlers = Handlers(keeper, allocations, metrics)
         self._keeper = keeper
         self._allocations = allocations
@@ -141,10 +148,7 @@ class IpamServicer(pb_grpc.IpamServicer):
                 return pb.ReportNodeReply(is_accepted=False)
             readiness = observe.readiness(ledger, ready)
             self._keeper.commit(readiness)
-            findings = observe.node(
-                self._keeper.ledger, pods, now=clock.boottime(), now_unix=clock.unix()
-            )
-            self._keeper.commit(findings.change)
+            findings = self._take_in(pods, clock.boottime())
         except IpamError as e:
             await abort(context, e)
         self._note_report(request, findings)
@@ -152,6 +156,15 @@ class IpamServicer(pb_grpc.IpamServicer):
         return pb.ReportNodeReply(
             is_accepted=True, unknown_addresses=[str(a) for a in findings.unknown]
         )
+
+    def _take_in(self, pods: list[observe.ObservedPod], now: float) -> observe.NodeFindings:
+        if not self._keeper.ledger.has_heard_node:
+            self._keeper.commit(migrate.outranked(self._keeper.ledger, pods, now=now))
+        findings = observe.node(self._keeper.ledger, pods, now=now, now_unix=clock.unix())
+        self._keeper.commit(findings.change)
+        if self._leaks is not None:
+            self._leaks.heard({p.address for p in pods}, now=now)
+        return findings
 
     def _is_picture_doubtful(self, pods: list[observe.ObservedPod]) -> bool:
         """A lost store, and pods whose addresses the first look at the cloud did not show.
