@@ -34,7 +34,7 @@ class AddressRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationRow:
-    """One allocation of the ledger."""
+    """One allocation of the ledger, by its first address."""
 
     container_id: str
     ifname: str
@@ -76,7 +76,8 @@ def read_ledger(path: Path) -> LedgerFile:
             AddressRow(address=a, eni_id=e, state=s, since_boottime=t) for a, e, s, t in addresses
         ]
         allocations = db.execute(
-            "SELECT container_id, ifname, address, generation, netns_cookie FROM allocations"
+            "SELECT container_id, ifname, coalesce(ipv4, ipv6), generation, netns_cookie"
+            " FROM allocations"
         )
         held = [
             AllocationRow(
