@@ -111,12 +111,13 @@ class IpamServicer(pb_grpc.IpamServicer):
         facts, ledger = self._reconciler.facts, self._keeper.ledger
         if facts is None or not ledger.enis:
             return None
+        has_v6 = 6 in self._reconciler.rules().versions
         return pb.NodeNetwork(
             epoch=ledger.epoch,
             vpc_cidrs=[str(c) for c in facts.vpc_cidrs],
             wants_report=not ledger.has_heard_node,
             enis=[
-                _node_eni(e)
+                _node_eni(e, has_v6=has_v6)
                 for e in sorted(ledger.enis.values(), key=lambda e: e.device_index)
                 if e.is_managed
             ],
@@ -216,7 +217,8 @@ class IpamServicer(pb_grpc.IpamServicer):
         )
 
 
-def _node_eni(eni: Eni) -> pb.NodeEni:
+def _node_eni(eni: Eni, *, has_v6: bool) -> pb.NodeEni:
+    """Without its IPv6 where no pod has any: the node's own is then nobody's business here."""
     message = pb.NodeEni(
         eni_id=eni.eni_id,
         mac=eni.mac,
@@ -228,7 +230,7 @@ def _node_eni(eni: Eni) -> pb.NodeEni:
         route_table_id=eni.route_table_id,
         is_primary=eni.is_primary,
     )
-    if eni.subnet_cidr_v6 is not None:
+    if has_v6 and eni.subnet_cidr_v6 is not None:
         message.subnet_cidr_v6 = str(eni.subnet_cidr_v6)
         message.gateway_v6 = str(eni.gateway_v6)
         message.primary_address_v6 = str(eni.primary_address_v6 or "")
