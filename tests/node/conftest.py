@@ -19,6 +19,12 @@ from tests.shim.launchers import CompilerMissing, launcher_command
 SUBNETS = (
     {"cidr": "10.0.0.0/24", "zone": "us-west-2a"},
     {"cidr": "10.0.1.0/24", "zone": "us-west-2a"},  # for the test that fills it
+    {
+        "cidr": "10.0.2.0/24",
+        "zone": "us-west-2a",
+        "cidr_v6": "2001:db8:0:2::/64",
+        "assigns_v6": True,
+    },
 )
 
 
@@ -42,7 +48,7 @@ def lab() -> Iterator[Lab]:
     """The emulated cloud. Its directory has a short path: a socket address holds 107 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="vpc-node-"))
     with Lab(directory) as made:
-        made.start(subnets=SUBNETS)
+        made.start(subnets=SUBNETS, cidr_v6="2001:db8::/56")
         yield made
     shutil.rmtree(directory)
 

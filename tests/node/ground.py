@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,9 +114,12 @@ class Site:
         """Whether the VPC router answers the pod; one lost echo is not yet a no."""
         identity = self.node.identity
         assert identity is not None
+        router: IPv4Address | IPv6Address = identity.gateway
+        if ":" in address:
+            assert identity.address_v6 is not None
+            router = IPv6Network((identity.address_v6, 64), strict=False).network_address + 1
         return any(
-            ping.ping(pod.netns_path, address, str(identity.gateway), 0.5) is not None
-            for _ in range(3)
+            ping.ping(pod.netns_path, address, str(router), 0.5) is not None for _ in range(3)
         )
 
     def status(self) -> tuple[int, dict[str, Any]]:

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,12 @@ class Kernel:
 def read_kernel(node_netns: str) -> Kernel:
     """Every link, pod route and rule with an address on the node."""
     links = ip_json(node_netns, "link", "show")
-    routes = ip_json(node_netns, "route", "show", "table", "all")
-    rules = ip_json(node_netns, "rule", "show")
+    routes = [
+        row
+        for family in (4, 6)
+        for row in ip_json(node_netns, "route", "show", "table", "all", family=family)
+    ]
+    rules = [row for family in (4, 6) for row in ip_json(node_netns, "rule", family=family)]
     return Kernel(
         veths=tuple(
             HostVeth(name=link["ifname"], container_id=_container_of(link))
@@ -135,9 +139,9 @@ def read_kernel(node_netns: str) -> Kernel:
     )
 
 
-def ip_json(path: str, *arguments: str) -> list[dict[str, Any]]:
-    """`ip -json ...` inside a namespace."""
-    said = netns.run_in(path, ["ip", "-4", "-json", *arguments])
+def ip_json(path: str, *arguments: str, family: int = 4) -> list[dict[str, Any]]:
+    """`ip -json ...` inside a namespace, of one family."""
+    said = netns.run_in(path, ["ip", f"-{family}", "-json", *arguments])
     return [row for row in json.loads(said or "[]") if row]
 
 
@@ -166,7 +170,7 @@ def _is_ours(link: Mapping[str, Any]) -> bool:
 
 def _is_one(text: str) -> bool:
     try:
-        IPv4Address(text)
+        ip_address(text)
     except ValueError:
         return False
     return True
