@@ -160,7 +160,7 @@ class CloudChild(_Bound):
     ) -> None:
         self._cloud = cloud
         self._call_seconds = call_seconds
-        self._on_api_call = on_api_call
+        self.on_api_call = on_api_call
         self._numbers = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Answer]] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -236,8 +236,8 @@ class CloudChild(_Bound):
 
     def _settle(self, answer: Reply) -> None:
         if isinstance(answer, ApiCall):
-            if self._on_api_call is not None:
-                self._on_api_call(answer)
+            if self.on_api_call is not None:
+                self.on_api_call(answer)
             return
         waiting = self._pending.get(answer.number)
         if waiting is not None and not waiting.done():

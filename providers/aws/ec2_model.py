@@ -143,6 +143,7 @@ def main() -> int:
     target = directory()
     if not target.is_dir():
         build(target)
+    os.utime(target.parent)  # tells scripts/_env that what is there is up to date
     sys.stdout.write(f"{target}\n")
     return 0
 
