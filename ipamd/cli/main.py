@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from ipamd.cli import max_pods
+from ipamd.cli import max_pods, migrate_options
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,6 +22,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(words)
     if arguments.command == "max-pods":
         return max_pods.run(arguments)
+    if arguments.command == "migrate":
+        from ipamd.cli import migrate  # loads grpc, too
+
+        return migrate.run(arguments)
     from ipamd.cli import status  # loads grpc, which takes longer than all of max-pods
 
     return status.run(arguments.socket, arguments.output)
@@ -43,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         "max-pods", help="how many pods an instance type can carry", allow_abbrev=False
     )
     max_pods.add_arguments(sized)
+    moved = commands.add_parser("migrate", help="take a node over from aws-node, or hand it back")
+    migrate_options.add_arguments(moved)
     commands.add_parser("demo", help="run the main job on an emulated cloud (as ./scripts/demo)")
     return parser
 
