@@ -1,0 +1,108 @@
+"""A whole node goes to aws-node and comes back: real daemons, real links, real files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from providers.sim.runtime import Pod
+from tests.node.ground import Ground, Site, until
+from tests.node.peer_plugin import PeerPlugin
+
+pytestmark = pytest.mark.netns
+
+
+class PeerSite:
+    """A node whose ipamd serves aws-node's plugin beside vpc-cnid."""
+
+    def __init__(self, ground: Ground, **environ: str) -> None:
+        self.site: Site = ground.site(env=environ)
+        run_dir = self.site.node.run_dir
+        self.checkpoint = run_dir / "ipam.json"
+        self.environ = {
+            "AWS_VPC_K8S_CNI_BACKING_STORE": str(self.checkpoint),
+            "VPC_IPAMD_PEER_SOCKET": str(run_dir / "aws.sock"),
+            "VPC_IPAMD_CNI_BACKEND_SOCKET": str(run_dir / "plugin.sock"),
+        }
+        self.site.node.ipamd.env |= self.environ
+        self.plugin = PeerPlugin(self.site, run_dir / "plugin.sock")
+
+    def stop(self) -> None:
+        assert self.site.node.cnid.stop() == 0
+        assert self.site.node.ipamd.stop() == 0
+
+    def migrate(self, *words: str) -> tuple[int, str]:
+        """`ipamctl migrate` with the daemon's environment."""
+        done = subprocess.run(
+            [sys.executable, "-m", "ipamd.cli.main", "migrate", *words],
+            env=self.site.node.ipamd.env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def held(self) -> dict[str, str]:
+        """Container -> address, from the store's file."""
+        return {c: row.address for c, row in self.site.ledger().allocations.items()}
+
+    def reach(self, pods: dict[str, Pod]) -> dict[str, bool]:
+        """Whether each pod's address has an answer from the router."""
+        return {address: self.site.can_reach_router(pod, address) for address, pod in pods.items()}
+
+
+@pytest.mark.parametrize("pods", [3, 8], ids=["on one ENI", "on two ENIs"])
+def test_a_node_that_goes_to_aws_node_and_comes_back_keeps_every_allocation(
+    ground: Ground, pods: int
+) -> None:
+    node = PeerSite(ground, IP_COOLDOWN_PERIOD="2", WARM_IP_TARGET="3")
+    site = node.site
+    site.start()
+    theirs = {address: pod for pod, address in map(node.plugin.add, _names("peer", pods))}
+    ours = [site.add(name) for name in _names("own", pods)]
+    before = node.held()
+    pods_of = theirs | {before[pod.container_id]: pod for pod in ours}
+    assert node.reach(pods_of) == dict.fromkeys(pods_of, True)
+    epoch = site.ledger().epoch
+
+    node.stop()
+    status, said = node.migrate("back", "-o", "json")
+    assert status == 0, said
+    written = json.loads(node.checkpoint.read_text())["allocations"]
+    assert {e["containerID"]: e["ipv4"] for e in written} == before
+    assert {e["networkName"] for e in written} == {"aws-cni"}
+
+    site.start()
+    until(lambda: site.ledger().has_heard_node, what="a report of the kernel")
+    assert site.ledger().epoch != epoch
+    assert node.held() == before
+    assert node.reach(pods_of) == dict.fromkeys(pods_of, True)
+    for address, pod in theirs.items():
+        assert node.plugin.delete(pod) == (address,)
+    for pod in ours:
+        assert all(call.is_ok for call in site.runtime.stop_pod(pod))
+        assert site.traces(pod) == []
+    assert node.held() == {}
+
+
+def _names(start: str, count: int) -> list[str]:
+    return [f"{start}-{number}" for number in range(count)]
+
+
+def test_ipamd_does_not_start_on_a_checkpoint_that_it_cannot_read(ground: Ground) -> None:
+    node = PeerSite(ground)
+    node.checkpoint.write_text('{"version": "vpc-cni-ipam/7", "allocations": []}')
+    node.site.node.ipamd.start()
+    until(lambda: not node.site.node.ipamd.is_running, what="the end of the start")
+    assert node.site.node.ipamd.stop() == 2
+    said = node.site.node.ipamd.log_tail()
+    assert "its version is 'vpc-cni-ipam/7'" in said
+    assert not Path(node.site.node.ipamd_socket).exists()
+    node.checkpoint.unlink()
+    node.site.start()
+    assert node.site.add("first").container_id in node.held()
