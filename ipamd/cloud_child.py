@@ -49,6 +49,11 @@ CREATE_SECONDS = 90.0
 """Creating includes waiting for `attached`; EC2 takes seconds, in bad times a minute."""
 
 
+ARENAS = "2"
+"""glibc gives each thread memory of its own, and keeps it: 16 threads that each read an answer of
+200 ENIs left the child with 68 MB, with two arenas 58."""
+
+
 class Cloud(Protocol):
     """The provider's contract (see ipamd.cloud.CloudProvider) as the event loop calls it."""
 
@@ -213,6 +218,7 @@ class CloudChild(_Bound):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ipamd.cloud_process", self._cloud, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
+                env={"MALLOC_ARENA_MAX": ARENAS, **os.environ},
                 stdin=subprocess.DEVNULL,
             )
         self._pipe = Connection(ours.detach())

@@ -52,7 +52,7 @@ def apply(ec2: Ec2, change: AddressChange, *, describe: Describe) -> AddressOutc
             if not answers:
                 raise
             break
-    return understood("Assign", lambda: _outcome(change, answers), answers)
+    return understood("Assign", lambda raw: _outcome(change, raw), answers)
 
 
 def _additions(change: AddressChange) -> tuple[tuple[str, str, int], ...]:
@@ -121,6 +121,6 @@ def _unassign(ec2: Ec2, eni_id: EniId, removal: _Removal, describe: Describe) ->
 def _held(raw: dict[str, Any], removal: _Removal) -> frozenset[str]:
     return understood(
         "DescribeNetworkInterfaces",
-        lambda: frozenset(one[removal.held_as] for one in raw.get(removal.held_in) or []),
+        lambda raw: frozenset(one[removal.held_as] for one in raw.get(removal.held_in) or []),
         raw,
     )

@@ -106,13 +106,13 @@ class Interfaces:
 
     def describe(self, eni_id: EniId) -> dict[str, Any] | None:
         """One ENI; by filter and not by id, so that one that is not visible yet is no error."""
-        found = self._ec2.pages(
+        pages = self._ec2.pages(
             "DescribeNetworkInterfaces",
             "NetworkInterfaces",
             [("network-interface-id", [eni_id])],
             finishes=True,
         )
-        return found[0] if found else None
+        return next(pages, None)
 
     def _create(self, request: InterfaceRequest) -> tuple[EniId, str]:
         """The new ENI's id and MAC.
@@ -158,7 +158,7 @@ class Interfaces:
             },
             subnet_id=request.subnet_id,
         )
-        return understood("CreateNetworkInterface", lambda: _id_and_mac(answer), answer)
+        return understood("CreateNetworkInterface", _id_and_mac, answer)
 
     def _tags(self, request: InterfaceRequest) -> list[dict[str, str]]:
         # A repeated create must send equal parameters or EC2 answers IdempotentParameterMismatch:
@@ -183,7 +183,7 @@ class Interfaces:
             if attachment.get("InstanceId") != self._identity().instance_id:
                 raise
             return str(attachment["AttachmentId"])
-        return understood("AttachNetworkInterface", lambda: str(answer["AttachmentId"]), answer)
+        return understood("AttachNetworkInterface", lambda raw: str(raw["AttachmentId"]), answer)
 
     def _call_attach(self, eni_id: EniId, request: InterfaceRequest) -> dict[str, Any]:
         return self._ec2.call(

@@ -7,7 +7,7 @@ where they may be, `tags` is the language shared with aws-node.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ipamd.api_calls import ApiCall
@@ -103,25 +103,25 @@ class AwsProvider:
         """DescribeInstanceTypes for this node's type."""
         api, wanted = "DescribeInstanceTypes", self._identity().instance_type
         answer = self._ec2.call(api, {"InstanceTypes": [wanted]})
-        types = understood(api, lambda: list(answer["InstanceTypes"]), answer)
+        types = understood(api, lambda raw: list(raw["InstanceTypes"]), answer)
         if not types:
             raise NotFound(f"EC2 does not know the instance type {wanted}", operation=api)
-        return understood(api, lambda: shapes.limits(types[0]), types)
+        return understood(api, shapes.limits, types[0])
 
     def snapshot(self) -> CloudSnapshot:
         """DescribeNetworkInterfaces twice (attached to us; ours by tag and attached to nothing)."""
         return self._reads.read("snapshot", self._look)
 
     def _look(self) -> CloudSnapshot:
-        node = self._identity()
-        attached = self._describe(("attachment.instance-id", node.instance_id))
-        loose = self._describe((f"tag:{t.TAG_INSTANCE}", node.instance_id), ("status", "available"))
-        # An ENI that is attached between the two is in neither or in both.
-        raw = {one.get("NetworkInterfaceId"): one for one in loose + attached}
-        self._remember_tracking(attached)
-        return CloudSnapshot(
-            enis=tuple(self._eni(one) for one in raw.values()), vpc_cidrs=self._vpc_cidrs()
-        )
+        own = self._identity().instance_id
+        attached = [self._attached(raw) for raw in self._describe(("attachment.instance-id", own))]
+        loose = [
+            self._eni(raw)
+            for raw in self._describe((f"tag:{t.TAG_INSTANCE}", own), ("status", "available"))
+        ]
+        # One that is detached between the two is in both; it is what it was first.
+        enis = {eni.eni_id: eni for eni in loose + attached}
+        return CloudSnapshot(enis=tuple(enis.values()), vpc_cidrs=self._vpc_cidrs())
 
     def _vpc_cidrs(self) -> tuple[IPNetwork, ...]:
         tree = f"meta-data/network/interfaces/macs/{self._identity().primary_mac}"
@@ -130,11 +130,12 @@ class AwsProvider:
             *self._imds.networks(f"{tree}/vpc-ipv6-cidr-blocks"),
         )
 
-    def _remember_tracking(self, attached: Iterable[dict[str, Any]]) -> None:
-        primary = self._identity().primary_eni_id
-        for one in attached:
-            if one.get("NetworkInterfaceId") == primary:
-                self._interfaces.tracking = dict(one.get("ConnectionTrackingConfiguration") or {})
+    def _attached(self, raw: dict[str, Any]) -> CloudEni:
+        """An ENI of this node; the primary one tells what new ones should be like."""
+        eni = self._eni(raw)
+        if eni.is_primary:
+            self._interfaces.tracking = dict(raw.get("ConnectionTrackingConfiguration") or {})
+        return eni
 
     def apply(self, change: AddressChange) -> AddressOutcome:
         """Unassign first (it makes room), then assign; the answer names the new ones only."""
@@ -166,8 +167,7 @@ class AwsProvider:
         ]
         if self._config.cluster_name:
             filters.append((f"tag:{t.TAG_CLUSTER}", self._config.cluster_name))
-        raw = self._describe(*filters)
-        found = understood(DESCRIBE, lambda: [shapes.orphan(one) for one in raw], raw)
+        found = (understood(DESCRIBE, shapes.orphan, raw) for raw in self._describe(*filters))
         return tuple(one for one in found if one is not None)
 
     def mark_created(self, eni_id: EniId, unix: float) -> None:
@@ -199,16 +199,16 @@ class AwsProvider:
         with self._node_lock:
             return self._node or self.discover_node()
 
-    def _describe(self, *filters: tuple[str, str]) -> list[dict[str, Any]]:
+    def _describe(self, *filters: tuple[str, str]) -> Iterator[dict[str, Any]]:
         wanted = [(name, (value,)) for name, value in filters]
         return self._ec2.pages(DESCRIBE, "NetworkInterfaces", wanted)
 
     def _eni(self, raw: dict[str, Any]) -> CloudEni:
-        subnet_id = understood(DESCRIBE, lambda: str(raw["SubnetId"]), raw)
+        subnet_id = understood(DESCRIBE, lambda raw: str(raw["SubnetId"]), raw)
         facts = self._subnets.facts(subnet_id)
         return understood(
             DESCRIBE,
-            lambda: shapes.eni(
+            lambda raw: shapes.eni(
                 raw,
                 facts,
                 instance_id=self._identity().instance_id,

@@ -78,9 +78,10 @@ class Subnets:
         )
 
     def _ask(self, filters: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[SubnetFacts, ...]:
-        raw = self._ec2.pages("DescribeSubnets", "Subnets", filters)
-        facts = understood(
-            "DescribeSubnets", lambda: tuple(shapes.subnet_facts(one) for one in raw), raw
+        api = "DescribeSubnets"
+        facts = tuple(
+            understood(api, shapes.subnet_facts, raw)
+            for raw in self._ec2.pages(api, "Subnets", filters)
         )
         self._known |= {f.subnet_id: f for f in facts}
         return facts
@@ -117,8 +118,8 @@ class Reservations:
             return ()
         return understood(
             api,
-            lambda: tuple(
-                IPv4Network(r["Cidr"]) for r in answer.get("SubnetIpv4CidrReservations") or []
+            lambda raw: tuple(
+                IPv4Network(r["Cidr"]) for r in raw.get("SubnetIpv4CidrReservations") or []
             ),
             answer,
         )

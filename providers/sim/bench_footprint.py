@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from providers.sim.bench_agent import Agent, AgentError, Caller, Memory, memory_of
-from providers.sim.bench_front import Front, crowd_pages
+from providers.sim.bench_front import Front, crowd
 from providers.sim.bench_statistics import p95
 from providers.sim.control import ControlClient
-from providers.sim.http_door import Door
+from providers.sim.http_door import Door, Responder
 
 INSTANCE_TYPE = "c5.4xlarge"  # 8 ENIs of 30 addresses
 PODS = 110  # kubelet's default limit
@@ -108,6 +108,18 @@ def emulated_cloud(directory: Path) -> Iterator[tuple[ControlClient, str, str]]:
         server.wait(timeout=15)
 
 
+@contextmanager
+def served(respond: Responder) -> Iterator[str]:
+    """A responder behind HTTP on loopback; its URL."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    opened = Door(listening, respond)
+    opened.open()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        opened.close()
+
+
 def timed_allocates(
     caller: Caller, is_over: Callable[[], bool], *, name: str, within: float = 60.0
 ) -> list[tuple[float, float]]:
@@ -141,10 +153,10 @@ def latency(values: Sequence[float]) -> Latency:
 class Bench:
     """The phases, in their order, on one node."""
 
-    def __init__(self, agent: Agent, front: Front, pages: list[bytes], rounds: int) -> None:
+    def __init__(self, agent: Agent, front: Front, items: list[str], rounds: int) -> None:
         self._agent = agent
         self._front = front
-        self._pages = pages
+        self._items = items
         self._rounds = rounds
 
     def run(self) -> Result:
@@ -198,7 +210,7 @@ class Bench:
     def _warm_start(self, number: int) -> tuple[float, list[float], float]:
         """Seconds from exec to the first address; then Allocates while the child, at its first
         look, reads the crowd; and how long it read."""
-        self._front.show_crowd(self._pages)
+        self._front.show_crowd(self._items)
         began = self._agent.start()
         caller = self._agent.caller()
         while not caller.allocate(f"first-{number}"):
@@ -226,22 +238,18 @@ def measure(rounds: int) -> Result:
         )
         subnet_id = made["subnets"][0]["subnet_id"]
         control.call("add_node", name="n", instance_type=INSTANCE_TYPE, subnet_id=subnet_id)
-        front = Front(behind=ec2)
-        listening = socket.create_server(("127.0.0.1", 0))
-        opened = Door(listening, front.respond)
-        opened.open()
-        stack.callback(opened.close)
+        front = Front(ec2=ec2, imds=imds)
         agent = Agent(
             root,
             {
                 **SETTINGS,
-                "AWS_ENDPOINT_URL_EC2": f"http://127.0.0.1:{listening.getsockname()[1]}",
-                "AWS_EC2_METADATA_SERVICE_ENDPOINT": imds,
+                "AWS_ENDPOINT_URL_EC2": stack.enter_context(served(front.as_ec2)),
+                "AWS_EC2_METADATA_SERVICE_ENDPOINT": stack.enter_context(served(front.as_imds)),
             },
         )
         stack.callback(agent.stop)
-        pages = crowd_pages(CROWD, subnet_id=subnet_id, vpc_id=made["vpc_id"])
-        return Bench(agent, front, pages, rounds).run()
+        items = crowd(CROWD, subnet_id=subnet_id, vpc_id=made["vpc_id"])
+        return Bench(agent, front, items, rounds).run()
 
 
 def table(result: Result) -> str:

@@ -1,8 +1,7 @@
 """A front before the emulated EC2 that can show a crowd: an answer of many network interfaces.
 
 Everything else goes to the emulator behind it. The crowd is written once, beforehand, so that
-making it costs nothing while somebody else's reading of it is measured; like EC2 it gives 1,000 at
-most at once.
+making it costs next to nothing while somebody else's reading of it is measured.
 """
 
 from __future__ import annotations
@@ -15,7 +14,15 @@ from dataclasses import dataclass, field
 
 from providers.sim.http_door import Answer, Call
 
-PAGE = 1000
+TOKEN = "crowd-"  # noqa: S105 - of a page
+KEPT_HEADERS = frozenset(
+    {
+        "content-type",
+        "authorization",
+        "x-aws-ec2-metadata-token",
+        "x-aws-ec2-metadata-token-ttl-seconds",
+    }
+)
 
 _HEAD = (
     '<DescribeNetworkInterfacesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">'
@@ -46,19 +53,16 @@ _ADDRESS = (
 )
 
 
-def crowd_pages(count: int, *, subnet_id: str, vpc_id: str) -> list[bytes]:
-    """The pages of an answer with so many ENIs, none of which this node made."""
-    items = [_item(n, subnet_id, vpc_id) for n in range(1, count + 1)]
-    starts = range(0, count, PAGE)
-    return [
-        (_HEAD + "".join(items[i : i + PAGE]) + _TAIL.format(token=_token(i, count))).encode()
-        for i in starts
-    ]
+def crowd(count: int, *, subnet_id: str, vpc_id: str) -> list[str]:
+    """So many ENIs, none of which this node made, as items of an answer."""
+    return [_item(n, subnet_id, vpc_id) for n in range(1, count + 1)]
 
 
-def _token(start: int, count: int) -> str:
-    following = start + PAGE
-    return f"<nextToken>crowd-{following}</nextToken>" if following < count else ""
+def crowd_page(items: list[str], start: int, size: int) -> bytes:
+    """One page of an answer, with the token of the next one."""
+    following = start + size
+    token = f"<nextToken>{TOKEN}{following}</nextToken>" if following < len(items) else ""
+    return (_HEAD + "".join(items[start:following]) + _TAIL.format(token=token)).encode()
 
 
 def _item(n: int, subnet_id: str, vpc_id: str) -> str:
@@ -72,54 +76,61 @@ def _item(n: int, subnet_id: str, vpc_id: str) -> str:
 
 @dataclass(slots=True)
 class Front:
-    """Answers as EC2; `show_crowd` arms the crowd for the next look at unattached ENIs.
+    """Answers as EC2 and as the metadata service; `show_crowd` arms the crowd for the next look at
+    unattached ENIs.
 
-    `began` and `ended` are when its first page went out and when the client's next other call came:
-    between them the client reads the crowd (monotonic seconds; 0 while it has not happened).
+    `began` and `ended` are when its first page went out and when the client, which has read it all,
+    went on to ask for the VPC's blocks (monotonic seconds; 0 while it has not happened).
     """
 
-    behind: str
-    pages: list[bytes] = field(default_factory=list)
+    ec2: str
+    imds: str
+    items: list[str] = field(default_factory=list)
     is_armed: bool = False
     began: float = 0.0
     ended: float = 0.0
 
-    def show_crowd(self, pages: list[bytes]) -> None:
-        """Have the next look show these pages."""
-        self.pages, self.is_armed, self.began, self.ended = pages, True, 0.0, 0.0
+    def show_crowd(self, items: list[str]) -> None:
+        """Have the next look show these."""
+        self.items, self.is_armed, self.began, self.ended = items, True, 0.0, 0.0
 
-    def respond(self, call: Call) -> Answer:
-        """One call: a page of the crowd, or whatever the emulator says."""
-        form = urllib.parse.parse_qs(call.body.decode())
-        page = self._page(form)
-        if page is not None:
-            return Answer(status=200, body=page, headers={"Content-Type": "text/xml"})
-        if self.began and not self.ended:
+    def as_ec2(self, call: Call) -> Answer:
+        """One EC2 call: a page of the crowd, or whatever the emulator says."""
+        page = self._page(urllib.parse.parse_qs(call.body.decode()))
+        if page is None:
+            return _forward(self.ec2, call)
+        return Answer(status=200, body=page, headers={"Content-Type": "text/xml"})
+
+    def as_imds(self, call: Call) -> Answer:
+        """One request of the metadata service."""
+        if self.began and not self.ended and call.path.endswith("vpc-ipv4-cidr-blocks"):
             self.ended = time.monotonic()
-        return self._forward(call)
+        return _forward(self.imds, call)
 
     def _page(self, form: dict[str, list[str]]) -> bytes | None:
         if form.get("Action") != ["DescribeNetworkInterfaces"]:
             return None
+        size = int(form.get("MaxResults", ["1000"])[0])
         token = form.get("NextToken", [""])[0]
-        if token.startswith("crowd-"):
-            return self.pages[int(token.removeprefix("crowd-")) // PAGE]
+        if token.startswith(TOKEN):
+            return crowd_page(self.items, int(token.removeprefix(TOKEN)), size)
         if self.is_armed and ["available"] in form.values():
             self.is_armed, self.began = False, time.monotonic()
-            return self.pages[0]
+            return crowd_page(self.items, 0, size)
         return None
 
-    def _forward(self, call: Call) -> Answer:
-        kept = {k: v for k, v in call.headers.items() if k in ("content-type", "authorization")}
-        request = urllib.request.Request(  # noqa: S310 - the emulator's own address
-            self.behind + call.path, data=call.body or None, headers=kept, method=call.method
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=30) as got:  # noqa: S310
-                return Answer(
-                    status=got.status,
-                    body=got.read(),
-                    headers={"Content-Type": got.headers.get("Content-Type", "text/xml")},
-                )
-        except urllib.error.HTTPError as refusal:
-            return Answer(status=refusal.code, body=refusal.read())
+
+def _forward(behind: str, call: Call) -> Answer:
+    kept = {k: v for k, v in call.headers.items() if k in KEPT_HEADERS}
+    request = urllib.request.Request(  # noqa: S310 - the emulator's own address
+        behind + call.path, data=call.body or None, headers=kept, method=call.method
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as got:  # noqa: S310
+            return Answer(
+                status=got.status,
+                body=got.read(),
+                headers={"Content-Type": got.headers.get("Content-Type", "text/xml")},
+            )
+    except urllib.error.HTTPError as refusal:
+        return Answer(status=refusal.code, body=refusal.read())

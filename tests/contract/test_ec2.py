@@ -118,8 +118,8 @@ def test_a_first_look_with_its_subnets_takes_three_calls(make: MakeNode) -> None
     fresh.close()
     assert node.called() == [
         "DescribeNetworkInterfaces",
-        "DescribeNetworkInterfaces",
         "DescribeSubnets",
+        "DescribeNetworkInterfaces",
     ]
 
 

@@ -169,11 +169,11 @@ def test_a_throttle_slows_its_class_and_no_other() -> None:
 def test_pages_are_read_to_the_end() -> None:
     answers = [{"Subnets": [1, 2], "NextToken": "n"}, {"Subnets": [3], "NextToken": ""}]
     ec2 = made(answers, [])
-    found: list[Any] = ec2.pages("DescribeSubnets", "Subnets", [("vpc-id", ["v"])])
+    found: list[Any] = list(ec2.pages("DescribeSubnets", "Subnets", [("vpc-id", ["v"])]))
     assert found == [1, 2, 3]
     assert ec2._made.describe_subnets.call_args.kwargs == {
         "Filters": [{"Name": "vpc-id", "Values": ["v"]}],
-        "MaxResults": 1000,
+        "MaxResults": 200,
         "NextToken": "n",
     }
 
@@ -181,7 +181,7 @@ def test_pages_are_read_to_the_end() -> None:
 @pytest.mark.parametrize("answer", [{}, {"Subnets": None}, {"Subnets": "x"}])
 def test_an_answer_without_its_list_is_transient(answer: dict[str, Any]) -> None:
     with pytest.raises(Transient, match="no list of Subnets"):
-        made(answer, []).pages("DescribeSubnets", "Subnets", [])
+        list(made(answer, []).pages("DescribeSubnets", "Subnets", []))
 
 
 def test_the_trimmed_model_has_every_api_that_is_called() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Any, cast
@@ -76,9 +76,9 @@ class World:
             raise self.faults[api].pop(0)
         return self.effects[api](self)
 
-    def pages(self, api: str, key: str, filters: Any, **_: Any) -> list[dict[str, Any]]:
+    def pages(self, api: str, key: str, filters: Any, **_: Any) -> Iterator[dict[str, Any]]:
         self.calls.append(api)
-        return [self.shown()] if self.is_made else []
+        yield from [self.shown()] if self.is_made else []
 
     def _create(self) -> dict[str, Any]:
         self.is_made = True

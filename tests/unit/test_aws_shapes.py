@@ -220,7 +220,7 @@ def test_whatever_is_odd_in_an_answer_is_understood_or_transient(
     with contextlib.suppress(Transient):  # anything else fails the test
         shown = understood(
             "DescribeNetworkInterfaces",
-            lambda: shapes.eni(raw, FACTS, instance_id="i-1", manages_untagged=True),
+            lambda raw: shapes.eni(raw, FACTS, instance_id="i-1", manages_untagged=True),
             raw,
         )
         assert isinstance(shown, CloudEni)
@@ -231,6 +231,6 @@ def test_an_odd_answer_says_what_was_seen() -> None:
     with pytest.raises(Transient, match=r"DescribeNetworkInterfaces gave .*10\.0\.0\.999"):
         understood(
             "DescribeNetworkInterfaces",
-            lambda: shapes.eni(raw, FACTS, instance_id="i-1", manages_untagged=True),
+            lambda raw: shapes.eni(raw, FACTS, instance_id="i-1", manages_untagged=True),
             raw,
         )
