@@ -71,6 +71,7 @@ def test_a_node_that_goes_to_aws_node_and_comes_back_keeps_every_allocation(
     epoch = site.ledger().epoch
 
     node.stop()
+    assert node.reach(pods_of) == dict.fromkeys(pods_of, True)
     status, said = node.migrate("back", "-o", "json")
     assert status == 0, said
     written = json.loads(node.checkpoint.read_text())["allocations"]
