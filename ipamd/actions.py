@@ -7,6 +7,7 @@ subnet full, lost answer) into ledger changes and into a pace for the next plan.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import uuid
 from collections.abc import Callable
@@ -80,13 +81,19 @@ class Actions:
         self.pacer = Pacer()
         self.last_error = ""
         self.records: list[Record] = []
-        self.touched: dict[EniId, float] = {}
+        self._order = itertools.count(1)
+        self._touched: dict[EniId, int] = {}
         self.exclusions = Exclusions()
         self.security_group_ids: tuple[str, ...] = ()  # custom networking's; empty: the primary's
 
-    def touched_since(self, boottime: float) -> frozenset[EniId]:
+    def begin_look(self) -> int:
+        """A mark for `touched_since`, taken before a look at the cloud is asked for. Marks and
+        touches are counted and not timed: two of them at one instant still have an order."""
+        return next(self._order)
+
+    def touched_since(self, mark: int) -> frozenset[EniId]:
         """ENIs that a call may have changed since; a look begun before that proves nothing."""
-        return frozenset(eni_id for eni_id, when in self.touched.items() if when >= boottime)
+        return frozenset(eni_id for eni_id, when in self._touched.items() if when > mark)
 
     def start(self, action: Action, facts: NodeFacts) -> None:
         """Record the intent, then make the call beside the loop. Raises StoreError."""
@@ -195,7 +202,7 @@ class Actions:
 
     def _touch(self, eni_id: EniId | None) -> None:
         if eni_id is not None:
-            self.touched[eni_id] = clock.boottime()
+            self._touched[eni_id] = next(self._order)
 
     async def _perform(self, intent: Intent, facts: NodeFacts) -> Callable[[], Change]:
         """Make the call; returns what makes its outcome a change of the ledger as it is then."""

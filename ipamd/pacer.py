@@ -24,9 +24,9 @@ ROOM_SECONDS = 60.0
 """How long a measured rest of a subnet bounds our requests; it changes with every neighbour."""
 
 SCARCE_SHARE, SCARCE_LEAST = 50, 8
-"""A subnet with less than a 50th of its addresses free is scarce, or with less than 8 (a quarter, if
-that is less): 8 of a /24, 81 of a /20, 4 of a /28. One node with default targets on a large type
-takes more than that at once. It is scarce no more once twice as many are free."""
+"""A subnet with less than a 50th of its addresses free is scarce, or with less than 8 (a quarter,
+if that is less): 8 of a /24, 81 of a /20, 4 of a /28. One node with default targets on a large
+type takes more than that at once. It is scarce no more once twice as many are free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

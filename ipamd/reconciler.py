@@ -39,6 +39,10 @@ RESYNC_SECONDS = (600.0, 900.0)
 """A look at the cloud this often even when all is quiet, drawn anew each time so that a fleet
 spreads out: drift made by others is found within a quarter of an hour for 0.2 calls a minute."""
 
+UNSETTLED_LOOK_SECONDS = 2.0
+"""A call with a lost answer on an ENI that changed during the look: its ENI grows no more until a
+look has settled it, and pods may wait for that."""
+
 STORE_RETRY_SECONDS = 1.0
 
 IDLE_SECONDS = 60.0
@@ -207,8 +211,8 @@ class Reconciler:
             self._rest_until = clock.boottime() + STORE_RETRY_SECONDS
 
     async def _observe(self) -> None:
-        began = clock.boottime()
-        self._observe_at = began + random.uniform(*RESYNC_SECONDS)  # noqa: S311 - spreading load
+        mark = self.actions.begin_look()
+        self._observe_at = clock.boottime() + random.uniform(*RESYNC_SECONDS)  # noqa: S311 - spreading load
         was_creating = self._is_creating()
         try:
             if self.has_observed:
@@ -220,9 +224,9 @@ class Reconciler:
             return
         # Before the look is taken in: the tags of its subnets say which ENIs may carry pods.
         await self._measure(tuple(sorted({e.subnet_id for e in snapshot.enis})))
-        self._take_in(snapshot, began, was_creating=was_creating)
+        self._take_in(snapshot, mark, was_creating=was_creating)
 
-    def _take_in(self, snapshot: CloudSnapshot, began: float, *, was_creating: bool) -> None:
+    def _take_in(self, snapshot: CloudSnapshot, mark: int, *, was_creating: bool) -> None:
         """What one look changes, with no await between its answer and the ledger."""
         self._resume()
         now = clock.boottime()
@@ -231,7 +235,7 @@ class Reconciler:
             self._keeper.ledger,
             snapshot,
             exclusions=self.actions.exclusions,
-            touched=self.actions.touched_since(began),
+            touched=self.actions.touched_since(mark),
             now=now,
         )
         self._keeper.commit(findings.change)
@@ -247,6 +251,8 @@ class Reconciler:
         self.last_look_boottime = now
         if findings.wants_second_look:
             self.look_soon(observe.SECOND_LOOK_SECONDS + 1)
+        if findings.unsettled:
+            self.look_soon(UNSETTLED_LOOK_SECONDS)
         self._tell(findings)
 
     async def _measure(self, subnets: tuple[SubnetId, ...]) -> None:

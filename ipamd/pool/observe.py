@@ -63,6 +63,7 @@ class CloudFindings:
     missing: tuple[IPAddress, ...]
     missing_allocated: tuple[IPAddress, ...]
     stray_enis: tuple[EniId, ...]  # ours by tag, attached to nothing
+    unsettled: int  # calls with a lost answer on which this look has nothing to say
 
     @property
     def wants_second_look(self) -> bool:
@@ -104,6 +105,8 @@ def cloud(
     found = _found(ledger, seen, busy, now)
     missing, gone, still_used = _missing(ledger, seen, busy, now)
     enis = tuple(known_eni(ledger, e, exclusions, now) for e in attached.values())
+    closed = _closed(ledger)
+    settled = tuple(i.token for i in closed if i.eni_id not in busy)
     lost_enis = tuple(
         eni_id
         for eni_id in ledger.enis
@@ -118,13 +121,14 @@ def cloud(
         put_addresses=found + missing,
         put_allocations=_followed(ledger, found),
         drop_addresses=tuple(gone),
-        drop_intents=_settled(ledger),
+        drop_intents=settled,
     )
     return CloudFindings(
         change=change,
         found=tuple(a.address for a in found),
         missing=tuple(a.address for a in missing),
         missing_allocated=still_used,
+        unsettled=len(closed) - len(settled),
         stray_enis=tuple(
             e.eni_id
             for e in snapshot.enis
@@ -308,10 +312,10 @@ def _is_being_created(ledger: Ledger, eni: CloudEni) -> bool:
     )
 
 
-def _settled(ledger: Ledger) -> tuple[str, ...]:
-    """Intents of assign and unassign whose outcome this look has shown."""
+def _closed(ledger: Ledger) -> tuple[Intent, ...]:
+    """Intents of assign and unassign that ended without a known outcome."""
     return tuple(
-        i.token
+        i
         for i in ledger.intents.values()
         if not i.is_open and i.kind in (IntentKind.ASSIGN, IntentKind.UNASSIGN)
     )

@@ -360,6 +360,12 @@ SCENARIOS: dict[str, Scenario] = {
         pods=9,
         expects=served_within(0.5),
     ),
+    "max pods of eight": Scenario(
+        hurt=nothing, environ={"VPC_IPAMD_MAX_PODS": "8", "WARM_IP_TARGET": "5"}, pods=7
+    ),
+    "max pods of twenty, with prefixes": Scenario(
+        hurt=nothing, environ={"VPC_IPAMD_MAX_PODS": "20", **PREFIX}, pods=18
+    ),
     "an address is unassigned by hand": Scenario(hurt=someone_unassigns_by_hand),
     "an address is assigned by hand": Scenario(hurt=someone_assigns_by_hand),
     "somebody attaches a trunk ENI": Scenario(hurt=a_foreign_eni_is_attached, environ={}),

@@ -27,6 +27,7 @@ from ipamd.pool import observe
 from ipamd.pool.ledger import Change, Ledger
 from ipamd.reconciler import Reconciler
 from ipamd.store import Store
+from ipamd.view import incoming
 from tests import builders as b
 from tests.memory_cloud import AsyncMemoryCloud
 
@@ -156,7 +157,7 @@ class World:
                 await task
 
     def _on_commit(self, change: Change, after: Ledger) -> None:
-        del after
+        self._check_growth(change, after)
         if any(not e.is_ready for e in change.put_enis):
             asyncio.get_running_loop().call_soon(self.report)
 
@@ -190,7 +191,7 @@ class World:
                     continue
                 pod.addresses = granted.allocation.addresses
                 pod.got_after = clock.boottime() - pod.asked_at
-                self._check_reuse(pod)
+                self._check_granted(pod)
                 return pod
 
     def delete(self, name: str) -> None:
@@ -209,10 +210,16 @@ class World:
             self.allocations.release(self.deleting.pop(name).key)
         return [name for name, pod in self.pods.items() if not pod.addresses]
 
-    def _check_reuse(self, pod: Pod) -> None:
-        for address in pod.addresses:
-            freed = self.freed.get(address)
-            assert freed is None or clock.boottime() - freed >= 30.0, f"{address} used too early"
+    def _check_granted(self, pod: Pod) -> None:
+        try:
+            for address in pod.addresses:
+                freed = self.freed.get(address)
+                assert freed is None or clock.boottime() - freed >= 30.0, f"{address} is too fresh"
+                is_stolen = address in self.cloud.cloud.taken_by_others()
+                assert is_stolen or in_cloud(self.enis(), address), f"{address} is not ours"
+        except AssertionError as e:
+            self.broken.append(str(e))
+            raise
 
     def check(self) -> None:
         """Every invariant that holds at every moment."""
@@ -236,7 +243,6 @@ class World:
                 assert held_by is not None, f"I1: the ledger forgot {pod.key}"
                 assert held_by.addresses == pod.addresses, f"{pod.key} has another address"
         self._check_kept(ledger)
-        self._check_cap(ledger)
 
     def _check_kept(self, ledger: Ledger) -> None:
         kept = ledger.in_state(AddressState.ALLOCATED, AddressState.COOLING)
@@ -245,20 +251,26 @@ class World:
             there = in_cloud(self.enis(), address.address)
             assert there or address.address in lost, f"I2: {address} was given back"
 
-    def _check_cap(self, ledger: Ledger) -> None:
+    def _check_growth(self, change: Change, after: Ledger) -> None:
+        """I8: no call is begun that could bring more than max pods (rounded up to a block)."""
+        begun = [i for i in change.put_intents if i.is_open and incoming(i)]
         rules = self.reconciler.rules()
-        if not rules.max_pods or 4 not in rules.versions:
+        if not begun or not rules.max_pods:
             return
         unit = 16 if rules.prefers_prefixes else 1
-        # What a change of mode left of the other kind may be more than the new mode could carry.
-        ready = ledger.count(AddressState.ALLOCATED) + sum(
+        ready = after.count(AddressState.ALLOCATED) + sum(
+            # What a change of mode left of the other kind may be more than the mode could carry.
             a.address.version == 4
             and (a.prefix is not None) is rules.prefers_prefixes
-            and ledger.enis[a.eni_id].takes_pods
-            for a in ledger.in_state(AddressState.AVAILABLE)
+            and after.enis[a.eni_id].takes_pods
+            for a in after.in_state(AddressState.AVAILABLE, AddressState.PREPARING)
         )
+        asked = sum(incoming(i) for i in after.intents.values())
         cap = -(-rules.max_pods // unit) * unit
-        assert ready <= cap, f"I8: {ready} in use or ready, max pods {rules.max_pods}"
+        if ready + asked > cap:
+            self.broken.append(
+                f"I8: {ready} there and {asked} asked for, max pods {rules.max_pods}"
+            )
 
     def enis(self) -> list[CloudEni]:
         """This node's ENIs as they are in the cloud, whatever Describe calls say."""
