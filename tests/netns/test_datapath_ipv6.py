@@ -46,8 +46,15 @@ OUTSIDE: list[Address] = [FAR.primary_address, FAR.addresses_v6[0]]
 @pytest.fixture
 def lab() -> Iterator[VpcLab]:
     with open_vpc_lab() as opened:
-        assert opened.host.apply(DESIRED) == READY
+        apply_until_ready(opened)
         yield opened
+
+
+def apply_until_ready(lab: VpcLab) -> None:
+    """A link gets its link-local address shortly after it came up."""
+    deadline = time.monotonic() + 5
+    while (readiness := lab.host.apply(DESIRED)) != READY:
+        assert time.monotonic() < deadline, readiness
 
 
 def unwire(lab: VpcLab, pod: PodWiring) -> bool:
@@ -125,7 +132,7 @@ def test_settings_of_ipv6_are_as_stated(lab: VpcLab) -> None:
 def test_damage_is_seen_and_repaired(lab: VpcLab, damage: tuple[str, ...]) -> None:
     run(*damage)
     assert diff(observe(lab.netlink.socket(), DESIRED), DESIRED) != ()
-    assert lab.host.apply(DESIRED) == READY
+    apply_until_ready(lab)
     assert diff(observe(lab.netlink.socket(), DESIRED), DESIRED) == ()
 
 
@@ -184,13 +191,24 @@ def test_pods_work_again_after_a_flush_of_nft(lab: VpcLab) -> None:
 
 
 def test_an_ipv6_address_can_be_used_when_the_add_is_answered(lab: VpcLab) -> None:
-    """Duplicate detection would take a second or more."""
-    pod, wanted = lab.make_netns(), wiring(1, PRIMARY, "6")
-    began = time.monotonic()
-    lab.pods.wire(pod.fd, wanted)
-    assert lab.answers([(pod, wanted.addresses[0])], OUTSIDE) == [True]
-    assert time.monotonic() - began < 0.5
-    assert "tentative" not in pod.ip("address", "show", "dev", "eth0", "scope", "global")
+    """Duplicate detection would take a second; the kernel's own local route takes milliseconds."""
+    wanted = wiring(1, PRIMARY, "6")
+    for _ in range(20):
+        pod = lab.make_netns()
+        lab.pods.wire(pod.fd, wanted)
+        assert lab.answers([(pod, wanted.addresses[0])], OUTSIDE, 0.3) == [True]
+        assert "tentative" not in pod.ip("address", "show", "dev", "eth0", "scope", "global")
+        local = pod.ip("-6", "route", "show", "table", "local", "proto", "119")
+        assert f"local {wanted.addresses[0]} dev eth0" in local
+        unwire(lab, wanted)
+
+
+def test_an_eni_that_cannot_ask_for_its_ipv6_gateway_is_not_ready(lab: VpcLab) -> None:
+    run("ip", "-6", "address", "flush", "dev", "eth1", "scope", "link")
+    first, second = lab.host.apply(DESIRED)
+    assert first == READY[0]
+    assert second == replace(READY[1], is_ready=False, message="eth1 has no IPv6 link-local address"
+                             " yet, and cannot find its gateway")  # fmt: skip
 
 
 def test_the_pod_has_one_gateway_and_no_subnet(lab: VpcLab) -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_address, ip_interface, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 from typing import Any
 
 import pytest
@@ -128,6 +136,23 @@ def test_a_route_reads_as_written(
     assert message.get_attr("RTA_OIF") == route.ifindex
     assert message.get_attr("RTA_GATEWAY") == gateway
     assert message.get_attr("RTA_DST") == destination
+
+
+def test_a_local_route_says_that_the_address_is_our_own() -> None:
+    message = decoded(messages.add_local_route(7, IPv6Address("2001:db8::7")), rtmsg)
+    assert (message["family"], message["type"], message["dst_len"]) == (10, 2, 128)
+    assert (message.get_attr("RTA_TABLE"), message.get_attr("RTA_OIF")) == (255, 7)
+    assert message.get_attr("RTA_DST") == "2001:db8::7"
+
+
+@pytest.mark.parametrize(("flags", "is_tentative"), [(0x280, False), (0x2C0, True)])
+def test_a_tentative_address_is_told_apart(flags: int, is_tentative: bool) -> None:
+    body = messages.IFADDR.pack(10, 64, 0, 253, 7)
+    body += messages.attribute(messages.IFA_ADDRESS, IPv6Address("fe80::1").packed)
+    body += messages.u32(messages.IFA_FLAGS, flags)
+    found = answers.address_of(body)
+    assert found is not None
+    assert (found.is_link_local_v6, found.is_tentative) == (True, is_tentative)
 
 
 def test_a_route_is_exclusive_unless_it_replaces() -> None:

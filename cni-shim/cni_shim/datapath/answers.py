@@ -58,11 +58,20 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkAddress:
-    """An address on a link. `protocol` is 0 on kernels before 5.18."""
+    """An address on a link. `protocol` is 0 on kernels before 5.18.
+
+    A tentative one cannot be used yet: the kernel still looks for a duplicate (IPv6).
+    """
 
     ifindex: int
     address: AddressOnLink
     protocol: int
+    is_tentative: bool = False
+
+    @property
+    def is_link_local_v6(self) -> bool:
+        """Whether it is one of those by which a link asks for its neighbours."""
+        return self.address.version == 6 and self.address.is_link_local
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +138,7 @@ def address_of(body: bytes) -> LinkAddress | None:
         ifindex=ifindex,
         address=IPv4Interface((local, length)) if is_v4 else IPv6Interface((local, length)),
         protocol=found.get(m.IFA_PROTO, b"\0")[0],
+        is_tentative=bool(_number(found, m.IFA_FLAGS) & m.IFA_F_TENTATIVE),
     )
 
 

@@ -260,15 +260,10 @@ def _address_removals(
     ids = {link.ifindex: eni.eni_id for eni, link in enis}
     for found in observed.addresses:
         is_managed = (found.ifindex, found.address.version) in managed
-        is_stale = (found.ifindex, found.address) not in wanted and not _is_link_local(found)
+        is_stale = (found.ifindex, found.address) not in wanted and not found.is_link_local_v6
         if is_stale and (found.protocol == names.PROTOCOL or is_managed):
             eni_id = ids.get(found.ifindex, "")
             yield RemoveAddress(eni_id=eni_id, ifindex=found.ifindex, address=found.address)
-
-
-def _is_link_local(found: LinkAddress) -> bool:
-    """An IPv6 link-local address, without which a link could not ask for its gateway."""
-    return found.address.version == 6 and found.address.is_link_local
 
 
 def _route_additions(

@@ -11,6 +11,7 @@ import threading
 from typing import assert_never
 
 from cni_shim.datapath import answers, firewall, messages, names, sysctls
+from cni_shim.datapath.answers import Link
 from cni_shim.datapath.desired import DesiredEni, DesiredHost, EniReadiness
 from cni_shim.datapath.diff import (
     Action,
@@ -139,11 +140,22 @@ def _readiness(
     message = _obstacle(eni, remaining, failures) if link else f"no link with MAC {eni.mac}"
     if link and not message and not link.is_up:
         message = f"{link.ifname} is down"
+    if link and not message and eni.has_v6 and not _can_ask(link, observed):
+        message = f"{link.ifname} has no IPv6 link-local address yet, and cannot find its gateway"
     return EniReadiness(
         eni_id=eni.eni_id,
         is_ready=not message,
         link_name=link.ifname if link else "",
         message=message,
+    )
+
+
+def _can_ask(link: Link, observed: ObservedHost) -> bool:
+    """Whether the link can ask for IPv6 neighbours. It gets the address for it some time after it
+    came up, and what is sent until then waits for a second or is lost."""
+    return any(
+        found.ifindex == link.ifindex and found.is_link_local_v6 and not found.is_tentative
+        for found in observed.addresses
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
 
 from cni_shim.datapath import names
 from cni_shim.datapath.families import (
@@ -39,10 +40,11 @@ RTEXT_FILTER_SKIP_STATS = 8
 IFF_UP = 1
 
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
-IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
+IFA_F_NODAD, IFA_F_TENTATIVE, IFA_F_NOPREFIXROUTE = 0x02, 0x40, 0x200
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
-RTN_UNICAST, RT_TABLE_COMPAT = 1, 252
+RTN_UNICAST, RTN_LOCAL = 1, 2
+RT_TABLE_COMPAT, RT_TABLE_LOCAL = 252, 255
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 RTM_F_FIB_MATCH = 0x2000
 
@@ -262,11 +264,11 @@ def dump_addresses(family: int = AF_UNSPEC) -> Request:
     return Request(op="list addresses", kind=RTM_GETADDR, flags=NLM_F_DUMP, body=body)
 
 
-def _route_body(route: Route) -> bytes:
+def _route_body(route: Route, kind: int = RTN_UNICAST) -> bytes:
     scope = RT_SCOPE_LINK if route.gateway is None else RT_SCOPE_UNIVERSE
     table = route.table if route.table < 256 else RT_TABLE_COMPAT
     length, family = route.destination.prefixlen, FAMILIES[route.destination.version]
-    body = RTMSG.pack(family, length, 0, 0, table, route.protocol, scope, RTN_UNICAST, 0) + u32(
+    body = RTMSG.pack(family, length, 0, 0, table, route.protocol, scope, kind, 0) + u32(
         RTA_TABLE, route.table
     )
     if length:
@@ -281,6 +283,21 @@ def add_route(route: Route, *, replaces: bool = False) -> Request:
     flags = NLM_F_CREATE | (NLM_F_REPLACE if replaces else NLM_F_EXCL)
     op = f"add route {route.destination} table {route.table}"
     return Request(op=op, kind=RTM_NEWROUTE, flags=flags, body=_route_body(route))
+
+
+def add_local_route(ifindex: int, address: IPv6Address) -> Request:
+    """What comes for the address is for this host.
+
+    The kernel makes this route for every address itself, but for IPv6 from a work queue
+    (addrconf_dad_work, also without duplicate detection). Until that has run, which takes
+    milliseconds on a busy node, packets for the address are taken for somebody else's and dropped.
+    """
+    route = Route(
+        table=RT_TABLE_LOCAL, destination=IPv6Network(address), gateway=None, ifindex=ifindex
+    )
+    op = f"add local route {address}"
+    body = _route_body(route, RTN_LOCAL)
+    return Request(op=op, kind=RTM_NEWROUTE, flags=NLM_F_CREATE | NLM_F_EXCL, body=body)
 
 
 def delete_route(route: Route) -> Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from itertools import chain
 
 from cni_shim.datapath import messages, names
@@ -159,9 +160,11 @@ def _family_requests(pair: VethPair, address: Address) -> tuple[Request, ...]:
     """The address, the link up (harmless when repeated), the routes and the neighbour."""
     index = pair.pod_ifindex
     gateway = names.POD_GATEWAYS[address.version]
+    local = (messages.add_local_route(index, address),) if isinstance(address, IPv6Address) else ()
     return (
         messages.add_address(index, host_on_link(address)),
         messages.set_link(index),
+        *local,
         *(messages.add_route(route) for route in pod_routes(address.version, index)),
         messages.add_neighbour(index, gateway, pair.host_mac),
     )
