@@ -157,6 +157,11 @@ class Account:
             and self.status(e) is Status.AVAILABLE
         ]
 
+    def hanging_on(self, instance_id: str) -> list[Interface]:
+        """The ENIs of a machine in any state of attachment, those that detach included."""
+        mine = [e for e in self.interfaces.values() if e.instance_id == instance_id]
+        return [e for e in mine if self.status(e) is not Status.AVAILABLE]
+
     def create(
         self, subnet: Subnet, *, owner: str, addresses: int, prefixes: int, token: str = ""
     ) -> Interface:

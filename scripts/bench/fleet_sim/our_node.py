@@ -25,9 +25,10 @@ from ipamd.pool.attachments import Request
 from ipamd.pool.ledger import Change, Ledger
 from ipamd.reconciler import Reconciler
 from ipamd.store import Store
+from providers.aws.config import AwsConfig
 from scripts.bench.fleet_sim.ec2 import Account, Instance
 from scripts.bench.fleet_sim.loads import Load
-from scripts.bench.fleet_sim.our_cloud import OurCloud
+from scripts.bench.fleet_sim.our_cloud import VirtualCloud
 
 ADD_WAIT_SECONDS = 25.0
 """How long vpc-cnid lets an ADD wait (cni_shim.verbs.ADD_WAIT_SECONDS)."""
@@ -67,10 +68,11 @@ class OurNode:
         )
         most = load.node_type.max_pods(use_prefixes=load.setting.use_prefixes)
         environ = dict(load.setting.environ) | {"VPC_IPAMD_MAX_PODS": str(most)}
+        config = AwsConfig(uses_prefixes=load.setting.use_prefixes)
         self.keeper = Keeper(MemoryStore())
         self.reconciler = Reconciler(
             self.keeper,
-            OurCloud(account, instance),
+            VirtualCloud(account, instance, config),
             LiveConfig(settings.load(environ).settings),
             Metrics(),
             waiting=lambda: self.allocations.waiting,

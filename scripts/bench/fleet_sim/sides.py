@@ -10,13 +10,15 @@ from scripts.bench.fleet_sim import fleet, loads, oracle, peer_policy
 from scripts.bench.fleet_sim.ec2 import Account, Instance
 from scripts.bench.fleet_sim.loads import Load
 from scripts.bench.fleet_sim.meter import Outcome
+from scripts.bench.fleet_sim.our_cloud import waiting_in_virtual_time
 from scripts.bench.fleet_sim.our_node import OurNode
 from scripts.bench.fleet_sim.peer_node import PeerNode
 
 
 def ours(load: Load, seed: int) -> Outcome:
     """Our pool engine."""
-    return fleet.run(load, _our_node, RequestBuckets(), seed=seed)
+    with waiting_in_virtual_time():
+        return fleet.run(load, _our_node, RequestBuckets(), seed=seed)
 
 
 def peer(load: Load, seed: int) -> Outcome:
