@@ -11,13 +11,13 @@ import os
 import sys
 from typing import Any
 
-import boto3
 import botocore.config
 import botocore.exceptions
 
 from ipamd.errors import CloudError
 from ipamd.instance_types import from_answer, to_row
 from ipamd.sizing import InstanceType
+from providers.aws import ec2_model
 from providers.aws.imds import Imds
 
 TYPE_PATTERN = r"[a-z0-9-]+\.[a-z0-9-]+"
@@ -46,7 +46,8 @@ def _describe() -> list[str]:
         retries={"total_max_attempts": 4, "mode": "standard"},
         user_agent_extra="vpc-ipamd",
     )
-    ec2 = boto3.client("ec2", region_name=os.environ.get("AWS_REGION") or None, config=config)
+    region = os.environ.get("AWS_REGION") or None
+    ec2 = ec2_model.session().create_client("ec2", region_name=region, config=config)
     return [ec2.meta.region_name, *map(to_row, describe_all(ec2))]
 
 
