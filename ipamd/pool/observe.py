@@ -26,6 +26,7 @@ from ipamd.model import (
 )
 from ipamd.pool import blocks
 from ipamd.pool.blocks import MISSING
+from ipamd.pool.expected import Expected, Place
 from ipamd.pool.ledger import Change, Intent, IntentKind, Ledger
 
 SECOND_LOOK_SECONDS = 30.0
@@ -71,14 +72,6 @@ class CloudFindings:
         # After a lost answer, too: the call may have its effect only after this look.
         disagreements = (self.found, self.missing, self.missing_allocated, self.stray_enis)
         return any(disagreements) or bool(self.change.drop_intents)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """Where the cloud shows an address: on which ENI, and in which prefix if it came with one."""
-
-    eni_id: EniId
-    prefix: IPNetwork | None
 
 
 def cloud(
@@ -162,9 +155,9 @@ def known_eni(ledger: Ledger, eni: CloudEni, exclusions: Exclusions, now: float)
     )
 
 
-def _seen(ledger: Ledger, enis: Iterable[CloudEni]) -> dict[IPAddress, _Place]:
+def _seen(ledger: Ledger, enis: Iterable[CloudEni]) -> dict[IPAddress, Place]:
     """Every address that the cloud shows; of a /80 those that are open, or the first ones."""
-    seen: dict[IPAddress, _Place] = {}
+    seen: dict[IPAddress, Place] = {}
     opened: dict[IPNetwork, list[IPAddress]] = {}
     placeless = []  # taken over from another agent, which did not say of which prefix
     for address in ledger.addresses.values():
@@ -174,9 +167,9 @@ def _seen(ledger: Ledger, enis: Iterable[CloudEni]) -> dict[IPAddress, _Place]:
             placeless.append(address.address)
     for eni in enis:
         for single in eni.addresses:
-            seen[single] = _Place(eni_id=eni.eni_id, prefix=None)
+            seen[single] = Place(eni_id=eni.eni_id, prefix=None)
         for prefix in eni.prefixes:
-            place = _Place(eni_id=eni.eni_id, prefix=prefix)
+            place = Place(eni_id=eni.eni_id, prefix=prefix)
             is_open = prefix.version == 6 and prefix in opened
             inside = opened[prefix] if is_open else blocks.first_addresses(prefix)
             seen.update(dict.fromkeys(inside, place))
@@ -185,9 +178,9 @@ def _seen(ledger: Ledger, enis: Iterable[CloudEni]) -> dict[IPAddress, _Place]:
 
 
 def _found(
-    ledger: Ledger, seen: dict[IPAddress, _Place], busy: set[EniId], now: float
+    ledger: Ledger, seen: dict[IPAddress, Place], busy: set[EniId], now: float
 ) -> tuple[Address, ...]:
-    asked_for = _Expected(ledger)
+    asked_for = Expected(ledger)
     found = []
     for address, place in sorted(seen.items(), key=lambda item: (item[0].version, int(item[0]))):
         held = ledger.addresses.get(address)
@@ -217,7 +210,7 @@ def _followed(ledger: Ledger, found: tuple[Address, ...]) -> tuple[Allocation, .
 
 
 def _found_address(
-    ledger: Ledger, address: IPAddress, place: _Place, is_expected: bool, now: float
+    ledger: Ledger, address: IPAddress, place: Place, is_expected: bool, now: float
 ) -> Address:
     """Ours at once if we asked for it; in a ledger that knows its past, only after a second look:
     an API that lags still shows what was given back a moment ago. A new ledger has no past."""
@@ -246,38 +239,8 @@ def _is_back(held: Address, now: float) -> bool:
     return held.reason == UNCONFIRMED and now - held.since_boottime >= SECOND_LOOK_SECONDS
 
 
-class _Expected:
-    """What calls with a lost answer may have assigned, taken off as it is found. A prefix is
-    expected as a whole: with its first address, all the others are."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._left: dict[tuple[EniId, int], int] = {}
-        self._granted: set[IPNetwork] = set()
-        for intent in ledger.intents.values():
-            if intent.kind is IntentKind.ASSIGN and not intent.is_open and intent.eni_id:
-                self._add(intent.eni_id, 0, intent.addresses)
-                self._add(intent.eni_id, 4, intent.prefixes)
-                self._add(intent.eni_id, 6, intent.prefixes_v6)
-
-    def _add(self, eni_id: EniId, kind: int, count: int) -> None:
-        self._left[eni_id, kind] = self._left.get((eni_id, kind), 0) + count
-
-    def take(self, place: _Place) -> bool:
-        """Whether something at this place was asked for."""
-        if place.prefix is not None and place.prefix in self._granted:
-            return True
-        kind = place.prefix.version if place.prefix is not None else 0
-        left = self._left.get((place.eni_id, kind), 0)
-        if left <= 0:
-            return False
-        self._left[place.eni_id, kind] = left - 1
-        if place.prefix is not None:
-            self._granted.add(place.prefix)
-        return True
-
-
 def _missing(
-    ledger: Ledger, seen: dict[IPAddress, _Place], busy: set[EniId], now: float
+    ledger: Ledger, seen: dict[IPAddress, Place], busy: set[EniId], now: float
 ) -> tuple[tuple[Address, ...], set[IPAddress], tuple[IPAddress, ...]]:
     """(to quarantine now, to forget now, allocated but not in the cloud)."""
     quarantine, gone, still_used = [], set(), []
