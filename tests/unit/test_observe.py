@@ -8,8 +8,9 @@ import pytest
 from ipamd.cloud import CloudEni, CloudSnapshot, EniStatus
 from ipamd.model import AddressState, EniId
 from ipamd.pool import attachments, observe
+from ipamd.pool.blocks import MISSING
 from ipamd.pool.ledger import Change, Intent, IntentKind, Ledger
-from ipamd.pool.observe import FOREIGN, MISSING, CloudFindings, ObservedPod
+from ipamd.pool.observe import FOREIGN, CloudFindings, ObservedPod
 from tests import builders as b
 
 S = AddressState
