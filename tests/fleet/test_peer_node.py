@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -31,10 +32,14 @@ def node(world: World, **environ: str) -> PeerNode:
     return PeerNode(world.account, world.instance, settings, seed="test", clock=world.clock)
 
 
-async def run_for(agent: PeerNode, seconds: float) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await agent.run()
+@asynccontextmanager
+async def running(agent: PeerNode) -> AsyncIterator[PeerNode]:
+    task = asyncio.create_task(agent.run())
+    try:
+        yield agent
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def test_one_usable_eni_costs_six_calls_with_its_set_up() -> None:
@@ -88,46 +93,43 @@ def test_an_eni_that_cannot_be_attached_is_deleted() -> None:
 
 def test_a_default_node_comes_to_rest_with_one_full_eni() -> None:
     async def main(world: World) -> tuple[int, int]:
-        agent = node(world)
-        await run_for(agent, 120)
-        return len(agent.store.eni_ids()), agent.store.total
+        async with running(node(world)) as agent:
+            await asyncio.sleep(120)
+            return len(agent.store.eni_ids()), agent.store.total
 
     assert run(main) == (1, 9)
 
 
 def test_the_pool_grows_by_one_step_in_five_seconds() -> None:
     async def main(world: World) -> list[int]:
-        agent = node(world, WARM_IP_TARGET="3")
         totals = []
-        task = asyncio.create_task(run_for(agent, 60))
-        for name in range(3):
+        async with running(node(world, WARM_IP_TARGET="3")) as agent:
+            for name in range(3):
+                await asyncio.sleep(15)
+                assert await agent.add(f"pod-{name}")
+                totals.append(agent.store.total)
             await asyncio.sleep(15)
-            assert await agent.add(f"pod-{name}")
-            totals.append(agent.store.total)
-        await task
-        return [*totals, agent.store.total]
+            return [*totals, agent.store.total]
 
     assert run(main) == [3, 4, 5, 6]
 
 
 def test_a_shrink_comes_thirty_seconds_after_the_last_one() -> None:
     async def main(world: World) -> list[int]:
-        agent = node(world, WARM_IP_TARGET="1")
-        task = asyncio.create_task(run_for(agent, 300))
-        for name in range(4):
+        async with running(node(world, WARM_IP_TARGET="1")) as agent:
+            for name in range(4):
+                await asyncio.sleep(20)
+                await agent.add(f"pod-{name}")
             await asyncio.sleep(20)
-            await agent.add(f"pod-{name}")
-        await asyncio.sleep(20)
-        world.calls()
-        unassigned = []
-        for name in range(2):
-            agent.delete(f"pod-{name}")
-            await asyncio.sleep(10)
+            world.calls()
+            unassigned = []
+            for name in range(2):
+                agent.delete(f"pod-{name}")
+                await asyncio.sleep(10)
+                unassigned.append(world.calls()["UnassignPrivateIpAddresses"])
+            await asyncio.sleep(30)
             unassigned.append(world.calls()["UnassignPrivateIpAddresses"])
-        await asyncio.sleep(30)
-        unassigned.append(world.calls()["UnassignPrivateIpAddresses"])
-        task.cancel()
-        return unassigned
+            return unassigned
 
     assert run(main) == [1, 0, 1]
 
@@ -135,34 +137,30 @@ def test_a_shrink_comes_thirty_seconds_after_the_last_one() -> None:
 def test_growth_pauses_two_minutes_after_a_capacity_error() -> None:
     async def main(world: World) -> list[int]:
         world.account.assign(world.primary, addresses=9)
-        agent = node(world, WARM_IP_TARGET="12")
-        task = asyncio.create_task(run_for(agent, 400))
-        asked = []
-        for _ in range(3):
-            await asyncio.sleep(100)
-            asked.append(world.calls()["CreateNetworkInterface"])
-        task.cancel()
-        return asked
+        async with running(node(world, WARM_IP_TARGET="12")):
+            asked = []
+            for _ in range(3):
+                await asyncio.sleep(100)
+                asked.append(world.calls()["CreateNetworkInterface"])
+            return asked
 
     assert run(main, "10.0.0.0/28") == [1, 1, 1]
 
 
 def test_what_a_failed_unassign_left_comes_back_with_the_reconcile() -> None:
     async def main(world: World) -> list[int]:
-        agent = node(world, WARM_IP_TARGET="1")
-        task = asyncio.create_task(run_for(agent, 600))
-        for name in range(4):
-            await asyncio.sleep(20)
-            await agent.add(f"pod-{name}")
-        world.buckets.closed = {"UnassignPrivateIpAddresses"}
-        agent.delete("pod-0")
-        await asyncio.sleep(40)
-        totals = [agent.store.total]
-        world.buckets.closed = {"AssignPrivateIpAddresses"}
-        await asyncio.sleep(90)
-        totals.append(agent.store.total)
-        task.cancel()
-        return totals
+        async with running(node(world, WARM_IP_TARGET="1")) as agent:
+            for name in range(4):
+                await asyncio.sleep(20)
+                await agent.add(f"pod-{name}")
+            world.buckets.closed = {"UnassignPrivateIpAddresses"}
+            agent.delete("pod-0")
+            await asyncio.sleep(40)
+            totals = [agent.store.total]
+            world.buckets.closed = {"AssignPrivateIpAddresses"}
+            await asyncio.sleep(90)
+            totals.append(agent.store.total)
+            return totals
 
     smaller, again = run(main)
     assert smaller == 4

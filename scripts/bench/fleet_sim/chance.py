@@ -1,7 +1,7 @@
 """What the emulated cloud draws by chance: API latency and the times that ENIs take.
 
-The n-th attach of a node takes equally long whoever asks for it, and so does its n-th call of each
-API: all sides of a comparison meet the same cloud.
+The n-th attach of a node in the load takes equally long whoever asks for it, and so does its n-th
+call of each API: all sides of a comparison meet the same cloud.
 """
 
 from __future__ import annotations
@@ -47,6 +47,11 @@ class Chance:
     def __init__(self, seed: str) -> None:
         self._seed = seed
         self._sequences: dict[str, random.Random] = {}
+
+    def begin(self) -> None:
+        """The load starts: what was drawn before it moves nothing of what comes."""
+        self._sequences.clear()
+        self._seed += "/load"
 
     def latency(self, action: str, instance_id: str) -> float:
         """Seconds that the next call of an API by this instance takes."""

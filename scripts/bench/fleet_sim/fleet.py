@@ -37,7 +37,8 @@ def run(load: Load, make_agent: MakeAgent, buckets: Buckets, *, seed: int) -> Ou
 async def _run(load: Load, make_agent: MakeAgent, buckets: Buckets, seed: str) -> Outcome:
     loop = asyncio.get_running_loop()
     meter = Meter(clock=loop.time)
-    account = Account(clock=loop.time, buckets=buckets, chance=Chance(seed), meter=meter)
+    chance = Chance(seed)
+    account = Account(clock=loop.time, buckets=buckets, chance=chance, meter=meter)
     agents: dict[int, Agent] = {}
     kubelets = Kubelets(agents, meter, seed=seed)
     began = loop.time() + BOOT_SECONDS
@@ -46,7 +47,7 @@ async def _run(load: Load, make_agent: MakeAgent, buckets: Buckets, seed: str) -
             group.create_task(_boot_and_run(account, load, number, make_agent, agents, seed))
             for number in range(load.nodes)
         ]
-        loop.call_at(began - 0.001, _start_measuring, meter, kubelets)
+        loop.call_at(began - 0.001, _start_measuring, meter, chance, kubelets)
         await kubelets.play(load, began)
         kubelets.stop()
         outcome = meter.outcome(never_served=kubelets.never_served)
@@ -55,8 +56,9 @@ async def _run(load: Load, make_agent: MakeAgent, buckets: Buckets, seed: str) -
     return outcome
 
 
-def _start_measuring(meter: Meter, kubelets: Kubelets) -> None:
+def _start_measuring(meter: Meter, chance: Chance, kubelets: Kubelets) -> None:
     meter.start()
+    chance.begin()
     kubelets.never_served.clear()
 
 

@@ -126,7 +126,9 @@ def run(load: Load, *, seed: int) -> Outcome:
         for n, pool in rest.items()
     }
     steps = [s for n, d in demands.items() for s in _steps(n, settings, rest[n], d)]
-    calls, idle_seconds = _schedule(load, steps, demands, held, Chance(f"{seed}"))
+    chance = Chance(f"{seed}")
+    chance.begin()
+    calls, idle_seconds = _schedule(load, steps, demands, held, chance)
     waits, missed, used_seconds = _serve(load, by_node, held)
     for node in held.values():
         base = node.addresses + node.first_enis - 1
