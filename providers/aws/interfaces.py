@@ -142,6 +142,7 @@ class Interfaces:
             "Ipv4PrefixCount": request.prefixes,
             "Ipv6PrefixCount": request.prefixes_v6,
             "PrivateIpAddress": address,
+            "Groups": list(request.security_group_ids),  # none: the VPC's default one
             "ConnectionTrackingSpecification": self.tracking,
         }
         answer = self._ec2.call(
@@ -149,7 +150,6 @@ class Interfaces:
             {
                 "ClientToken": token,
                 "SubnetId": request.subnet_id,
-                "Groups": list(request.security_group_ids),
                 "Description": tags.DESCRIPTION + self._identity().instance_id,
                 "TagSpecifications": [
                     {"ResourceType": "network-interface", "Tags": self._tags(request)}

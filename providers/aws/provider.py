@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network
 from typing import Any
 
+from ipamd import instance_types
 from ipamd.api_calls import ApiCall
 from ipamd.cloud import (
     AddressChange,
@@ -23,7 +25,7 @@ from ipamd.cloud import (
     Orphan,
     Subnet,
 )
-from ipamd.errors import CloudError, NotFound, Transient
+from ipamd.errors import CloudError, Denied, NotFound, Transient
 from ipamd.model import EniId, InstanceId, IPNetwork, SubnetId
 from providers.aws import addresses, shapes
 from providers.aws import tags as t
@@ -32,6 +34,7 @@ from providers.aws.config import AwsConfig
 from providers.aws.imds import Imds
 from providers.aws.interfaces import Interfaces
 from providers.aws.purse import Purse
+from providers.aws.shapes import SubnetFacts
 from providers.aws.shared import SharedReads
 from providers.aws.subnets import Reservations, Subnets
 
@@ -100,9 +103,16 @@ class AwsProvider:
         return self._node
 
     def limits(self) -> NodeLimits:
-        """DescribeInstanceTypes for this node's type."""
+        """DescribeInstanceTypes for this node's type; the bundled table where the policy forbids
+        it (aws-node asks for no type that is in its own table)."""
         api, wanted = "DescribeInstanceTypes", self._identity().instance_type
-        answer = self._ec2.call(api, {"InstanceTypes": [wanted]})
+        try:
+            answer = self._ec2.call(api, {"InstanceTypes": [wanted]})
+        except Denied:
+            known = instance_types.load().types.get(wanted)
+            if known is None:
+                raise
+            return shapes.limits_of(known)
         types = understood(api, lambda raw: list(raw["InstanceTypes"]), answer)
         if not types:
             raise NotFound(f"EC2 does not know the instance type {wanted}", operation=api)
@@ -199,13 +209,26 @@ class AwsProvider:
         with self._node_lock:
             return self._node or self.discover_node()
 
+    def _subnet_of(self, raw: dict[str, Any]) -> SubnetFacts:
+        """The subnet of an ENI. Policies made for older releases of aws-node do not allow
+        DescribeSubnets; a CIDR, which never changes, may come from the metadata service too."""
+        subnet_id = understood(DESCRIBE, lambda raw: SubnetId(raw["SubnetId"]), raw)
+        try:
+            return self._subnets.facts(subnet_id)
+        except Denied:
+            tree = f"meta-data/network/interfaces/macs/{str(raw.get('MacAddress', '')).lower()}"
+            v4 = self._imds.networks(f"{tree}/subnet-ipv4-cidr-block")
+            v6 = self._imds.networks(f"{tree}/subnet-ipv6-cidr-blocks")
+            if not isinstance(next(iter(v4), None), IPv4Network):
+                raise
+            return self._subnets.learn(shapes.subnet_facts_of(subnet_id, v4 + v6))
+
     def _describe(self, *filters: tuple[str, str]) -> Iterator[dict[str, Any]]:
         wanted = [(name, (value,)) for name, value in filters]
         return self._ec2.pages(DESCRIBE, "NetworkInterfaces", wanted)
 
     def _eni(self, raw: dict[str, Any]) -> CloudEni:
-        subnet_id = understood(DESCRIBE, lambda raw: str(raw["SubnetId"]), raw)
-        facts = self._subnets.facts(subnet_id)
+        facts = self._subnet_of(raw)
         return understood(
             DESCRIBE,
             lambda raw: shapes.eni(

@@ -10,7 +10,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from ipamd.cloud import AddressOutcome, CloudEni, EniStatus, NodeLimits, Orphan, Subnet
-from ipamd.model import EniId, InstanceId, SubnetId
+from ipamd.model import EniId, InstanceId, IPNetwork, SubnetId
+from ipamd.sizing import InstanceType
 from providers.aws import tags as t
 
 Raw = Mapping[str, Any]
@@ -39,6 +40,17 @@ def subnet_facts(raw: Raw) -> SubnetFacts:
         cidr_v6=_subnet_cidr_v6(raw),
         free_addresses=int(raw["AvailableIpAddressCount"]),
         tags=t.from_list(raw.get("Tags")),
+    )
+
+
+def subnet_facts_of(subnet_id: SubnetId, cidrs: tuple[IPNetwork, ...]) -> SubnetFacts:
+    """A subnet of which only the blocks are known, IPv4's among them."""
+    return SubnetFacts(
+        subnet_id=subnet_id,
+        cidr=next(c for c in cidrs if isinstance(c, IPv4Network)),
+        cidr_v6=next((c for c in cidrs if isinstance(c, IPv6Network)), None),
+        free_addresses=0,
+        tags={},
     )
 
 
@@ -133,6 +145,17 @@ def limits(raw: Raw) -> NodeLimits:
         has_prefixes=raw.get("Hypervisor") == "nitro" or bool(raw.get("BareMetal")),
         default_card=default,
         card_enis=tuple(cards.get(i, 0) for i in range(max(cards) + 1)) if len(cards) > 1 else (),
+    )
+
+
+def limits_of(known: InstanceType) -> NodeLimits:
+    """The limits of a type in the bundled table."""
+    return NodeLimits(
+        max_enis=known.max_enis,
+        addresses_per_eni=known.addresses_per_eni,
+        has_prefixes=known.has_prefixes,
+        default_card=known.default_card,
+        card_enis=known.card_enis if len(known.card_enis) > 1 else (),
     )
 
 

@@ -56,6 +56,11 @@ class Subnets:
             raise NotFound(f"EC2 does not know subnet {subnet_id}", subnet_id=subnet_id)
         return self._known[subnet_id]
 
+    def learn(self, facts: SubnetFacts) -> SubnetFacts:
+        """Remember the CIDRs of a subnet that were found elsewhere."""
+        self._known[facts.subnet_id] = facts
+        return facts
+
     def _subnet(self, facts: SubnetFacts) -> Subnet:
         return shapes.subnet(
             facts,

@@ -220,6 +220,26 @@ def test_a_policy_that_hides_reservations_is_tolerated_and_asked_once(make: Make
     assert node.called().count("GetSubnetCidrReservations") == 1
 
 
+def test_a_policy_that_hides_subnets_leaves_the_node_working(make: MakeNode) -> None:
+    node = make()
+    node.fault("DescribeSubnets", FaultKind.ERROR, code="UnauthorizedOperation")
+    fresh = AwsProvider(AwsConfig(uses_prefixes=True))
+    (primary,) = fresh.snapshot().enis
+    assert str(primary.subnet_cidr) == "10.0.1.0/24"
+    assert str(primary.subnet_cidr_v6) == "2001:db8:0:101::/64"
+    assert fresh.create_interface(node.request()).device_index == 1
+    with pytest.raises(Denied):
+        fresh.subnets((primary.subnet_id,))
+    fresh.close()
+
+
+def test_a_policy_that_hides_types_leaves_the_bundled_limits(make: MakeNode) -> None:
+    node = make()
+    limits = node.provider.limits()
+    node.fault("DescribeInstanceTypes", FaultKind.ERROR, code="UnauthorizedOperation")
+    assert node.provider.limits() == limits
+
+
 def test_without_prefixes_reservations_are_not_asked_for(node: Node) -> None:
     node.provider.create_interface(node.request())
     assert "GetSubnetCidrReservations" not in node.called()
