@@ -13,7 +13,7 @@ from scripts.bench.fleet_sim import virtual
 from scripts.bench.fleet_sim.chance import Chance
 from scripts.bench.fleet_sim.ec2 import Account, Buckets, Instance, Subnet
 from scripts.bench.fleet_sim.kubelet import Agent, Kubelets
-from scripts.bench.fleet_sim.loads import BOOT_SECONDS, Load
+from scripts.bench.fleet_sim.loads import Load
 from scripts.bench.fleet_sim.meter import Meter, Outcome
 
 BOOT_SPREAD_SECONDS = 300.0
@@ -41,7 +41,7 @@ async def _run(load: Load, make_agent: MakeAgent, buckets: Buckets, seed: str) -
     account = Account(clock=loop.time, buckets=buckets, chance=chance, meter=meter)
     agents: dict[int, Agent] = {}
     kubelets = Kubelets(agents, meter, seed=seed)
-    began = loop.time() + BOOT_SECONDS
+    began = loop.time() + load.lead_seconds
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(_boot_and_run(account, load, number, make_agent, agents, seed))

@@ -16,10 +16,14 @@ from scripts.bench.fleet_sim.shapes import (
 )
 
 BOOT_SECONDS = 1500.0
-"""Nodes start this long before the load, spread over the first 300 s; pods of before the load come
-from 300 s to 1,000 s on, so that the buckets are full and the pools at rest when it starts."""
+"""Nodes start this long before the first thing that matters, spread over the first 300 s; pods of
+before come from 300 s to 1,000 s on, so that buckets are full and pools at rest then."""
 
 ARRIVAL_SECONDS = (-1200.0, -500.0)
+
+HISTORY_SECONDS = 1200.0
+"""Churn is under way for so long before it is measured: a pool that has seen only its mean number
+of pods is no pool of a running cluster."""
 
 FOREVER = float("inf")
 
@@ -44,6 +48,7 @@ class Load:
     nodes: int
     seconds: float  # from the load's start to the end of the run
     pods: tuple[Pod, ...]
+    lead_seconds: float  # from the start of the first node to the load's start
     pods_per_node: int  # of the burst, or the level around which the others move
 
 
@@ -55,6 +60,7 @@ class _Room:
     pods_per_node: int  # at most, those with an address of their own
     chance: random.Random
     seconds: float
+    history_seconds: float
 
 
 def burst(room: _Room) -> Iterator[Pod]:
@@ -89,10 +95,10 @@ def churn(room: _Room) -> Iterator[Pod]:
     for node in range(room.nodes):
         ends: list[float] = []
         for _ in range(level):
-            ends.append(room.chance.expovariate(1 / LIFE_SECONDS))
-            start = room.chance.uniform(*ARRIVAL_SECONDS)
+            ends.append(room.chance.expovariate(1 / LIFE_SECONDS) - room.history_seconds)
+            start = room.chance.uniform(*ARRIVAL_SECONDS) - room.history_seconds
             yield Pod(node=node, starts_at=start, ends_at=ends[-1])
-        now = 0.0
+        now = -room.history_seconds
         while (now := now + room.chance.expovariate(level / LIFE_SECONDS)) < room.seconds:
             ends = [end for end in ends if end > now]
             if len(ends) < room.pods_per_node:
@@ -136,6 +142,7 @@ def make(name: str, *, nodes: int, seed: int, seconds: float | None = None) -> L
         pods_per_node=most,
         chance=random.Random(f"{seed}/{name}"),
         seconds=length,
+        history_seconds=min(HISTORY_SECONDS, length),
     )
     made = (p for p in _MAKERS[kind](room) if p.starts_at < length)
     pods = sorted(made, key=lambda p: (p.starts_at, p.node))
@@ -147,5 +154,6 @@ def make(name: str, *, nodes: int, seed: int, seconds: float | None = None) -> L
         nodes=nodes,
         seconds=length,
         pods=tuple(pods),
+        lead_seconds=BOOT_SECONDS + (room.history_seconds if kind == "churn" else 0.0),
         pods_per_node=level_of(kind, most),
     )

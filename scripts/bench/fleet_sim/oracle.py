@@ -115,7 +115,8 @@ def run(load: Load, *, seed: int) -> Outcome:
     settings = peer_policy.from_environ(load.setting.environ, load.node_type)
     by_node: dict[int, list[Pod]] = defaultdict(list)
     for pod in load.pods:
-        by_node[pod.node].append(pod)
+        if pod.ends_at > 0:
+            by_node[pod.node].append(pod)
     demands = {n: _Demand(pods, load.seconds) for n, pods in by_node.items()}
     rest = {
         n: peer_policy.settled(settings, d.at(0.0) - _arriving(by_node[n]))
