@@ -45,8 +45,9 @@ from ipamd.model import EniId, SubnetId
 
 log = structlog.get_logger()
 
-CREATE_SECONDS = 90.0
-"""Creating includes waiting for `attached`; EC2 takes seconds, in bad times a minute."""
+LONG_SECONDS = 150.0
+"""For what takes many calls. Creating waits for `attached`, for which EC2 takes seconds and in bad
+times a minute, and each of its calls may wait for the budget."""
 
 
 ARENAS = "2"
@@ -122,14 +123,14 @@ class _Bound:
         return answer
 
     async def create_interface(self, request: InterfaceRequest) -> CloudEni:
-        answer: CloudEni = await self._call("create_interface", request, seconds=CREATE_SECONDS)
+        answer: CloudEni = await self._call("create_interface", request, seconds=LONG_SECONDS)
         return answer
 
     async def delete_interface(self, eni_id: EniId) -> None:
-        await self._call("delete_interface", eni_id, seconds=CREATE_SECONDS)
+        await self._call("delete_interface", eni_id, seconds=LONG_SECONDS)
 
     async def orphans(self) -> tuple[Orphan, ...]:
-        answer: tuple[Orphan, ...] = await self._call("orphans")
+        answer: tuple[Orphan, ...] = await self._call("orphans", seconds=LONG_SECONDS)
         return answer
 
     async def mark_created(self, eni_id: EniId, unix: float) -> None:

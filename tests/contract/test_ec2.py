@@ -23,7 +23,7 @@ from providers.aws.config import AwsConfig
 from providers.aws.provider import AwsProvider
 from providers.sim.ec2_state import Delays
 from providers.sim.faults import FaultKind
-from tests.contract.conftest import Emulated
+from tests.contract.conftest import Emulated, emulated
 from tests.sim.lab import Lab
 
 TOKEN = "5f000000-0123456789abcdef0123"
@@ -40,12 +40,11 @@ class Node:
 
     def request(self, token: str = TOKEN, **more: Any) -> InterfaceRequest:
         node = self.provider.discover_node()
-        wanted = {"secondary_addresses": 3, "device_index": 1, **more}
+        wanted = {"secondary_addresses": 3, "device_index": 1, "network_card": 0, **more}
         return InterfaceRequest(
             token=token,
             subnet_id=node.primary_subnet_id,
             security_group_ids=node.security_group_ids,
-            network_card=0,
             reason="test",
             **wanted,
         )
@@ -325,3 +324,37 @@ def test_an_answer_that_is_no_xml_is_transient(node: Node) -> None:
         pytest.raises(Transient, match="invalid XML"),
     ):
         node.provider.snapshot()
+
+
+# Several network cards.
+
+
+@pytest.fixture
+def carded() -> Iterator[Node]:
+    """A p4d.24xlarge: four cards of 15 ENIs."""
+    for cloud in emulated("p4d.24xlarge"):
+        calls: list[ApiCall] = []
+        with mock.patch.dict(os.environ, cloud.environ):
+            provider = AwsProvider(AwsConfig(), tell=calls.append)
+            yield Node(provider=provider, lab=cloud.lab, calls=calls)
+            provider.close()
+
+
+def test_each_card_has_its_enis(carded: Node) -> None:
+    limits = carded.provider.limits()
+    assert (limits.max_enis, limits.card_enis, limits.has_prefixes) == (15, (15,) * 4, True)
+
+
+def test_index_0_of_another_card_is_no_primary(carded: Node) -> None:
+    made = carded.provider.create_interface(carded.request(device_index=0, network_card=1))
+    assert (made.device_index, made.network_card, made.is_primary) == (0, 1, False)
+    assert [e.is_primary for e in carded.provider.snapshot().enis].count(True) == 1
+
+
+@pytest.mark.parametrize("kind", ["efa", "efa-only"])
+def test_an_efa_is_shown_and_left_alone(carded: Node, kind: str) -> None:
+    made = carded.lab.eni(InterfaceType=kind)
+    node = carded.provider.discover_node().instance_id
+    carded.lab.attach(made, node, NetworkCardIndex=1)
+    (shown,) = [e for e in carded.provider.snapshot().enis if e.eni_id == made]
+    assert (shown.interface_type, shown.is_managed, shown.addresses) == (kind, False, ())
