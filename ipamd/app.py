@@ -152,6 +152,7 @@ def _leaf(error: BaseException) -> BaseException:
 async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
     stop = _stop_event()
     metrics = Metrics()
+    cloud.on_api_call = metrics.api_called
     keeper = Keeper(store)
     config = LiveConfig(settings)
     reconciler = Reconciler(keeper, cloud, config, metrics, waiting=lambda: allocations.waiting)
