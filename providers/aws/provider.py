@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network
+from math import inf
 from typing import Any
 
 from ipamd import instance_types
@@ -103,9 +104,15 @@ class AwsProvider:
         return self._node
 
     def limits(self) -> NodeLimits:
-        """DescribeInstanceTypes for this node's type; the bundled table where the policy forbids
-        it (aws-node asks for no type that is in its own table)."""
-        api, wanted = "DescribeInstanceTypes", self._identity().instance_type
+        """The limits of this node's type; they never change, so an answer stays fresh."""
+        wanted = self._identity().instance_type
+        key = ("DescribeInstanceTypes", wanted)
+        return self._reads.read(key, lambda: self._limits_of(wanted), fresh_seconds=inf)
+
+    def _limits_of(self, wanted: str) -> NodeLimits:
+        """DescribeInstanceTypes; the bundled table where the policy forbids it (aws-node asks for
+        no type that is in its own table)."""
+        api = "DescribeInstanceTypes"
         try:
             answer = self._ec2.call(api, {"InstanceTypes": [wanted]})
         except Denied:

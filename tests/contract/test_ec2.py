@@ -234,9 +234,14 @@ def test_a_policy_that_hides_subnets_leaves_the_node_working(make: MakeNode) -> 
 
 def test_a_policy_that_hides_types_leaves_the_bundled_limits(make: MakeNode) -> None:
     node = make()
-    limits = node.provider.limits()
     node.fault("DescribeInstanceTypes", FaultKind.ERROR, code="UnauthorizedOperation")
-    assert node.provider.limits() == limits
+    limits = node.provider.limits()
+    assert (limits.max_enis, limits.addresses_per_eni, limits.has_prefixes) == (3, 10, True)
+
+
+def test_the_limits_are_asked_for_once(node: Node) -> None:
+    assert node.provider.limits() == node.provider.limits()
+    assert node.called() == ["DescribeInstanceTypes"]
 
 
 def test_without_prefixes_reservations_are_not_asked_for(node: Node) -> None:
