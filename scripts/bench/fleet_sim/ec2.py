@@ -86,6 +86,7 @@ class Instance:
     node_type: NodeType
     subnet: Subnet
     interfaces: dict[int, Interface] = field(default_factory=dict)
+    leaving: list[Interface] = field(default_factory=list)  # they detach
 
 
 class Account:
@@ -130,7 +131,7 @@ class Account:
             return Status.AVAILABLE
         if not eni.is_settling:
             return Status.ATTACHED
-        is_leaving = self.instances[eni.instance_id].interfaces.get(eni.device_index) is not eni
+        is_leaving = eni in self.instances[eni.instance_id].leaving
         return Status.DETACHING if is_leaving else Status.ATTACHING
 
     def describe(self, eni_id: str) -> Interface | None:
@@ -141,7 +142,7 @@ class Account:
         return eni
 
     def attached(self, instance_id: str) -> list[Interface]:
-        """The ENIs of a machine that are attached, by device index. IMDS shows the same."""
+        """The ENIs of a machine that are attached, by device index."""
         enis = sorted(self.instances[instance_id].interfaces.items())
         return [e for _, e in enis if self.status(e) is Status.ATTACHED]
 
@@ -159,8 +160,9 @@ class Account:
 
     def hanging_on(self, instance_id: str) -> list[Interface]:
         """The ENIs of a machine in any state of attachment, those that detach included."""
-        mine = [e for e in self.interfaces.values() if e.instance_id == instance_id]
-        return [e for e in mine if self.status(e) is not Status.AVAILABLE]
+        instance = self.instances[instance_id]
+        known = [*instance.interfaces.values(), *instance.leaving]
+        return [e for e in known if self.status(e) is not Status.AVAILABLE]
 
     def create(
         self, subnet: Subnet, *, owner: str, addresses: int, prefixes: int, token: str = ""
@@ -199,7 +201,8 @@ class Account:
         eni = self._needed(eni_id)
         if self.status(eni) is not Status.ATTACHED or eni.device_index == 0:
             raise Ec2Error("OperationNotPermitted", f"{eni_id} cannot be detached")
-        del self.instances[eni.instance_id].interfaces[eni.device_index]
+        instance = self.instances[eni.instance_id]
+        instance.leaving.append(instance.interfaces.pop(eni.device_index))
         self._begin(eni, self._chance.detach_seconds(eni.instance_id))
 
     def delete(self, eni_id: str) -> None:
@@ -287,7 +290,9 @@ class Account:
 
     def _settle(self, eni: Interface) -> None:
         eni.is_settling = False
-        if self.instances[eni.instance_id].interfaces.get(eni.device_index) is not eni:
+        instance = self.instances[eni.instance_id]
+        if eni in instance.leaving:
+            instance.leaving.remove(eni)
             eni.instance_id, eni.device_index = "", -1
 
     def _needed(self, eni_id: str) -> Interface:

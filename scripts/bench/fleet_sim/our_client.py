@@ -268,9 +268,10 @@ class Metadata:
         return (IPv4Network("10.0.0.0/8"),) if path.endswith("vpc-ipv4-cidr-blocks") else ()
 
     def shows_interface(self, mac: str) -> bool:
-        """See providers.aws.imds.Imds."""
-        attached = self._account.attached(self._instance.instance_id)
-        return mac in map(mac_of, attached)
+        """See providers.aws.imds.Imds. From the end of attaching to the end of detaching."""
+        hanging = self._account.hanging_on(self._instance.instance_id)
+        there = (e for e in hanging if self._account.status(e) is not Status.ATTACHING)
+        return mac in map(mac_of, there)
 
 
 def mac_of(eni: Interface) -> str:
