@@ -32,7 +32,7 @@ CROWD = 1500
 QUIET_SECONDS = 8.0
 PAUSE_SECONDS = 0.01
 
-RSS_GOAL_KB = 95_000
+RSS_GOAL_MB = 95.0  # of a million bytes
 READY_GOAL_SECONDS = 1.0
 RATIO_GOAL = 2.0
 
@@ -83,7 +83,7 @@ class Result:
     def missed(self) -> list[str]:
         """The goals that were not met."""
         goals = (
-            (self.together.rss_kb <= RSS_GOAL_KB, "memory"),
+            (megabytes(self.together.rss_kb) <= RSS_GOAL_MB, "memory"),
             (statistics.median(self.ready_seconds) <= READY_GOAL_SECONDS, "ready"),
             (self.ratio <= RATIO_GOAL, "allocate"),
         )
@@ -252,16 +252,25 @@ def measure(rounds: int) -> Result:
         return Bench(agent, front, items, rounds).run()
 
 
+def megabytes(kb: int) -> float:
+    """Of a million bytes; the kernel's kB are 1,024."""
+    return kb * 1024 / 1e6
+
+
+def _shown(memory: Memory) -> tuple[str, str]:
+    return f"{megabytes(memory.rss_kb):.1f}", f"{megabytes(memory.pss_kb):.1f}"
+
+
 def table(result: Result) -> str:
     """The figures for people."""
     together = result.together
+    after = f"cloud child, after it read {CROWD} ENIs"
     rows = [
-        ("memory, kB", "Rss", "Pss"),
-        ("ipamd", result.ipamd.rss_kb, result.ipamd.pss_kb),
-        ("cloud child", result.child.rss_kb, result.child.pss_kb),
-        (f"together (goal: Rss <= {RSS_GOAL_KB})", together.rss_kb, together.pss_kb),
-        (f"cloud child, after {CROWD} ENIs",
-         result.child_after_crowd.rss_kb, result.child_after_crowd.pss_kb),
+        ("memory, MB", "Rss", "Pss"),
+        ("ipamd", *_shown(result.ipamd)),
+        ("cloud child", *_shown(result.child)),
+        (f"together (goal: Rss <= {RSS_GOAL_MB:.0f})", *_shown(together)),
+        (after, *_shown(result.child_after_crowd)),
         ("", "", ""),
         (f"exec to first Allocate, warm store (goal: <= {READY_GOAL_SECONDS:.0f} s)",
          f"{statistics.median(result.ready_seconds):.3f} s",
