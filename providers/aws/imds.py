@@ -23,6 +23,7 @@ DEFAULT_ENDPOINT = "http://169.254.169.254"
 TOKEN_SECONDS = 21600  # the longest a token may live
 TIMEOUT = urllib3.Timeout(connect=1.0, read=2.0)
 HINT_TIMEOUT = urllib3.Timeout(connect=0.3, read=1.0)
+CONNECTIONS = 16
 RETRIES = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=(500, 502, 503), redirect=0)
 
 
@@ -34,7 +35,8 @@ class Imds:
         self._endpoint = (
             endpoint or os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or DEFAULT_ENDPOINT
         ).rstrip("/")
-        self._http = urllib3.PoolManager(timeout=TIMEOUT, retries=RETRIES)
+        # As many as ENIs are made in parallel: each wait asks several times a second.
+        self._http = urllib3.PoolManager(timeout=TIMEOUT, retries=RETRIES, maxsize=CONNECTIONS)
         self._lock = threading.Lock()
         self._token = ""
         self._token_ends = 0.0
@@ -81,6 +83,8 @@ class Imds:
         path = f"meta-data/network/interfaces/macs/{mac}/interface-id"
         headers = {"X-aws-ec2-metadata-token": self._fresh_token()}
         answer = self._request("GET", path, headers, timeout=HINT_TIMEOUT, retries=False)
+        if answer.status == 401:
+            self._token_ends = 0.0
         if answer.status not in (200, 404):
             raise Transient(
                 f"the metadata service answered {answer.status} for {path}", operation="imds"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import contextlib
 import copy
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipamd.cloud import CloudEni, EniStatus, NodeLimits
+from ipamd.cloud import AddressOutcome, CloudEni, EniStatus, NodeLimits
 from ipamd.errors import Transient
 from ipamd.model import EniId, SubnetId
 from providers.aws import shapes
@@ -205,11 +205,60 @@ JUNK: st.SearchStrategy[Any] = st.text(max_size=8) | st.sampled_from(
 )
 
 
-@given(st.sampled_from(paths(RAW)), st.one_of(st.just("remove"), JUNK))
+SUBNET_RAW: dict[str, Any] = {
+    "SubnetId": "subnet-1",
+    "CidrBlock": "10.0.0.0/24",
+    "AvailableIpAddressCount": 3,
+    "Tags": [{"Key": "a", "Value": "b"}],
+    "Ipv6CidrBlockAssociationSet": [
+        {"Ipv6CidrBlock": "2001:db8::/64", "Ipv6CidrBlockState": {"State": "associated"}}
+    ],
+}
+TYPE_RAW: dict[str, Any] = {
+    "Hypervisor": "nitro",
+    "NetworkInfo": {
+        "MaximumNetworkInterfaces": 8,
+        "Ipv4AddressesPerInterface": 50,
+        "DefaultNetworkCardIndex": 0,
+        "NetworkCards": CARDS,
+    },
+}
+ORPHAN_RAW: dict[str, Any] = {
+    "NetworkInterfaceId": "eni-1",
+    "Description": "aws-K8S-i-2",
+    "TagSet": [
+        {"Key": "node.k8s.amazonaws.com/instance_id", "Value": "i-2"},
+        {"Key": "node.k8s.amazonaws.com/createdAt", "Value": "2026-01-01T00:00:00Z"},
+    ],
+}
+
+
+def read_eni(raw: dict[str, Any]) -> CloudEni:
+    return shapes.eni(raw, FACTS, instance_id="i-1", manages_untagged=True)
+
+
+def read_assigned(raw: dict[str, Any]) -> AddressOutcome:
+    return shapes.outcome(EniId("eni-1"), [raw])
+
+
+ANSWERS: list[tuple[Callable[[dict[str, Any]], object], dict[str, Any]]] = [
+    (read_eni, RAW),
+    (shapes.subnet_facts, SUBNET_RAW),
+    (shapes.limits, TYPE_RAW),
+    (shapes.orphan, ORPHAN_RAW),
+    (read_assigned, {"AssignedPrivateIpAddresses": [{"PrivateIpAddress": "10.0.0.9"}]}),
+    (read_assigned, {"AssignedIpv4Prefixes": [{"Ipv4Prefix": "10.0.0.16/28"}]}),
+    (read_assigned, {"AssignedIpv6Prefixes": ["2001:db8:0:0:1::/80"]}),
+]
+PLACES = [(read, whole, path) for read, whole in ANSWERS for path in paths(whole)]
+
+
+@given(st.sampled_from(PLACES), st.one_of(st.just("remove"), JUNK))
 def test_whatever_is_odd_in_an_answer_is_understood_or_transient(
-    path: tuple[Any, ...], junk: Any
+    where: tuple[Callable[[dict[str, Any]], object], dict[str, Any], tuple[Any, ...]], junk: Any
 ) -> None:
-    raw = copy.deepcopy(RAW)
+    read, whole, path = where
+    raw = copy.deepcopy(whole)
     place: Any = raw
     for key in path[:-1]:
         place = place[key]
@@ -217,20 +266,23 @@ def test_whatever_is_odd_in_an_answer_is_understood_or_transient(
         del place[path[-1]]
     else:
         place[path[-1]] = junk
-    with contextlib.suppress(Transient):  # anything else fails the test
-        shown = understood(
-            "DescribeNetworkInterfaces",
-            lambda raw: shapes.eni(raw, FACTS, instance_id="i-1", manages_untagged=True),
-            raw,
-        )
-        assert isinstance(shown, CloudEni)
+    try:
+        understood("Api", read, raw)
+    except Transient as e:
+        said = str(e)
+    else:
+        said = ""
+    assert said == "" or said.startswith("Api gave an answer that cannot be read")
+
+
+@pytest.mark.parametrize(("read", "whole"), ANSWERS)
+def test_a_whole_answer_is_understood(
+    read: Callable[[dict[str, Any]], object], whole: dict[str, Any]
+) -> None:
+    assert understood("Api", read, whole) is not None
 
 
 def test_an_odd_answer_says_what_was_seen() -> None:
     raw = {**RAW, "PrivateIpAddress": "10.0.0.999"}
     with pytest.raises(Transient, match=r"DescribeNetworkInterfaces gave .*10\.0\.0\.999"):
-        understood(
-            "DescribeNetworkInterfaces",
-            lambda raw: shapes.eni(raw, FACTS, instance_id="i-1", manages_untagged=True),
-            raw,
-        )
+        understood("DescribeNetworkInterfaces", read_eni, raw)
