@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from ipamd.cloud import AddressChange, AddressOutcome, CloudEni, EniStatus, InterfaceRequest
 from ipamd.errors import CloudError, Denied, LimitReached, StoreError
-from ipamd.model import AddressState, EniId
+from ipamd.model import AddressState, EniId, IPAddress
 from ipamd.pool.ledger import Change
 from tests import builders as b
 from tests.engine import Engine
@@ -192,7 +191,7 @@ def test_an_eni_with_fewer_slots_than_its_type_is_filled_to_what_it_takes(tmp_pa
     memory = MemoryCloud()
     plain = memory._take
 
-    def take(eni: CloudEni, count: int) -> tuple[IPv4Address, ...]:
+    def take(eni: CloudEni, count: int) -> tuple[IPAddress, ...]:
         if len(eni.addresses) + count > 5:  # the rest of its slots hold something of others
             raise LimitReached("PrivateIpAddressLimitExceeded", eni_id=eni.eni_id)
         return plain(eni, count)

@@ -248,7 +248,9 @@ def test_after_a_mode_change_only_what_pods_hold_stays_of_the_old_kind(
     wish = in_prefixes(1, pods=120) if to_prefixes else in_enis(1, pods=27)
     pool = PoolModel(wish, slots=9, max_enis=3)
     used = used[: 9 - min(allocated + idle, 9)]
-    blocks: dict[IPNetwork, int] = {IPv4Network(f"10.2.{n}.0/28"): count for n, count in enumerate(used)}
+    blocks: dict[IPNetwork, int] = {
+        IPv4Network(f"10.2.{n}.0/28"): count for n, count in enumerate(used)
+    }
     pool.enis = [
         EniModel(
             0,
