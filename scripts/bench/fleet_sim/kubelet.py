@@ -16,11 +16,17 @@ RETRY_SECONDS = (1.0, 2.0)
 the ADD over one that lets it wait."""
 
 
+MEMORY_SECONDS = 20.0
+
+
 class Agent(Protocol):
     """A node's agent as the runtime meets it."""
 
     async def add(self, pod: str) -> bool:
         """Whether the pod got an address; may take its time."""
+
+    async def hope(self) -> None:
+        """Wait while trying again is certain to fail."""
 
     def delete(self, pod: str) -> None:
         """The pod is gone."""
@@ -64,14 +70,23 @@ class Kubelets:
     async def _start(self, name: str, pod: Pod) -> None:
         agent, loop = self._agents[pod.node], asyncio.get_running_loop()
         began = loop.time()
-        while True:
-            if await agent.add(name):
-                break
-            await asyncio.sleep(self._chance.uniform(*self._retry_seconds))
+        while not await agent.add(name):
+            failed = loop.time()
+            await agent.hope()
+            await asyncio.sleep(self._until_retry(loop.time() - failed))
         self._meter.waits.append(loop.time() - began)
         self._meter.use(1)
         self._running.add(name)
         del self._starting[name]
+
+    def _until_retry(self, passed: float) -> float:
+        """Seconds to the next of the tries that go on all the time, of which those in the `passed`
+        seconds since a failed one are left out: they failed too, and cost more than all else."""
+        # After a dozen tries it does not matter any more when the first one was.
+        left = min(passed, MEMORY_SECONDS)
+        while (left := left - self._chance.uniform(*self._retry_seconds)) > 0:
+            continue
+        return -left
 
     def _end(self, name: str, pod: Pod) -> None:
         if name in self._starting:

@@ -108,6 +108,9 @@ class OurNode:
             return False
         return True
 
+    async def hope(self) -> None:
+        """It waits inside of `add`."""
+
     def delete(self, pod: str) -> None:
         self.allocations.release(_key(pod))
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Never
 
 from scripts.bench.fleet_sim import peer_policy as policy
 from scripts.bench.fleet_sim.ec2 import Account, Ec2Error, Instance, Interface
 from scripts.bench.fleet_sim.peer_calls import GaveUp, PeerCalls, cidrs_of
 from scripts.bench.fleet_sim.peer_policy import Assign, PeerSettings, Snapshot
-from scripts.bench.fleet_sim.peer_store import PeerStore
+from scripts.bench.fleet_sim.peer_store import Cidr, PeerStore
 
 CAPACITY_CODES = ("InsufficientCidrBlocks", "InsufficientFreeAddressesInSubnet")
 
@@ -45,14 +45,25 @@ class PeerNode:
         self._calls = PeerCalls(account, instance, chance, use_prefixes=settings.use_prefixes)
         self._shrunk_at = self._acted_at = clock()
         self._no_growth_until = 0.0
+        self._changed = asyncio.Event()
 
     async def add(self, pod: str) -> bool:
         """AddNetwork: an address at once, or a failure at once."""
         return self.store.assign_pod(pod, self._clock())
 
+    async def hope(self) -> None:
+        """Until an address is there that no pod holds."""
+        while self.store.assigned == self.store.total:
+            await self._changed.wait()
+
     def delete(self, pod: str) -> None:
         """DelNetwork."""
-        self.store.unassign_pod(pod, self._clock())
+        if self.store.unassign_pod(pod, self._clock()):
+            self._say_changed()
+
+    def _say_changed(self) -> None:
+        self._changed.set()
+        self._changed.clear()
 
     async def run(self) -> Never:
         """Start, then loop for ever, beside the hourly leak scan."""
@@ -121,14 +132,14 @@ class PeerNode:
             if e.code != "PrivateIpAddressLimitExceeded":
                 raise
             cidrs = await self._calls.describe(step.eni_id)
-        self.store.add(step.eni_id, cidrs)
+        self._add(step.eni_id, cidrs)
 
     async def _set_up(self, eni: Interface) -> None:
         """setupENI: its look for an exclusion tag can fail, and then the ENI stays unknown."""
         await self._calls.describe_subnets()
         is_primary = eni.device_index == 0
         self.store.add_eni(eni.eni_id, is_primary=is_primary, now=self._clock())
-        self.store.add(eni.eni_id, cidrs_of(eni))
+        self._add(eni.eni_id, cidrs_of(eni))
 
     async def _shrink(self, over: int) -> None:
         """decreaseDatastorePool: first out of the store, then out of EC2."""
@@ -171,7 +182,11 @@ class PeerNode:
         seen = set(await self._calls.describe(eni_id))
         for cidr in self.store.cidrs(eni_id) - seen:
             self.store.remove(eni_id, cidr)
-        self.store.add(eni_id, seen)
+        self._add(eni_id, seen)
+
+    def _add(self, eni_id: str, cidrs: Iterable[Cidr]) -> None:
+        self.store.add(eni_id, cidrs)
+        self._say_changed()
 
     async def _scan_leaks(self) -> Never:
         """cleanUpLeakedENIs: every node reads the whole VPC's loose ENIs once an hour."""
