@@ -26,6 +26,7 @@ from types import FrameType
 import structlog
 
 from cni_shim import frames, results, settings, spec
+from cni_shim.attempt import Attempt
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.host import HostDatapath
 from cni_shim.datapath.netlink import HostNetlink
@@ -40,7 +41,7 @@ from cni_shim.node_watch import NodeWatch
 from cni_shim.queue_worker import QueueWorker
 from cni_shim.settings import Settings, SettingsError
 from cni_shim.spec import CniRequest, Verb
-from cni_shim.verbs import Attempt, Verbs
+from cni_shim.verbs import Verbs
 
 log = structlog.get_logger()
 

@@ -5,14 +5,15 @@ of this attempt. DEL, in this order: the address from the cache or from ipamd's 
 and link removed and their removal seen; the release, whose commit starts the cooldown; the answer.
 If the kernel refuses, the address stays allocated and the runtime tries again; if ipamd is away,
 the release goes into the durable queue and the runtime gets its success.
+
+What aws-node's plugin wired carries no name of ours: only the ledger's word of this moment says
+whose it is. So such attachments are not cached, and without that word their DEL waits in the queue.
 """
 
 from __future__ import annotations
 
-import secrets
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from ipaddress import ip_address
 from typing import Protocol
@@ -20,16 +21,17 @@ from typing import Protocol
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
 
+from cni_shim.attempt import ROLLBACK_SECONDS, Attempt, pb_key
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
 from cni_shim.datapath.families import ANYWHERE, Address, host_on_link
-from cni_shim.datapath.names import POD_GATEWAYS, eni_mark
+from cni_shim.datapath.names import PEER_FURTHER_IFNAME, POD_GATEWAYS, eni_mark
 from cni_shim.datapath.pods import PodWiring, Wired
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
 from cni_shim.key_locks import KeyLocks
 from cni_shim.results import Interface, Ip, Result, Route
 from cni_shim.settings import DEFAULT_VETH_PREFIX
-from cni_shim.spec import AttachmentKey, CniRequest
+from cni_shim.spec import AttachmentKey, CniRequest, Pod
 
 log = structlog.get_logger()
 
@@ -44,9 +46,9 @@ ADDRESS_TRIES = 4
 """Addresses tried when the kernel already uses the one that was given: each is quarantined."""
 
 PEER = "peer"
-"""In Allocation.wired_by: aws-node's plugin wired the pod, and unwires it."""
+"""In Allocation.wired_by: aws-node's plugin wired the pod. That plugin unwires it, or we do where
+the runtime has come to call vpc-cni for the DEL."""
 
-ROLLBACK_SECONDS = 2.0
 GET_SECONDS = 1.0
 
 
@@ -63,6 +65,9 @@ class Ipam(Protocol):
 
     def get(self, key: pb.AttachmentKey, *, deadline_monotonic: float) -> pb.Allocation | None:
         """See IpamClient.get."""
+
+    def list(self, *, deadline_monotonic: float) -> pb.ListReply:
+        """See IpamClient.list."""
 
 
 class Datapath(Protocol):
@@ -88,72 +93,15 @@ class Datapath(Protocol):
     ) -> bool:
         """See PodDatapath.unwire."""
 
-
-class Attempt:
-    """One run of ADD: its name, its clock, and whether the launcher is still there."""
-
-    def __init__(self, key: AttachmentKey, ipam: Ipam, *, deadline_monotonic: float) -> None:
-        self.key = key
-        self.attempt_id = secrets.token_hex(8)
-        self.began_boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
-        self.deadline_monotonic = deadline_monotonic
-        self._ipam = ipam
-        self.is_settled = True  # False while ipamd may have given something that is not given back
-        self._lock = threading.Lock()
-        self._is_cancelled = False
-        self._is_wiring = False
-
-    @property
-    def is_cancelled(self) -> bool:
-        """True once the launcher has gone."""
-        return self._is_cancelled
-
-    def may_wire(self) -> bool:
-        """Go from asking to wiring, unless the launcher has gone; what is wired must be unwired
-        before its address is released, so from here on only the verb itself gives it back."""
-        with self._lock:
-            self._is_wiring = not self._is_cancelled
-            return self._is_wiring
-
-    def restart_clock(self) -> None:
-        """Begin anew for the tombstones: a release that we know of must not refuse this try."""
-        self.began_boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    def ask_again(self) -> None:
-        """Back from wiring to asking, for another address."""
-        with self._lock:
-            self._is_wiring = False
-
-    def cancel(self) -> None:
-        """The launcher has gone. An Allocate of ours that still waits is refused at once.
-
-        Runs on the watching thread, so the call that tells ipamd gets a thread of its own.
-        """
-        with self._lock:
-            self._is_cancelled = True
-            is_asking = not self._is_wiring
-        if is_asking:
-            self.release_soon()
-
-    @property
-    def is_wiring(self) -> bool:
-        """True from `may_wire` until the address was given back."""
-        return self._is_wiring
-
-    def release_soon(self) -> None:
-        """`release` on a thread of its own."""
-        threading.Thread(target=self.release, name="release", daemon=True).start()
-
-    def release(self) -> None:
-        """Give back whatever this attempt was given, and refuse it anything more."""
-        request = pb.ReleaseRequest(
-            key=_pb_key(self.key), attempt_id=self.attempt_id, reason="the ADD was cancelled"
-        )
-        try:
-            self._ipam.release(request, deadline_monotonic=time.monotonic() + ROLLBACK_SECONDS)
-        except IpamdError as e:
-            # The runtime sends a DEL after an ADD that it killed; that one is queued if need be.
-            log.warning("rollback_unsent", key=str(self.key), error=str(e))
+    def unwire_peers(
+        self,
+        container_id: str,
+        ifname: str,
+        pod_namespace: str,
+        pod_name: str,
+        addresses: tuple[Address, ...],
+    ) -> bool:
+        """See PodDatapath.unwire_peers."""
 
 
 class Verbs:
@@ -179,10 +127,8 @@ class Verbs:
     def remember(self, allocations: tuple[pb.Allocation, ...]) -> None:
         """Fill the cache from ipamd's list, after a start."""
         for allocation in allocations:
-            key = AttachmentKey(
-                container_id=allocation.key.container_id, ifname=allocation.key.ifname
-            )
-            self._cache.setdefault(key, allocation)
+            if allocation.wired_by != PEER:
+                self._cache.setdefault(_key_of(allocation), allocation)
 
     def locked(self, key: AttachmentKey, *, timeout_seconds: float) -> AbstractContextManager[None]:
         """The lock that verbs for this key hold; for the queue and the sweep of leftovers."""
@@ -261,7 +207,7 @@ class Verbs:
         deadline = attempt.deadline_monotonic - ANSWER_MARGIN_SECONDS
         for is_last in (False, True):
             wanted = pb.AllocateRequest(
-                key=_pb_key(attempt.key),
+                key=pb_key(attempt.key),
                 network_name=request.network_name,
                 attempt_id=attempt.attempt_id,
                 netns_cookie=cookie,
@@ -290,14 +236,14 @@ class Verbs:
         """
         deadline = attempt.deadline_monotonic - ANSWER_MARGIN_SECONDS
         try:
-            old = self._ipam.get(_pb_key(attempt.key), deadline_monotonic=deadline)
+            old = self._ipam.get(pb_key(attempt.key), deadline_monotonic=deadline)
             if old is None:
                 return
             _refuse_peers(old, attempt)
             self._unwire(request, attempt.key, old)
             self._ipam.release(
                 pb.ReleaseRequest(
-                    key=_pb_key(attempt.key),
+                    key=pb_key(attempt.key),
                     generation=old.generation,
                     reason="the attachment came back in another namespace",
                 ),
@@ -317,7 +263,7 @@ class Verbs:
     ) -> None:
         """Release what a failed try was given, by its generation."""
         request = pb.ReleaseRequest(
-            key=_pb_key(attempt.key),
+            key=pb_key(attempt.key),
             generation=allocation.generation,
             is_foreign_use=is_foreign_use,
             reason=why,
@@ -367,48 +313,64 @@ class Verbs:
         self, request: CniRequest, key: AttachmentKey, *, deadline_monotonic: float
     ) -> bool:
         """`delete` for a caller that holds the key's lock; False if the release was only queued."""
-        held = self._cache.get(key) or self._ask(key, deadline_monotonic)
-        removed = self._unwire(request, key, held)
-        self._cache.pop(key, None)
-        release = pb.ReleaseRequest(key=_pb_key(key), reason="DEL")
-        # Half of what is left: if ipamd hangs, there must be time to write the queue.
-        patience = max((deadline_monotonic - time.monotonic()) / 2, 0.1)
         try:
-            reply = self._ipam.release(
-                release, deadline_monotonic=time.monotonic() + min(patience, ROLLBACK_SECONDS)
-            )
+            standing = self._standing(key, deadline_monotonic)
         except IpamdError as e:
-            if not (e.is_away or e.reason == pb.ErrorDetail.STORE_FAILED):
-                raise e.cni from e
-            log.warning("release_queued", key=str(key), error=str(e))
-            self._queue_release(request)
-            return False
-        log.info("detached", key=str(key), address=reply.address, had_link=removed)
+            self._unwire(request, key, None)  # what is ours is found by its names and its alias
+            return self._put_off(request, key, e)
+        had_link = [self._unwire(request, k, held) for k, held in standing.items()]
+        self._cache.pop(key, None)
+        try:
+            addresses = [self._release(k, deadline_monotonic) for k in standing]
+        except IpamdError as e:
+            return self._put_off(request, key, e)
+        log.info("detached", key=str(key), address=" ".join(addresses), had_link=any(had_link))
         return True
 
-    def _ask(self, key: AttachmentKey, deadline_monotonic: float) -> pb.Allocation | None:
-        """The ledger's word; without it the link is found by its names and its alias."""
+    def _put_off(self, request: CniRequest, key: AttachmentKey, error: IpamdError) -> bool:
+        """Queue a DEL that ipamd could not serve; False. Raises CniError where it would not."""
+        if not (error.is_away or error.reason == pb.ErrorDetail.STORE_FAILED):
+            raise error.cni from error
+        log.warning("release_queued", key=str(key), error=str(error))
+        self._queue_release(request)
+        return False
+
+    def _standing(
+        self, key: AttachmentKey, deadline_monotonic: float
+    ) -> Mapping[AttachmentKey, pb.Allocation | None]:
+        """What a DEL of this key ends, the key itself last: a pod of aws-node's may have further
+        interfaces, which the runtime does not name. Raises IpamdError."""
+        held = self._cache.get(key)
+        if held is not None:
+            return {key: held}
         now = time.monotonic()
-        patience = min(GET_SECONDS, (deadline_monotonic - now) / 3)
-        try:
-            return self._ipam.get(_pb_key(key), deadline_monotonic=now + patience)
-        except IpamdError as e:
-            log.warning("ledger_unasked", key=str(key), error=str(e))
-            return None
+        patience = now + min(GET_SECONDS, (deadline_monotonic - now) / 3)
+        held = self._ipam.get(pb_key(key), deadline_monotonic=patience)
+        if held is None or held.wired_by != PEER:
+            return {key: held}
+        everything = self._ipam.list(deadline_monotonic=patience).allocations
+        return {_key_of(a): a for a in everything if _is_further(a, held)} | {key: held}
+
+    def _release(self, key: AttachmentKey, deadline_monotonic: float) -> str:
+        """The address that cools from now on. Raises IpamdError."""
+        release = pb.ReleaseRequest(key=pb_key(key), reason="DEL")
+        # Half of what is left: if ipamd hangs, there must be time to write the queue.
+        now = time.monotonic()
+        patience = min(max((deadline_monotonic - now) / 2, 0.1), ROLLBACK_SECONDS)
+        return self._ipam.release(release, deadline_monotonic=now + patience).address
 
     def _unwire(self, request: CniRequest, key: AttachmentKey, held: pb.Allocation | None) -> bool:
-        if held is not None and held.wired_by == PEER:
-            return False
-        pod_namespace = held.pod_namespace if held else request.pod.namespace
-        pod_name = held.pod_name if held else request.pod.name
+        pod = request.pod if held is None else Pod(namespace=held.pod_namespace, name=held.pod_name)
+        addresses = addresses_of(held) if held else ()
         try:
+            if held is not None and held.wired_by == PEER:
+                pod = pod if pod.name else request.pod  # aws-node before 1.6 kept no names
+                return self._datapath.unwire_peers(
+                    key.container_id, key.ifname, pod.namespace, pod.name, addresses
+                )
+            prefix = request.config.veth_prefix or DEFAULT_VETH_PREFIX
             return self._datapath.unwire(
-                key.container_id,
-                key.ifname,
-                pod_namespace,
-                pod_name,
-                request.config.veth_prefix or DEFAULT_VETH_PREFIX,
-                addresses_of(held) if held else (),
+                key.container_id, key.ifname, pod.namespace, pod.name, prefix, addresses
             )
         except DatapathError as e:
             raise CniError(
@@ -418,8 +380,19 @@ class Verbs:
             ) from e
 
 
-def _pb_key(key: AttachmentKey) -> pb.AttachmentKey:
-    return pb.AttachmentKey(container_id=key.container_id, ifname=key.ifname)
+def _key_of(allocation: pb.Allocation) -> AttachmentKey:
+    return AttachmentKey(container_id=allocation.key.container_id, ifname=allocation.key.ifname)
+
+
+def _is_further(allocation: pb.Allocation, first: pb.Allocation) -> bool:
+    """Whether it is one of the interfaces that aws-node's plugin made beside a pod's first."""
+    return (
+        allocation.wired_by == PEER
+        and allocation.key.container_id == first.key.container_id
+        and allocation.key.ifname.startswith(PEER_FURTHER_IFNAME)
+        and allocation.key.ifname != first.key.ifname
+        and allocation.network_name == first.network_name
+    )
 
 
 def addresses_of(allocation: pb.Allocation) -> tuple[Address, ...]:

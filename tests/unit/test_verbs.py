@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 
 import grpc
 import pytest
+from cni_shim.attempt import Attempt
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
 from cni_shim.datapath.families import Address
 from cni_shim.datapath.pods import PodWiring, Wired
@@ -16,7 +17,7 @@ from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
 from cni_shim.results import Result
 from cni_shim.spec import AttachmentKey, CniRequest, PluginConfig, Pod, Verb
-from cni_shim.verbs import PEER, Attempt, Verbs
+from cni_shim.verbs import PEER, Verbs
 from ipam_api.v1 import ipam_pb2 as pb
 
 KEY = AttachmentKey(container_id="c1", ifname="eth0")
@@ -79,17 +80,21 @@ class FakeIpam:
 
     def release(self, request: pb.ReleaseRequest, *, deadline_monotonic: float) -> pb.ReleaseReply:
         self._enter("release")
-        held = self.held.get(request.key.container_id)
+        held = self.held.get(_name(request.key))
         if held is None or (request.attempt_id and request.attempt_id != held.attempt_id):
             return pb.ReleaseReply(outcome=pb.ReleaseReply.UNKNOWN_KEY)
-        del self.held[request.key.container_id]
+        del self.held[_name(request.key)]
         how = " as foreign" if request.is_foreign_use else ""
         self.diary.append(f"release {held.address}{how}")
         return pb.ReleaseReply(outcome=pb.ReleaseReply.RELEASED, address=held.address)
 
     def get(self, key: pb.AttachmentKey, *, deadline_monotonic: float) -> pb.Allocation | None:
         self._enter("get")
-        return self.held.get(key.container_id)
+        return self.held.get(_name(key))
+
+    def list(self, *, deadline_monotonic: float) -> pb.ListReply:
+        self._enter("list")
+        return pb.ListReply(allocations=self.held.values())
 
 
 class FakeDatapath:
@@ -137,6 +142,18 @@ class FakeDatapath:
         self.diary.append(f"unwire {_words(addresses)} of {pod_name}")
         return self.links.pop(container_id, None) is not None
 
+    def unwire_peers(
+        self,
+        container_id: str,
+        ifname: str,
+        pod_namespace: str,
+        pod_name: str,
+        addresses: tuple[Address, ...],
+    ) -> bool:
+        self._enter("unwire")
+        self.diary.append(f"unwire peer's {_words(addresses)} of {pod_namespace}.{pod_name}")
+        return True
+
     def _wired(self) -> Wired:
         return Wired(
             host_ifname="eni123",
@@ -145,6 +162,11 @@ class FakeDatapath:
             pod_mac="0a:58:0a:00:00:05",
             netns_cookie=self.cookie,
         )
+
+
+def _name(key: pb.AttachmentKey) -> str:
+    """The container, with the interface where it is not the usual one."""
+    return key.container_id if key.ifname == "eth0" else f"{key.container_id}/{key.ifname}"
 
 
 def _words(addresses: tuple[Address, ...]) -> str:
@@ -365,6 +387,7 @@ def test_a_del_goes_on_without_the_ledgers_word(bench: Bench) -> None:
     bench.ipam.script["get"] = [away()]
     bench.delete()
     assert not bench.datapath.links
+    assert (bench.queued, list(bench.ipam.held)) == ([KEY], ["c1"])
 
 
 def test_verbs_of_one_key_wait_for_each_other(bench: Bench) -> None:
@@ -510,16 +533,83 @@ def test_an_ipamd_that_names_one_address_only_is_understood(bench: Bench) -> Non
     assert bench.diary[-2:] == ["unwire 10.0.0.5 of web", "release 10.0.0.5"]
 
 
-def hold_for_peer(bench: Bench, *, netns_cookie: int) -> None:
-    bench.ipam.held["c1"] = pb.Allocation(
-        address="10.0.0.9", addresses=["10.0.0.9"], netns_cookie=netns_cookie, wired_by=PEER
+def hold_for_peer(bench: Bench, *, netns_cookie: int = 0, **changed: object) -> pb.Allocation:
+    """An allocation that was taken over from aws-node; `ifname` is of its key."""
+    key = pb.AttachmentKey(container_id="c1", ifname=str(changed.pop("ifname", "eth0")))
+    values: dict[str, object] = {
+        "addresses": ["10.0.0.9"],
+        "pod_namespace": "shop",
+        "pod_name": "old",
+        "network_name": "aws-cni",
+    }
+    made = pb.Allocation(
+        key=key,
+        netns_cookie=netns_cookie,
+        wired_by=PEER,
+        **(values | changed),  # type: ignore[arg-type]
     )
+    made.address = made.addresses[0]
+    bench.ipam.held[_name(key)] = made
+    return made
 
 
-def test_a_del_of_what_the_peer_wired_releases_and_unwires_nothing(bench: Bench) -> None:
-    hold_for_peer(bench, netns_cookie=0)
+def test_a_del_of_what_the_peer_wired_removes_it_before_it_releases(bench: Bench) -> None:
+    hold_for_peer(bench)
     bench.delete()
-    assert bench.diary == ["release 10.0.0.9"]
+    assert bench.diary == ["unwire peer's 10.0.0.9 of shop.old", "release 10.0.0.9"]
+
+
+def test_an_attachment_without_names_has_those_of_the_del(bench: Bench) -> None:
+    hold_for_peer(bench, pod_namespace="", pod_name="")
+    bench.delete()
+    assert bench.diary == ["unwire peer's 10.0.0.9 of default.web", "release 10.0.0.9"]
+
+
+def test_a_del_of_the_peers_whose_kernel_part_fails_keeps_the_address(bench: Bench) -> None:
+    hold_for_peer(bench)
+    bench.datapath.script["unwire"] = [DatapathError("delete rule 512", 16)]
+    error = bench.refused(bench.delete)
+    assert (error.code, list(bench.ipam.held)) == (CniErrorCode.TRY_AGAIN_LATER, ["c1"])
+    bench.delete()
+    bench.delete()
+    assert bench.diary == [
+        "unwire refused",
+        "unwire peer's 10.0.0.9 of shop.old",
+        "release 10.0.0.9",
+        "unwire nothing of web",
+    ]
+
+
+def test_a_del_ends_the_further_interfaces_of_a_pod_of_the_peers_first(bench: Bench) -> None:
+    hold_for_peer(bench)
+    hold_for_peer(bench, ifname="mNicIf1", addresses=["10.0.8.9"])
+    hold_for_peer(bench, ifname="mNicIf2", addresses=["10.0.9.9"], network_name="another")
+    bench.delete()
+    assert bench.diary == [
+        "unwire peer's 10.0.8.9 of shop.old",
+        "unwire peer's 10.0.0.9 of shop.old",
+        "release 10.0.8.9",
+        "release 10.0.0.9",
+    ]
+    assert list(bench.ipam.held) == ["c1/mNicIf2"]
+
+
+@pytest.mark.parametrize("call", ["get", "list"])
+def test_without_the_ledgers_word_nothing_of_the_peers_is_touched_or_released(
+    bench: Bench, call: str
+) -> None:
+    bench.verbs.remember((hold_for_peer(bench),))
+    bench.ipam.script[call] = [away()]
+    bench.delete()
+    assert (bench.queued, list(bench.ipam.held)) == ([KEY], ["c1"])
+    assert bench.diary == [f"{call} refused", "unwire nothing of web", "queue"]
+
+
+def test_a_late_del_spares_the_next_holder_of_an_address_of_the_peers(bench: Bench) -> None:
+    bench.verbs.remember((hold_for_peer(bench),))
+    bench.ipam.held.clear()  # aws-node's plugin was called for the DEL, and released it
+    bench.delete()
+    assert bench.diary == ["unwire nothing of web"]
 
 
 @pytest.mark.parametrize("cookie", [7, 0], ids=["same-namespace", "other-namespace"])

@@ -215,7 +215,9 @@ def _address(family: int, value: bytes) -> Address:
 
 
 def _network(family: int, value: bytes, length: int) -> Network:
-    return IPv4Network((value, length)) if family == AF_INET else IPv6Network((value, length))
+    """Not strict: the kernel takes rules whose address has bits beyond its length."""
+    made = IPv4Network if family == AF_INET else IPv6Network
+    return made((value, length), strict=False)
 
 
 def _network_or_none(family: int, value: bytes | None, length: int) -> Network | None:

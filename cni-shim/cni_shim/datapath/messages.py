@@ -90,6 +90,12 @@ class Route:
     ifindex: int
     protocol: int = names.PROTOCOL
 
+    @property
+    def is_to_one_address(self) -> bool:
+        """Whether it leads to a single address on its link: a /32 or /128 without a gateway."""
+        is_single = self.destination.prefixlen == self.destination.max_prefixlen
+        return is_single and self.gateway is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:

@@ -38,6 +38,10 @@ _GROUP_OWNER_MASK = 0xFFFF0000
 _NAME_DIGITS = 11
 _MAX_PREFIX = 4
 
+# The AWS agent's name of a pod's interface on a further network card, before its number from 1; in
+# ipamd's ledger such an interface has this name with the container id of the first one.
+PEER_FURTHER_IFNAME = "mNicIf"
+
 # The pod's only neighbour of each family (by ipaddress's version), answered by a permanent entry:
 # the same in every pod and on every node, and those of the AWS agent.
 POD_GATEWAYS: dict[int, IPv4Address | IPv6Address] = {
@@ -67,8 +71,24 @@ def fallback_ifname(prefix: str, *, container_id: str, ifname: str) -> str:
 def _hashed_name(prefix: str, subject: str) -> str:
     if not 1 <= len(prefix) <= _MAX_PREFIX:
         raise ValueError(f"veth prefix {prefix!r}: want 1 to {_MAX_PREFIX} characters")
-    digest = hashlib.sha1(subject.encode(), usedforsecurity=False).hexdigest()
-    return prefix + digest[:_NAME_DIGITS]
+    return prefix + _digits(subject)
+
+
+def _digits(subject: str) -> str:
+    return hashlib.sha1(subject.encode(), usedforsecurity=False).hexdigest()[:_NAME_DIGITS]
+
+
+def peer_digits(ifname: str, pod_namespace: str, pod_name: str) -> str:
+    """How the AWS agent's host veth of a pod's interface ends, after its prefix; "" without a name.
+
+    Example: sha1("default.web")[:11]; of the pod's further interface "mNicIf2", as ipamd calls it,
+    sha1("default.web.2")[:11].
+    """
+    if not (pod_namespace and pod_name):
+        return ""
+    number = ifname.removeprefix(PEER_FURTHER_IFNAME)
+    further = f".{number}" if number != ifname else ""
+    return _digits(f"{pod_namespace}.{pod_name}{further}")
 
 
 def host_mac(container_id: str, ifname: str) -> bytes:

@@ -6,7 +6,7 @@ three dumps). Changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cni_shim.datapath import answers, messages, names
@@ -26,8 +26,12 @@ from cni_shim.datapath.wiring import PodWiring, Wired, host_route, is_of, pod_ro
 
 _ALIAS_BYTES = ALIAS_START.encode()
 _POD_TABLE_ATTRIBUTE = messages.u32(messages.RTA_TABLE, names.POD_TABLE)
+_MAIN_TABLE_ATTRIBUTE = messages.u32(messages.RTA_TABLE, names.MAIN_TABLE)
 # Where pods' rules stand, ours and the AWS agent's. Rules elsewhere may name a node address.
-_POD_RULE_PRIORITIES = frozenset({names.POD_RULE_PRIORITY, names.MARK_RULE_PRIORITY})
+POD_RULE_PRIORITIES = frozenset({names.POD_RULE_PRIORITY, names.MARK_RULE_PRIORITY})
+_HOST_LENGTHS = frozenset({32, 128})
+# linux/rtnetlink.h, RTPROT_KERNEL and RTPROT_RA: what an address or a router of the node brings.
+_NODES_OWN_PROTOCOLS = frozenset({2, 9})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,16 +57,22 @@ class ObservedPod:
 
 
 def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
-    """Every pod address in the pod table and in pods' rules, and our links without one."""
+    """Every pod address in the pod table, in main behind another agent's veth and in pods' rules,
+    and our links without one."""
     links = {link.ifindex: link for link in sock.dump(messages.dump_links(), answers.link_of)}
-    routes = pod_table_routes(sock)
+    bodies = sock.dump_raw(messages.dump_routes())
+    routes = _in_pod_table(bodies)
     rules = sock.dump(messages.dump_rules(), answers.rule_of)
 
     routed = {route.ifindex for route in routes}
-    routed_addresses = {route.destination.network_address for route in routes}
+    ours = {route.destination.network_address for route in routes}
+    theirs = [r for r in host_routes(bodies) if r.destination.network_address not in ours]
+    foreign = [r for r in theirs if r.ifindex in links and is_foreign_veth(links[r.ifindex])]
+    routed_addresses = ours | {route.destination.network_address for route in foreign}
     named = {address for rule in rules if (address := _pod_address_of(rule)) is not None}
     return (
         *(_observed(links.get(r.ifindex), r.destination.network_address) for r in routes),
+        *(_observed(links[r.ifindex], r.destination.network_address) for r in foreign),
         *(ObservedPod(address=address) for address in _sorted(named - routed_addresses)),
         *(
             _observed(link, None)
@@ -73,11 +83,29 @@ def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
 
 
 def pod_table_routes(sock: NetlinkSocket, family: int = AF_UNSPEC) -> tuple[Route, ...]:
-    """The routes of the pod table. Bytes are compared first: a parse costs 20 times as much."""
+    """The routes of the pod table."""
+    return _in_pod_table(sock.dump_raw(messages.dump_routes(family)))
+
+
+def _in_pod_table(bodies: Iterable[bytes]) -> tuple[Route, ...]:
+    """Bytes are compared first: a parse costs 20 times as much."""
     return tuple(
         route
-        for body in sock.dump_raw(messages.dump_routes(family))
+        for body in bodies
         if _POD_TABLE_ATTRIBUTE in body and (route := answers.route_of(body)) is not None
+    )
+
+
+def host_routes(bodies: Iterable[bytes]) -> tuple[Route, ...]:
+    """Of dumped routes those of main to a single address: where other agents have their pods."""
+    return tuple(
+        route
+        for body in bodies
+        if _MAIN_TABLE_ATTRIBUTE in body
+        and answers.matched_length(body) in _HOST_LENGTHS
+        and (route := answers.route_of(body)) is not None
+        and route.is_to_one_address
+        and route.protocol not in _NODES_OWN_PROTOCOLS
     )
 
 
@@ -218,6 +246,11 @@ def _observed(link: Link | None, address: Address | None) -> ObservedPod:
     )
 
 
+def is_foreign_veth(link: Link) -> bool:
+    """A veth that is not of our making."""
+    return link.kind == "veth" and not _is_host_veth(link)
+
+
 def _is_host_veth(link: Link) -> bool:
     """A link of ours: by its alias, or made by us and left before it got one."""
     return link.identity is not None or (not link.alias and names.is_our_group(link.group))
@@ -228,7 +261,7 @@ def _sorted(addresses: set[Address]) -> list[Address]:
 
 
 def _pod_address_of(rule: Rule) -> Address | None:
-    if rule.priority not in _POD_RULE_PRIORITIES:
+    if rule.priority not in POD_RULE_PRIORITIES:
         return None
     for network in (rule.destination, rule.source):
         if network is not None and network.prefixlen == network.max_prefixlen:

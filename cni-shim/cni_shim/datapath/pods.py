@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeGuard
 
-from cni_shim.datapath import answers, messages, names, sysctls
+from cni_shim.datapath import answers, messages, names, peer_pods, sysctls
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
 from cni_shim.datapath.families import FAMILIES, LEAST_MTU_V6, Address
 from cni_shim.datapath.identity import encode_alias
@@ -153,6 +153,24 @@ class PodDatapath:
                 # Meanwhile; the routes go with the link.
                 had_rules = [self._remove_rules(address, ifindexes) for address in addresses]
         return any(had_rules) or bool(ifindexes)
+
+    def unwire_peers(
+        self,
+        container_id: str,
+        ifname: str,
+        pod_namespace: str,
+        pod_name: str,
+        addresses: tuple[Address, ...],
+    ) -> bool:
+        """Remove what aws-node's plugin made for the attachment's addresses; True if there was
+        anything. Idempotent, and needs no pod namespace.
+
+        The caller must know from the ledger that the addresses are this attachment's now. A link
+        that carries another address too, or has another pod's name, stays.
+        """
+        digits = names.peer_digits(ifname, pod_namespace, pod_name)
+        with self._locked(container_id, ifname):
+            return peer_pods.remove(self._netlink.socket(), self._remover, digits, addresses)
 
     def observe(self) -> tuple[ObservedPod, ...]:
         """Every pod address found in the kernel, and every host veth of ours. Not a snapshot in
