@@ -33,7 +33,7 @@ from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
 from ipamd.model import Address, AddressState, EniId, SubnetId
 from ipamd.node import NodeFacts
-from ipamd.pacer import Pacer
+from ipamd.pacer import GROWING, Pacer
 from ipamd.pool import observe
 from ipamd.pool.ledger import Change, Intent, IntentKind
 from ipamd.pool.observe import Exclusions
@@ -111,7 +111,7 @@ class Actions:
             if intent.kind in (IntentKind.CREATE, IntentKind.DELETE):
                 self._launch(intent, facts)
             else:
-                self._keeper.commit(Change(put_intents=(replace(intent, is_open=False),)))
+                self._keeper.commit(self._lost(intent))
 
     def _launch(self, intent: Intent, facts: NodeFacts) -> None:
         record = Record(
@@ -161,7 +161,7 @@ class Actions:
             if not isinstance(error, Transient):
                 return await self._refused(intent, error)
             if intent.kind in (IntentKind.ASSIGN, IntentKind.UNASSIGN):
-                await self._settle(lambda: Change(put_intents=(replace(intent, is_open=False),)))
+                await self._settle(lambda: self._lost(intent))
                 return self._look_again()
             failures += 1
             await asyncio.sleep(backoff.TRANSIENT.delay(failures, _chance()))
@@ -174,21 +174,37 @@ class Actions:
             await self._measure(intent.subnet_id)
         self.pacer.refused(intent, error, now, _chance())
         await self._settle(lambda: self._given_up(intent))
-        if _is_picture_stale(intent, error) and now >= self._look_allowed_at:
+        if self._waits_for_a_look(intent.eni_id):
+            self._look_again()
+        elif _is_picture_stale(intent, error) and now >= self._look_allowed_at:
             self._look_allowed_at = now + LOOK_SECONDS
             self._look_again()
         self._wake()
 
+    def _lost(self, intent: Intent) -> Change:
+        """The call may have had its effect: a look will tell, and no later refusal can."""
+        leaving = () if intent.kind is IntentKind.ASSIGN else self._unassigning(_eni_of(intent))
+        return Change(
+            put_intents=(replace(intent, is_open=False),),
+            put_addresses=tuple(replace(a, reason=observe.IN_DOUBT) for a in leaving),
+        )
+
     def _given_up(self, intent: Intent) -> Change:
-        """The intent goes; what was to be given back stays ours, and cools as after any use."""
-        kept: tuple[Address, ...] = ()
-        if intent.kind in (IntentKind.UNASSIGN, IntentKind.DELETE) and intent.eni_id is not None:
-            kept = tuple(
-                replace(a, state=AddressState.COOLING, since_boottime=clock.boottime())
-                for a in self._keeper.ledger.on_eni(intent.eni_id)
-                if a.state is AddressState.UNASSIGNING
-            )
-        return Change(put_addresses=kept, drop_intents=(intent.token,))
+        """The intent goes. What was to be given back is still ours and cools, as after any use,
+        unless it may be gone in part: then it waits for two looks that show it."""
+        if intent.kind in GROWING:
+            return Change(drop_intents=(intent.token,))
+        leaving = self._unassigning(_eni_of(intent))
+        state, reason = AddressState.COOLING, ""
+        if _is_partly_done(intent, leaving):
+            state, reason = AddressState.QUARANTINED, observe.UNCONFIRMED
+        now = clock.boottime()
+        kept = (replace(a, state=state, since_boottime=now, reason=reason) for a in leaving)
+        return Change(put_addresses=tuple(kept), drop_intents=(intent.token,))
+
+    def _waits_for_a_look(self, eni_id: EniId | None) -> bool:
+        rows = self._keeper.ledger.addresses.values()
+        return any(a.eni_id == eni_id and a.reason == observe.UNCONFIRMED for a in rows)
 
     async def _settle(self, make_change: Callable[[], Change]) -> None:
         """Commit an outcome, however long the store refuses: an intent without a task behind it
@@ -324,6 +340,17 @@ class Actions:
             )
         self.last_error = str(error)
         self._metrics.cloud_error(error.operation or intent.kind.value, error.code)
+
+
+def _is_partly_done(intent: Intent, leaving: tuple[Address, ...]) -> bool:
+    """Whether a refusal leaves open what was done: a deletion detaches first, each kind of address
+    is a call of its own, and the answer of an earlier call may have been lost."""
+    kinds = {(a.address.version, a.prefix is None) for a in leaving}
+    return (
+        intent.kind is IntentKind.DELETE
+        or len(kinds) > 1
+        or any(a.reason == observe.IN_DOUBT for a in leaving)
+    )
 
 
 def _is_picture_stale(intent: Intent, error: CloudError) -> bool:

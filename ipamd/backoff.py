@@ -44,5 +44,15 @@ CAPPED = Backoff(first_seconds=120.0, cap_seconds=600.0)
 DENIED = Backoff(first_seconds=30.0, cap_seconds=300.0)
 """Only a human changes a policy; IAM needs seconds to minutes to spread."""
 
+REFUSED = Backoff(first_seconds=0.5, cap_seconds=300.0)
+"""A refusal that no table names: often over in a moment (a state that changes), else somebody has
+to change something, as with a policy."""
+
+NO_SHRINKING = Backoff(first_seconds=30.0, cap_seconds=3600.0)
+"""Nobody waits for an address to be given back."""
+
+NO_ENI = Backoff(first_seconds=2.0, cap_seconds=600.0)
+"""A creation met a limit. The next may fit (the index was taken); else each try is four calls."""
+
 TRANSIENT = Backoff(first_seconds=0.5, cap_seconds=30.0)
 """Time-outs and connection losses: the child was restarted or the network blinked."""

@@ -1,8 +1,9 @@
 """What earlier refusals of the cloud forbid for now: pauses, full subnets, limits of one ENI.
 
 State in, `Pace` out: the planner gets it as values. Throttling pauses everything; any other refusal
-only its own kind of call (growing or shrinking), so that a policy that forbids unassigning never
-keeps a pod from its address. A subnet can refuse prefixes alone, or run low without refusing.
+only its own kind of call (growing, making ENIs, shrinking), so that a policy that forbids
+unassigning never keeps a pod from its address. A subnet can refuse prefixes alone, or run low
+without refusing.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Pacer:
     subnets: dict[SubnetId, SubnetSeen] = field(default_factory=dict)
     _throttled: _Until = field(default_factory=_Until)
     _growing: _Until = field(default_factory=_Until)
+    _creating: _Until = field(default_factory=_Until)
     _shrinking: _Until = field(default_factory=_Until)
     _exhausted: dict[SubnetId, _Until] = field(default_factory=dict)
     _prefixless: dict[SubnetId, _Until] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Pacer:
         return Pace(
             paused_seconds=max(self._throttled.boottime - now, 0.0),
             growth_paused_seconds=max(self._growing.boottime - now, 0.0),
+            creation_paused_seconds=max(self._creating.boottime - now, 0.0),
             shrink_paused_seconds=max(self._shrinking.boottime - now, 0.0),
             exhausted_subnets=_running(self._exhausted, now),
             prefixless_subnets=_running(self._prefixless, now),
@@ -91,7 +94,7 @@ class Pacer:
 
     def due_times(self, now: float) -> Iterable[float]:
         """Boot times after `now` at which a plan may differ for what is kept here."""
-        ends = [self._throttled, self._growing, self._shrinking]
+        ends = [self._throttled, self._growing, self._creating, self._shrinking]
         ends += [*self._exhausted.values(), *self._prefixless.values(), *self._room.values()]
         ends += [*self._caps.values(), *self._remeasure.values()]
         times = [u.boottime for u in ends]
@@ -145,6 +148,8 @@ class Pacer:
             self._shrinking = _Until()
             return
         self._growing = _Until()
+        if intent.kind is IntentKind.CREATE:
+            self._creating = _Until()
         self._exhausted.pop(intent.subnet_id, None)
         self._room.pop(intent.subnet_id, None)
         if intent.eni_id is not None and intent.eni_id in self._caps:
@@ -181,12 +186,16 @@ class Pacer:
                 self._caps[intent.eni_id] = _Until(
                     boottime=now + wait, failures=before.failures + 1, amount=asked // 2
                 )
+            case LimitReached() if intent.kind is IntentKind.CREATE:
+                self._creating = _later(self._creating, backoff.NO_ENI, error, now, chance)
+            case _ if intent.kind not in GROWING:
+                self._shrinking = _later(self._shrinking, backoff.NO_SHRINKING, error, now, chance)
             case _:
-                pacing = backoff.DENIED if isinstance(error, Denied) else backoff.TRANSIENT
-                if intent.kind in GROWING:
-                    self._growing = _later(self._growing, pacing, error, now, chance)
+                pacing = backoff.DENIED if isinstance(error, Denied) else backoff.REFUSED
+                if intent.kind is IntentKind.CREATE:  # ENIs that have room go on growing
+                    self._creating = _later(self._creating, pacing, error, now, chance)
                 else:
-                    self._shrinking = _later(self._shrinking, pacing, error, now, chance)
+                    self._growing = _later(self._growing, pacing, error, now, chance)
 
     def _subnet_refused(self, intent: Intent, now: float, chance: float) -> None:
         """EC2 gives all that was asked for or nothing: ask once more for what is there."""

@@ -243,13 +243,15 @@ class Reconciler:
         self._set_facts(replace(facts, vpc_cidrs=snapshot.vpc_cidrs or facts.vpc_cidrs))
         # An ENI that is being created is loose for a moment: such a look says nothing of strays.
         seen = () if was_creating or self._is_creating() else findings.stray_enis
+        missing = tuple(str(a) for a in findings.missing_allocated)
+        is_news = missing != self.missing_allocated or not set(seen) <= set(self._strays)
         self._strays = {e: self._strays.get(e, now) for e in seen}
-        self.missing_allocated = tuple(str(a) for a in findings.missing_allocated)
+        self.missing_allocated = missing
         self._cloud_answered()
         if self.first_look_boottime is None:
             self.first_look_boottime = now
         self.last_look_boottime = now
-        if findings.wants_second_look:
+        if findings.wants_second_look or is_news:
             self.look_soon(observe.SECOND_LOOK_SECONDS + 1)
         if findings.unsettled:
             self.look_soon(UNSETTLED_LOOK_SECONDS)

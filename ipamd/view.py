@@ -31,6 +31,7 @@ class Pace:
     subnet_room: dict[SubnetId, int]  # free addresses of subnets that refused a larger request
     eni_caps: dict[EniId, int]  # what to ask of ENIs at most that met a limit
     growth_paused_seconds: float
+    creation_paused_seconds: float
     shrink_paused_seconds: float
 
 
@@ -63,6 +64,7 @@ def build_view(
     is_fallback = _is_fallback(targets, enis, situation)
     slots = facts.limits.slots_per_eni
     in_flight = {i.eni_id: i for i in intents}
+    busy = {i.eni_id for i in ledger.intents.values()}  # those of ENIs that hang loose, too
     by_eni: dict[EniId, list[Address]] = defaultdict(list)
     for address in ledger.addresses.values():
         by_eni[address.eni_id].append(address)
@@ -86,8 +88,9 @@ def build_view(
         eni_caps=pace.eni_caps,
         paused_seconds=pace.paused_seconds,
         growth_paused_seconds=pace.growth_paused_seconds,
+        creation_paused_seconds=pace.creation_paused_seconds,
         shrink_paused_seconds=pace.shrink_paused_seconds,
-        stray_enis=tuple(e for e in situation.stray_enis if e not in in_flight),
+        stray_enis=tuple(e for e in situation.stray_enis if e not in busy),
         # In an IPv6 cluster one ENI serves every pod, with its /80.
         can_create_interfaces=situation.can_create_interfaces and settings.has_ipv4,
         seconds_since_change=pace.seconds_since_change,

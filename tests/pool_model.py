@@ -93,6 +93,7 @@ class PoolModel:
             eni_caps={},
             paused_seconds=0.0,
             growth_paused_seconds=0.0,
+            creation_paused_seconds=0.0,
             shrink_paused_seconds=0.0,
             stray_enis=(),
             can_create_interfaces=True,

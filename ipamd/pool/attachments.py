@@ -24,6 +24,7 @@ from ipamd.model import (
     WiredBy,
 )
 from ipamd.pool.ledger import Change, Ledger, Tombstone
+from ipamd.pool.observe import FOREIGN
 
 TOMBSTONE_SECONDS = 600.0
 """How long a release refuses older attempts: twice the 5 minutes that CRI-O gives an ADD."""
@@ -268,6 +269,8 @@ def release(
             allocation=held,
         )
     state = AddressState.QUARANTINED if is_foreign_use else AddressState.COOLING
+    if is_foreign_use:  # with the words that a report without the address ends it by
+        reason = f"{FOREIGN}: {reason}" if reason else FOREIGN
     tombstone = replace(tombstone, addresses=held.addresses)
     freed = _moved(ledger, held.addresses, state, now, reason)
     return Released(

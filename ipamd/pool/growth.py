@@ -117,7 +117,7 @@ def _assign(eni: EniView, need: _Need, count: int, reason: str) -> AssignAddress
 
 def _create_enis(view: View, need: _Need, reason: str) -> None:
     subnets = usable_subnets(view)
-    if not subnets or not view.can_create_interfaces:
+    if not subnets or not view.can_create_interfaces or view.creation_paused_seconds > 0:
         return
     missing = need.units - _busy_room(view, need)
     for device_index in _new_indexes(view, missing):

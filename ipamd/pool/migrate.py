@@ -24,7 +24,7 @@ from ipamd.model import (
 )
 from ipamd.pool import peer
 from ipamd.pool.ledger import Change, Ledger, sort_key
-from ipamd.pool.observe import FOREIGN, ObservedPod
+from ipamd.pool.observe import ObservedPod, is_foreign
 
 IMPORTED = AttemptId("peer-checkpoint")
 """The attempt of an allocation that came from the checkpoint: no ADD of ours made it."""
@@ -272,7 +272,7 @@ def hand_back(ledger: Ledger, *, network_name: str) -> HandBack:
     for held in sorted(ledger.allocations.values(), key=lambda a: a.generation):
         file = files.setdefault(_card(ledger, held.eni_id), [])
         file.append(_entry(ledger, held, network_name))
-    foreign = [a for a in ledger.in_state(AddressState.QUARANTINED) if a.reason == FOREIGN]
+    foreign = [a for a in ledger.addresses.values() if is_foreign(a)]
     for address in foreign:
         files.setdefault(_card(ledger, address.eni_id), []).append(_holder(address.address))
     return HandBack(

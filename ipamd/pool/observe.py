@@ -35,6 +35,15 @@ SECOND_LOOK_SECONDS = 30.0
 UNCONFIRMED = "found in the cloud, unasked for: waiting for a second look"
 FOREIGN = "in use on the node, unknown to the ledger"
 
+IN_DOUBT = "being given back; an answer was lost"
+"""The reason of an unassigning address of which a call may have taken effect: no later refusal
+proves that it is still ours, only a look does."""
+
+
+def is_foreign(address: Address) -> bool:
+    """Quarantined because something on the node uses it; a report without it ends that."""
+    return address.state is AddressState.QUARANTINED and address.reason.startswith(FOREIGN)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exclusions:
@@ -65,13 +74,14 @@ class CloudFindings:
     missing_allocated: tuple[IPAddress, ...]
     stray_enis: tuple[EniId, ...]  # ours by tag, attached to nothing
     unsettled: int  # calls with a lost answer on which this look has nothing to say
+    unconfirmed: int  # addresses whose state another look will settle
 
     @property
     def wants_second_look(self) -> bool:
-        """True when something disagreed, so that a second look should follow soon."""
+        """Whether a second look will change something. What stays as it is (pods on addresses that
+        the cloud took, ENIs that hang loose) is news once, and the reconciler knows whether."""
         # After a lost answer, too: the call may have its effect only after this look.
-        disagreements = (self.found, self.missing, self.missing_allocated, self.stray_enis)
-        return any(disagreements) or bool(self.change.drop_intents)
+        return bool(self.unconfirmed or self.found or self.change.drop_intents)
 
 
 def cloud(
@@ -122,6 +132,7 @@ def cloud(
         missing=tuple(a.address for a in missing),
         missing_allocated=still_used,
         unsettled=len(closed) - len(settled),
+        unconfirmed=sum(_awaits_look(a) for a in ledger.applied(change).addresses.values()),
         stray_enis=tuple(
             e.eni_id
             for e in snapshot.enis
@@ -239,6 +250,11 @@ def _is_back(held: Address, now: float) -> bool:
     return held.reason == UNCONFIRMED and now - held.since_boottime >= SECOND_LOOK_SECONDS
 
 
+def _awaits_look(address: Address) -> bool:
+    is_held = address.state is AddressState.QUARANTINED
+    return is_held and address.reason in (MISSING, UNCONFIRMED)
+
+
 def _missing(
     ledger: Ledger, seen: dict[IPAddress, Place], busy: set[EniId], now: float
 ) -> tuple[tuple[Address, ...], set[IPAddress], tuple[IPAddress, ...]]:
@@ -328,7 +344,7 @@ def node(
     freed = tuple(
         replace(a, state=AddressState.COOLING, since_boottime=now, reason="")
         for a in ledger.in_state(AddressState.QUARANTINED)
-        if a.reason == FOREIGN and a.address not in used
+        if is_foreign(a) and a.address not in used
     )
     return NodeFindings(
         change=Change(put_addresses=quarantine + freed),

@@ -134,6 +134,8 @@ def _growth_summary(view: View, missing: int, unmet: int) -> str:
             f"subnet {subnet} has no free /28, next try in {seconds:.0f} s"
             for subnet, seconds in view.prefixless_subnets.items()
         ]
+    if view.creation_paused_seconds > 0:
+        refusing.append(f"new ENIs were refused, next try in {view.creation_paused_seconds:.0f} s")
     if refusing:
         return f"{text}; {unmet} cannot be had: {'; '.join(refusing)}"
     if any(e.is_busy for e in view.enis) or view.creating:

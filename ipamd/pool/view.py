@@ -103,6 +103,7 @@ class View:
     eni_caps: dict[EniId, int]  # at most this many at once, where EC2 saw a limit; 0: none for now
     paused_seconds: float  # the cloud throttles us: no calls before this
     growth_paused_seconds: float  # it refuses to assign or create
+    creation_paused_seconds: float  # it refuses to create ENIs; those that have room grow
     shrink_paused_seconds: float  # it refuses to unassign or delete
     stray_enis: tuple[EniId, ...]
     can_create_interfaces: bool

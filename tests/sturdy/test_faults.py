@@ -9,6 +9,7 @@ what EC2 says and not how we call it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from ipamd.cloud import CloudSnapshot, EniStatus
-from ipamd.errors import CloudError, StoreError, Throttled, Transient
+from ipamd.cloud import AddressChange, AddressOutcome, CloudSnapshot, EniStatus
+from ipamd.errors import CloudError, Denied, StoreError, Throttled, Transient
 from ipamd.model import AddressState, EniId, SubnetId
 from ipamd.pool.ledger import Change
 from providers.aws.errors import classify
@@ -31,6 +32,7 @@ from tests.sturdy.world import SETTLE_SECONDS, Steps, World, new_store
 Hurt = Callable[[World], Coroutine[None, None, None]]
 PREFIX = {"ENABLE_PREFIX_DELEGATION": "true", "WARM_PREFIX_TARGET": "1"}
 TARGETS = {"WARM_IP_TARGET": "2"}
+LOST = Transient("no answer")
 FULL_TEXT = "There aren't sufficient free Ipv4 addresses or prefixes"
 
 
@@ -245,6 +247,43 @@ async def the_answer_comes_after_the_next_look(world: World) -> None:
     world.cloud.delay_seconds = 0.2
 
 
+async def unassigns_are_lost_and_their_repeats_throttled(world: World) -> None:
+    """Describe lags, too, so that the look between the two shows what is gone already."""
+    plain = world.cloud.cloud.apply
+    removals = itertools.count()
+
+    def apply(change: AddressChange) -> AddressOutcome:
+        if not change.remove:
+            return plain(change)
+        if next(removals) % 2:
+            raise Throttled("slow down")
+        plain(change)
+        raise LOST
+
+    world.cloud.cloud.apply = apply  # type: ignore[method-assign]
+    world.cloud.lag_seconds = 10.0
+    await asyncio.sleep(400.0)
+    world.cloud.cloud.apply = plain  # type: ignore[method-assign]
+    world.cloud.lag_seconds = 0.0
+    assert next(removals) > 1
+
+
+async def a_deletion_stops_half_way(world: World) -> None:
+    """Detaching is allowed and deleting is not: the ENI hangs loose, refused as a whole."""
+    memory = world.cloud.cloud
+    plain = memory.delete_interface
+
+    def delete(eni_id: EniId) -> None:
+        memory.enis[eni_id] = replace(
+            memory.enis[eni_id], status=EniStatus.AVAILABLE, device_index=-1
+        )
+        raise Denied("UnauthorizedOperation: DeleteNetworkInterface")
+
+    memory.delete_interface = delete  # type: ignore[method-assign]
+    await asyncio.sleep(900.0)
+    memory.delete_interface = plain  # type: ignore[method-assign]
+
+
 def a_second_subnet() -> MemoryCloud:
     cloud = MemoryCloud()
     del cloud.free[4:]
@@ -307,7 +346,6 @@ def six_are_warm(world: World) -> None:
     assert world.keeper.ledger.count(AddressState.AVAILABLE) == 6
 
 
-LOST = Transient("no answer")
 SCENARIOS: dict[str, Scenario] = {
     "a time-out before an assign commits": Scenario(hurt=refusing("apply", LOST)),
     "a time-out after an assign commits": Scenario(hurt=refusing("apply", LOST, when="after")),
@@ -327,6 +365,10 @@ SCENARIOS: dict[str, Scenario] = {
     "a time-out after a deletion commits": Scenario(
         hurt=refusing("delete_interface", LOST, when="after")
     ),
+    "unassigns are lost and their repeats throttled": Scenario(
+        hurt=unassigns_are_lost_and_their_repeats_throttled
+    ),
+    "a deletion detaches and is refused": Scenario(hurt=a_deletion_stops_half_way, environ={}),
     "every look times out for five minutes": Scenario(hurt=for_seconds("snapshot", LOST, 300.0)),
     "no call answers for two minutes": Scenario(hurt=for_seconds("*", LOST, 120.0)),
     "the metadata service is down at the start": Scenario(

@@ -4,7 +4,7 @@ import pytest
 
 from ipamd.errors import AttachmentConflict, AttemptRevoked, NotReady
 from ipamd.model import AddressState, AttemptId
-from ipamd.pool import attachments
+from ipamd.pool import attachments, observe
 from ipamd.pool.attachments import TOMBSTONE_SECONDS, Granted, Outcome, Rules
 from ipamd.pool.ledger import Change, Ledger
 from tests import builders as b
@@ -130,6 +130,17 @@ def test_an_address_in_foreign_use_is_quarantined_and_not_cooled() -> None:
     )
     after = ledger.applied(released.change)
     assert after.count(S.QUARANTINED) == 1
+    assert "route to veth9" in next(iter(after.in_state(S.QUARANTINED))).reason
+
+
+def test_an_address_in_foreign_use_comes_back_when_the_node_uses_it_no_more() -> None:
+    ledger = held()
+    released = attachments.release(
+        ledger, b.key(), is_foreign_use=True, reason="route to veth9", now=1000.0
+    )
+    after = ledger.applied(released.change)
+    heard = observe.node(after, (), now=1001.0, now_unix=0.0)
+    assert after.applied(heard.change).count(S.COOLING) == 1
 
 
 def test_an_unknown_key_leaves_a_tombstone_that_refuses_the_older_attempt() -> None:

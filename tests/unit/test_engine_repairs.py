@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from ipamd.cloud import AddressChange, AddressOutcome, CloudEni, EniStatus, InterfaceRequest
-from ipamd.errors import CloudError, Denied, LimitReached, StoreError
+from ipamd.errors import CloudError, Denied, LimitReached, NotFound, StoreError, Transient
 from ipamd.model import AddressState, EniId, IPAddress
 from ipamd.pool.ledger import Change
+from ipamd.pool.plan import UnassignAddresses
 from tests import builders as b
 from tests.engine import Engine
 from tests.memory_cloud import MemoryCloud
@@ -264,3 +265,143 @@ def test_a_cloud_that_cannot_add_interfaces_is_not_asked_to(tmp_path: Path) -> N
         assert engine.cloud.calls["create_interface"] == 0
 
     play(tmp_path, scenario, cloud=memory)
+
+
+def test_an_unassign_refused_half_way_hands_out_nothing_that_is_gone(tmp_path: Path) -> None:
+    """Addresses and prefixes are two calls: the second may be refused when the first was done."""
+    memory = MemoryCloud()
+    plain = memory.apply
+    refused: list[AddressChange] = []
+
+    def apply(change: AddressChange) -> AddressOutcome:
+        if change.remove and change.remove_prefixes:
+            plain(replace(change, remove_prefixes=()))
+            memory.free.clear()  # a neighbour has them now
+            refused.append(change)
+            raise Denied("UnauthorizedOperation: UnassignPrivateIpAddresses")
+        return plain(change)
+
+    memory.apply = apply  # type: ignore[method-assign]
+
+    subnet = memory.vpc.subnets[b.SUBNET]
+    single, block = subnet.take(1), subnet.take_prefixes(1)
+    memory.enis[b.PRIMARY] = replace(memory.enis[b.PRIMARY], addresses=single, prefixes=block)
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle(100.0)
+        action = UnassignAddresses(
+            eni_id=b.PRIMARY, addresses=single, prefixes=block, reason="test"
+        )
+        engine.reconciler.actions.start(action, engine.reconciler.facts_needed())
+        await settle(45.0)
+        assert refused
+        idle = engine.keeper.ledger.in_state(S.AVAILABLE, S.COOLING)
+        assert {a.address for a in idle} <= memory.assigned()
+        await settle(60.0)
+        assert engine.count(S.QUARANTINED) == 0
+
+    play(tmp_path, scenario, cloud=memory, DISABLE_NETWORK_RESOURCE_PROVISIONING="true")
+
+
+def test_an_eni_that_is_detached_and_not_deleted_serves_nobody(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+
+    def delete(eni_id: EniId) -> None:
+        memory.enis[eni_id] = replace(
+            memory.enis[eni_id], status=EniStatus.AVAILABLE, device_index=-1
+        )
+        raise Denied("UnauthorizedOperation: DeleteNetworkInterface")
+
+    memory.delete_interface = delete  # type: ignore[method-assign]
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        await fill(engine, 14)
+        for n in range(14):
+            engine.allocations.release(b.key(f"c{n}"))
+        await settle(200.0)
+        loose = {e.eni_id for e in memory.enis.values() if e.status is EniStatus.AVAILABLE}
+        assert loose
+        granted = await asyncio.gather(*(engine.add(f"d{n}") for n in range(15)))
+        assert not {g.allocation.eni_id for g in granted} & loose
+
+    play(tmp_path, scenario, cloud=memory)
+
+
+def test_a_stray_whose_deletion_does_not_answer_is_deleted_by_one_task(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+    stray = memory._new_eni(EniId("eni-0e"), b.SUBNET)
+    memory.enis[stray.eni_id] = stray
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        engine.cloud.fail("delete_interface", Transient("no answer"), times=10_000)
+        await settle(3600.0)
+        assert len(engine.keeper.ledger.intents) == 1
+        assert engine.cloud.calls["delete_interface"] < 200
+        assert engine.cloud.calls["snapshot"] < 12
+
+    play(tmp_path, scenario, cloud=memory)
+
+
+DAY = 86_400.0
+
+
+def test_what_stays_wrong_for_a_day_is_not_looked_at_every_half_minute(tmp_path: Path) -> None:
+    """Pods on an ENI that somebody detached, and a stray that no policy lets us delete."""
+    memory = MemoryCloud()
+    stray = memory._new_eni(EniId("eni-0e"), b.SUBNET)
+    memory.enis[stray.eni_id] = stray
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        engine.cloud.fail("delete_interface", Denied("UnauthorizedOperation"), times=10_000)
+        await settle()
+        await fill(engine, 12)
+        lost = max((e for e in memory.enis.values()), key=lambda e: e.device_index)
+        memory.enis[lost.eni_id] = replace(lost, status=EniStatus.AVAILABLE, device_index=-1)
+        await settle(DAY)
+        # A look in 10 to 15 minutes, and another half a minute after each that tries the stray.
+        assert engine.cloud.calls["snapshot"] < 350
+        assert engine.cloud.calls["delete_interface"] < 150
+
+    play(tmp_path, scenario, cloud=memory)
+
+
+REFUSALS: dict[str, CloudError] = {
+    "another limit than the type's": LimitReached("AttachmentLimitExceeded"),
+    "a security group that is gone": NotFound("InvalidGroup.NotFound"),
+    "a parameter": CloudError("InvalidParameterValue"),
+    "a policy": Denied("UnauthorizedOperation"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_creations_refused_for_a_day_are_tried_ever_less_and_hold_nothing_else_up(
+    tmp_path: Path, name: str
+) -> None:
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        engine.cloud.fail("create_interface", REFUSALS[name], times=10_000)
+        await engine.add("c0")
+        await settle(DAY)
+        assert engine.cloud.calls["create_interface"] < 500
+        assert engine.cloud.calls["snapshot"] < 800
+        began = loop.time()
+        await engine.add("c")
+        assert loop.time() - began < 1.0
+        assert "refused" in engine.reconciler.last_plan.summary
+
+    play(tmp_path, scenario, VPC_IPAMD_TARGETS_FILE=str(tmp_path / "none"))
+
+
+def test_a_refused_creation_keeps_no_pod_from_an_eni_with_room(tmp_path: Path) -> None:
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        engine.cloud.fail("create_interface", NotFound("InvalidGroup.NotFound"), times=10_000)
+        await fill(engine, 9)
+        await settle(1000.0)
+        for n in range(9):
+            engine.allocations.release(b.key(f"c{n}"))
+        await settle(300.0)  # all but one went back
+        began = loop.time()
+        await fill(engine, 8, "d")
+        assert loop.time() - began < 2.0
+
+    play(tmp_path, scenario, WARM_IP_TARGET="1")

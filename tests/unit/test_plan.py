@@ -66,6 +66,7 @@ def view(*enis: EniView, waiting: int = 0, cooling: int = 0, **more: object) -> 
         eni_caps={},
         paused_seconds=0.0,
         growth_paused_seconds=0.0,
+        creation_paused_seconds=0.0,
         shrink_paused_seconds=0.0,
         stray_enis=(),
         can_create_interfaces=True,
