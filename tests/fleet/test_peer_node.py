@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scripts.bench.fleet_sim import peer_policy
 from scripts.bench.fleet_sim.ec2 import Ec2Error
@@ -207,3 +209,23 @@ def test_a_release_of_an_unknown_pod_changes_nothing() -> None:
     pool = store(IPv4Address("10.0.0.10"))
     assert not pool.unassign_pod("a", now=0.0)
     assert (pool.total, pool.assigned) == (1, 0)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "end", "shrink", "grow"]), st.integers(0, 9))))
+def test_the_sums_are_those_of_the_items(steps: list[tuple[str, int]]) -> None:
+    pool = store(*(IPv4Network((0x0A000000 + 16 * n, 28)) for n in range(3)))
+    for now, (verb, number) in enumerate(steps):
+        match verb:
+            case "add":
+                pool.assign_pod(f"pod-{number}", now=40.0 * now)
+            case "end":
+                pool.unassign_pod(f"pod-{number}", now=40.0 * now)
+            case "shrink":
+                pool.remove_free("eni-1", number % 3)
+            case "grow":
+                pool.add("eni-1", [IPv4Network((0x0A000000 + 16 * number, 28))])
+    seen = pool.snapshot(40.0 * len(steps))
+    assert seen.total == 16 * len(pool.cidrs("eni-1"))
+    free = len(pool.remove_free("eni-1", 100))
+    assert seen.free_items == free
+    assert 0 <= seen.assigned <= seen.total

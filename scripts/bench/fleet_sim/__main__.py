@@ -91,7 +91,7 @@ def _results(chosen: list[str], options: argparse.Namespace) -> dict[str, dict[s
                 seed=options.seed,
                 seconds=options.seconds,
             ): (name, side)
-            for name in chosen
+            for name in reversed(chosen)  # churn takes longest: first come those that end last
             for side in sides.SIDES
         }
         for done, future in enumerate(as_completed(waiting), 1):

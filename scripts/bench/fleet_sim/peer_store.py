@@ -64,6 +64,7 @@ class _Eni:
     items: dict[Cidr, _Item] = field(default_factory=dict)
     total: int = 0
     assigned: int = 0
+    free_items: int = 0  # those without a pod, counted as they change: each tick asks for them
 
 
 class PeerStore:
@@ -91,6 +92,7 @@ class PeerStore:
         for cidr in cidrs:
             if cidr not in eni.items:
                 item = eni.items[cidr] = _Item(cidr=cidr)
+                eni.free_items += 1
                 eni.total += item.size
                 self.total += item.size
 
@@ -100,6 +102,7 @@ class PeerStore:
         free = [i for i in self._walk(eni.items.values()) if i.assigned == 0][:most]
         for item in free:
             del eni.items[item.cidr]
+            eni.free_items -= 1
             eni.total -= item.size
             self.total -= item.size
         return tuple(i.cidr for i in free)
@@ -110,6 +113,7 @@ class PeerStore:
         item = eni.items.pop(cidr)
         for used in item.used.values():
             self._pods.pop(used.pod, None)
+        eni.free_items -= item.assigned == 0
         eni.assigned -= item.assigned
         self.assigned -= item.assigned
         eni.total -= item.size
@@ -147,6 +151,7 @@ class PeerStore:
         eni, item, address = held
         item.used[address] = _Used(unassigned_at=now)
         item.assigned -= 1
+        eni.free_items += item.assigned == 0
         eni.assigned -= 1
         self.assigned -= 1
         return True
@@ -162,7 +167,7 @@ class PeerStore:
             eni_id=eni.eni_id,
             items=len(eni.items),
             assigned=eni.assigned,
-            free_items=sum(i.assigned == 0 for i in eni.items.values()),
+            free_items=eni.free_items,
             is_primary=eni.is_primary,
             # Only asked of ENIs that could go.
             is_cooling=is_empty and any(i.is_cooling(now) for i in eni.items.values()),
@@ -171,6 +176,7 @@ class PeerStore:
 
     def _hand_out(self, pod: str, eni: _Eni, item: _Item, address: IPv4Address) -> None:
         item.used[address] = _Used(pod=pod)
+        eni.free_items -= item.assigned == 0
         item.assigned += 1
         eni.assigned += 1
         self.assigned += 1
