@@ -162,9 +162,7 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
         explain=reconciler.shortage,
         wake=reconciler.wake,
     )
-    # A pod that aws-node's plugin wires meets no second look at the kernel: see migration_leaks.
-    leaks = None if settings.cni_backend_socket else Leaks(keeper)
-    servicer = grpc_server.IpamServicer(keeper, allocations, reconciler, metrics, leaks)
+    servicer = grpc_server.IpamServicer(keeper, allocations, reconciler, metrics, Leaks(keeper))
     backend = cni_backend.CniBackend(keeper, allocations, reconciler, metrics, settings)
     cleaner = OrphanCleaner(
         keeper,

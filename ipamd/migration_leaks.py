@@ -1,8 +1,8 @@
 """Allocations of aws-node's checkpoint whose pods are gone, found by what the kernel carries.
 
 Two reports of the node that agree, half a minute apart, end such an allocation; its address cools
-like any other. Should the kernel carry the address all the same (its rules were flushed), vpc-cnid
-sees the route when it wires the next pod, and takes another address.
+like any other. A report names every address that a rule or a route to a veth still leads to, so
+that a pod whose rules were flushed is no leak.
 """
 
 from __future__ import annotations

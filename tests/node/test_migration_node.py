@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Container
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ import pytest
 from providers.sim.runtime import Pod
 from tests.node.ground import Ground, Site, until
 from tests.node.peer_plugin import PeerPlugin
+from tests.node.readings import ip_json
 
 pytestmark = pytest.mark.netns
+
+FULL_ENI = 9
+"""Addresses for pods on an ENI of an m5.large: 10 less its own."""
 
 
 class PeerSite:
@@ -50,6 +55,20 @@ class PeerSite:
     def held(self) -> dict[str, str]:
         """Container -> address, from the store's file."""
         return {c: row.address for c, row in self.site.ledger().allocations.items()}
+
+    def named(self, addresses: Container[str]) -> list[str]:
+        """Every rule, and every route outside the local table, that has one of the addresses."""
+        path = self.site.node.netns_path
+        rules = [
+            (f"rule{r['priority']}", r["src"], r.get("dst", "")) for r in ip_json(path, "rule")
+        ]
+        routes = [
+            (str(r.get("table", "main")), r["dst"], r.get("dev", ""))
+            for r in ip_json(path, "route", "show", "table", "all")
+        ]
+        found = [words for words in (*rules, *routes) if words[1] in addresses]
+        found += [words for words in rules if words[2] in addresses]
+        return [" ".join(words) for words in found if words[0] != "local"]
 
     def reach(self, pods: dict[str, Pod]) -> dict[str, bool]:
         """Whether each pod's address has an answer from the router."""
@@ -89,6 +108,51 @@ def test_a_node_that_goes_to_aws_node_and_comes_back_keeps_every_allocation(
         assert all(call.is_ok for call in site.runtime.stop_pod(pod))
         assert site.traces(pod) == []
     assert node.held() == {}
+
+
+@pytest.mark.parametrize(
+    ("pods", "is_ipamd_away"),
+    [(FULL_ENI + 3, False), (3, True)],
+    ids=["on two ENIs", "while ipamd is away"],
+)
+def test_pods_that_aws_node_wired_are_deleted_through_vpc_cni_and_leave_nothing(
+    ground: Ground, pods: int, *, is_ipamd_away: bool
+) -> None:
+    node = PeerSite(
+        ground, IP_COOLDOWN_PERIOD="2", WARM_IP_TARGET="3", MINIMUM_IP_TARGET=str(2 * FULL_ENI)
+    )
+    site = node.site
+    site.start()
+    site.settle(available=2 * FULL_ENI)
+    theirs = {address: pod for pod, address in map(node.plugin.add, _names("peer", pods))}
+    kinds = {"rule512", "main"} | ({"rule1536"} if pods > FULL_ENI else set())
+    assert {text.split()[0] for text in node.named(theirs)} == kinds
+    node.stop()
+    status, said = node.migrate("back")
+    assert status == 0, said
+    site.start()
+    until(lambda: site.ledger().has_heard_node, what="a report of the kernel")
+    assert sorted(node.held().values()) == sorted(theirs)
+
+    if is_ipamd_away:
+        assert site.node.ipamd.stop() == 0
+    for pod in theirs.values():
+        assert all(call.is_ok for call in site.runtime.stop_pod(pod))
+    if is_ipamd_away:
+        site.start_ipamd()
+    until(lambda: node.held() == {}, what="the end of every allocation")
+    assert node.named(theirs) == []
+
+    until(
+        lambda: set(theirs) <= set(site.ledger().in_state("available")),
+        what="the end of their cooldown",
+    )
+    assert site.ledger().in_state("quarantined") == {}
+    ours = [site.add(name) for name in _names("own", 2 * FULL_ENI)]
+    addresses = node.held()
+    assert set(theirs) <= set(addresses.values())
+    pods_of = {addresses[pod.container_id]: pod for pod in ours}
+    assert node.reach(pods_of) == dict.fromkeys(pods_of, True)
 
 
 def _names(start: str, count: int) -> list[str]:
