@@ -11,7 +11,7 @@ from scripts.bench.fleet_sim.ec2 import Ec2Error, Status
 from tests.fleet.fleet_world import World, run
 
 
-def refused(world: World, code: str) -> pytest.RaisesExc[Ec2Error]:
+def raises_ec2(world: World, code: str) -> pytest.RaisesExc[Ec2Error]:
     return pytest.raises(Ec2Error, match=code)
 
 
@@ -26,7 +26,7 @@ def test_an_eni_takes_nine_addresses_or_prefixes_and_no_more() -> None:
     async def main(world: World) -> None:
         world.account.assign(world.primary, addresses=5)
         world.account.assign(world.primary, prefixes=4)
-        with refused(world, "PrivateIpAddressLimitExceeded"):
+        with raises_ec2(world, "PrivateIpAddressLimitExceeded"):
             world.account.assign(world.primary, addresses=1)
 
     run(main)
@@ -36,10 +36,10 @@ def test_a_machine_takes_three_enis_at_different_indexes() -> None:
     async def main(world: World) -> None:
         await attached(world, 1)
         spare = world.account.create(world.subnet, owner="i-0", addresses=0, prefixes=0)
-        with refused(world, "InvalidParameterValue"):
+        with raises_ec2(world, "InvalidParameterValue"):
             world.account.attach(spare.eni_id, "i-0", 1)
         await attached(world, 2)
-        with refused(world, "AttachmentLimitExceeded"):
+        with raises_ec2(world, "AttachmentLimitExceeded"):
             world.account.attach(spare.eni_id, "i-0", 3)
 
     run(main)
@@ -55,7 +55,7 @@ def test_attaching_takes_time_and_so_does_detaching() -> None:
         seen.append(world.account.status(eni))
         world.account.detach(eni.eni_id)
         seen.append(world.account.status(eni))
-        with refused(world, "InvalidParameterValue"):
+        with raises_ec2(world, "InvalidParameterValue"):
             world.account.delete(eni.eni_id)
         await asyncio.sleep(30)
         seen.append(world.account.status(eni))
@@ -89,7 +89,7 @@ def test_a_full_subnet_gives_nothing_at_all() -> None:
     async def main(world: World) -> tuple[int, int]:
         world.account.assign(world.primary, addresses=5)
         left = world.subnet.pool.free_count
-        with refused(world, "InsufficientFreeAddressesInSubnet"):
+        with raises_ec2(world, "InsufficientFreeAddressesInSubnet"):
             world.account.create(world.subnet, owner="i-0", addresses=9, prefixes=0)
         return left, world.subnet.pool.free_count
 
@@ -99,7 +99,7 @@ def test_a_full_subnet_gives_nothing_at_all() -> None:
 
 def test_a_subnet_without_a_whole_block_has_no_prefix() -> None:
     async def main(world: World) -> None:
-        with refused(world, "InsufficientCidrBlocks"):
+        with raises_ec2(world, "InsufficientCidrBlocks"):
             world.account.assign(world.primary, prefixes=1)
 
     run(main, "10.0.0.0/27")
@@ -119,7 +119,7 @@ def test_the_same_token_makes_one_eni() -> None:
 def test_a_throttled_call_is_counted_and_has_no_effect() -> None:
     async def main(world: World) -> tuple[int, int]:
         world.buckets.closed = {"AssignPrivateIpAddresses"}
-        with refused(world, "RequestLimitExceeded"):
+        with raises_ec2(world, "RequestLimitExceeded"):
             await world.account.request(
                 "i-0",
                 "AssignPrivateIpAddresses",
