@@ -17,7 +17,7 @@ from scripts.bench.fleet_sim import loads, plot, report, sides
 from scripts.bench.fleet_sim.meter import Outcome
 
 QUICK_NODES = 50
-QUICK_SECONDS = 600.0
+QUICK_SECONDS = 420.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         help="loads whose name matches, as burst/* or *targets*",
     )
     parser.add_argument(
-        "--quick", action="store_true", help=f"{QUICK_NODES} nodes, 10 min of load at most"
+        "--quick", action="store_true", help=f"{QUICK_NODES} nodes, 7 min of load at most"
     )
     parser.add_argument("--json", action="store_true", help="figures as JSON instead of the table")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the plot there too")

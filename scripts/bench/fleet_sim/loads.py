@@ -142,7 +142,7 @@ def make(name: str, *, nodes: int, seed: int, seconds: float | None = None) -> L
         pods_per_node=most,
         chance=random.Random(f"{seed}/{name}"),
         seconds=length,
-        history_seconds=min(HISTORY_SECONDS, length),
+        history_seconds=min(HISTORY_SECONDS, length / 2),
     )
     made = (p for p in _MAKERS[kind](room) if p.starts_at < length)
     pods = sorted(made, key=lambda p: (p.starts_at, p.node))
