@@ -238,7 +238,7 @@ class Actions:
         """How much room a subnet that refused has: EC2 gives all that was asked for or nothing."""
         try:
             seen = await self._cloud.subnets((subnet_id,))
-            self.pacer.subnets_seen(seen, clock.boottime(), _chance())
+            self.pacer.subnets_seen(seen, clock.boottime(), _chance(), is_refusal=True)
         except CloudError as e:
             log.warning("subnet_unmeasured", subnet=subnet_id, error=str(e))
 

@@ -36,7 +36,7 @@ PREFIXLESS = Backoff(first_seconds=20.0, cap_seconds=600.0)
 is one assign call, and pods are served with single addresses meanwhile."""
 
 REMEASURE = Backoff(first_seconds=60.0, cap_seconds=600.0)
-"""A scarce subnet's free count: one DescribeSubnets, less often while it does not change."""
+"""A scarce or full subnet's free count: one DescribeSubnets, less often while it stays so."""
 
 CAPPED = Backoff(first_seconds=120.0, cap_seconds=600.0)
 """An ENI that met a limit is asked for less. Something else holds its slots, and mostly stays."""

@@ -73,6 +73,10 @@ def _why(condition: Condition) -> str:
     return condition.plan_summary
 
 
+def _next_try(seconds: float) -> str:
+    return f"next try in {seconds:.0f} s" if seconds > 0 else "tried again when one is needed"
+
+
 def _cooling(cooling_ends: float | None) -> str:
     if cooling_ends is None:
         return ""
@@ -88,11 +92,11 @@ def problems(condition: Condition) -> tuple[str, ...]:
     if not ledger.has_heard_node:
         said.append("no report from vpc-cnid yet, nothing is handed out: is vpc-cnid running?")
     said += [
-        f"subnet {subnet} is exhausted; next try in {seconds:.0f} s"
+        f"subnet {subnet} is exhausted; {_next_try(seconds)}"
         for subnet, seconds in condition.exhausted.items()
     ]
     said += [
-        f"subnet {subnet} has no free /28 (pods get single addresses); next try in {seconds:.0f} s"
+        f"subnet {subnet} has no free /28 (pods get single addresses); {_next_try(seconds)}"
         for subnet, seconds in condition.prefixless.items()
     ]
     if condition.last_error:

@@ -27,7 +27,8 @@ ROOM_SECONDS = 60.0
 SCARCE_SHARE, SCARCE_LEAST = 50, 8
 """A subnet with less than a 50th of its addresses free is scarce, or with less than 8 (a quarter,
 if that is less): 8 of a /24, 81 of a /20, 4 of a /28. One node with default targets on a large
-type takes more than that at once. It is scarce no more once twice as many are free."""
+type takes more than that at once. It is scarce no more once twice as many are free; nothing is
+bought ahead below that, or what one node gives back would end the scarcity and be bought again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,10 @@ class Pacer:
             prefixless_subnets=_running(self._prefixless, now),
             scarce_subnets=frozenset(s for s, seen in self.subnets.items() if seen.is_scarce)
             | frozenset(self._exhausted),
+            subnet_spare={
+                s: max(seen.free.free_addresses - 2 * _scarce_below(seen.free), 0)
+                for s, seen in self.subnets.items()
+            },
             subnet_room={s: u.amount for s, u in self._room.items() if u.boottime > now},
             eni_caps={e: u.amount for e, u in self._caps.items() if u.boottime > now},
             seconds_since_change=now - self._changed_at,
@@ -103,8 +108,11 @@ class Pacer:
         times += [self._changed_at + after for after in (30.5, 60.5, 120.5)]
         return [t for t in times if t > now]
 
-    def subnets_seen(self, subnets: tuple[Subnet, ...], now: float, chance: float) -> None:
-        """Remember free counts; a measured rest that has grown bounds nothing any more."""
+    def subnets_seen(
+        self, subnets: tuple[Subnet, ...], now: float, chance: float, *, is_refusal: bool = False
+    ) -> None:
+        """Remember free counts; a measured rest that has grown bounds nothing any more, and a
+        subnet that had too little and has more is full no more. `is_refusal`: it refuses now."""
         for seen in subnets:
             before = self.subnets.get(seen.subnet_id)
             is_scarce = _is_scarce(seen, before.is_scarce if before else False)
@@ -114,20 +122,21 @@ class Pacer:
             held = self._room.get(seen.subnet_id)
             if held is not None and seen.free_addresses > held.amount:
                 del self._room[seen.subnet_id]
-            self._plan_remeasure(seen, before, is_scarce, now, chance)
+            full = self._exhausted.get(seen.subnet_id)
+            has_more = full is not None and seen.free_addresses > full.amount and not is_scarce
+            if full is not None and full.boottime <= now and has_more and not is_refusal:
+                del self._exhausted[seen.subnet_id]
+            if is_scarce or seen.subnet_id in self._exhausted:
+                self._plan_remeasure(seen.subnet_id, now, chance)
+            else:
+                self._remeasure.pop(seen.subnet_id, None)
 
-    def _plan_remeasure(
-        self, seen: Subnet, before: SubnetSeen | None, is_scarce: bool, now: float, chance: float
-    ) -> None:
-        """A scarce subnet is asked about again, less often while nothing changes."""
-        if not is_scarce:
-            self._remeasure.pop(seen.subnet_id, None)
-            return
-        is_same = before is not None and before.free.free_addresses == seen.free_addresses
-        last = self._remeasure.get(seen.subnet_id, _Until())
-        failures = last.failures + 1 if is_same else 1
+    def _plan_remeasure(self, subnet_id: SubnetId, now: float, chance: float) -> None:
+        """A subnet that is scarce or refused is asked about again, less often while it stays so:
+        its free count changes with every neighbour, and every node of it asks."""
+        failures = self._remeasure.get(subnet_id, _Until()).failures + 1
         wait = backoff.REMEASURE.delay(failures, chance)
-        self._remeasure[seen.subnet_id] = _Until(boottime=now + wait, failures=failures)
+        self._remeasure[subnet_id] = _Until(boottime=now + wait, failures=failures)
 
     def to_measure(self, now: float) -> tuple[SubnetId, ...]:
         """Scarce subnets whose free count should be looked at now."""
@@ -207,7 +216,9 @@ class Pacer:
             self._room[intent.subnet_id] = _Until(boottime=now + ROOM_SECONDS, amount=room)
             return None
         self._room.pop(intent.subnet_id, None)
-        _refuse(self._exhausted, intent.subnet_id, backoff.EXHAUSTED, now, chance)
+        _refuse(self._exhausted, intent.subnet_id, backoff.EXHAUSTED, now, chance, amount=room)
+        if intent.subnet_id not in self._remeasure:
+            self._plan_remeasure(intent.subnet_id, now, chance)
         return None
 
     def _prefix_refused(self, intent: Intent, now: float, chance: float) -> None:
@@ -225,9 +236,13 @@ def _own(intent: Intent) -> int:
     return 1 if intent.kind is IntentKind.CREATE else 0
 
 
-def _is_scarce(subnet: Subnet, before: bool) -> bool:
+def _scarce_below(subnet: Subnet) -> int:
     size = subnet.cidr.num_addresses
-    least = max(size // SCARCE_SHARE, min(SCARCE_LEAST, size // 4))
+    return max(size // SCARCE_SHARE, min(SCARCE_LEAST, size // 4))
+
+
+def _is_scarce(subnet: Subnet, before: bool) -> bool:
+    least = _scarce_below(subnet)
     return subnet.free_addresses < (2 * least if before else least)
 
 
@@ -241,9 +256,12 @@ def _refuse(
     pacing: backoff.Backoff,
     now: float,
     chance: float,
+    *,
+    amount: int = 0,
 ) -> None:
     failures = ends.get(subnet_id, _Until()).failures + 1
-    ends[subnet_id] = _Until(boottime=now + pacing.delay(failures, chance), failures=failures)
+    until = now + pacing.delay(failures, chance)
+    ends[subnet_id] = _Until(boottime=until, failures=failures, amount=amount)
 
 
 def _later(

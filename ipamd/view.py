@@ -28,6 +28,7 @@ class Pace:
     prefixless_subnets: dict[SubnetId, float]
     scarce_subnets: frozenset[SubnetId]
     seconds_since_change: float
+    subnet_spare: dict[SubnetId, int]  # free addresses that may be bought ahead of demand
     subnet_room: dict[SubnetId, int]  # free addresses of subnets that refused a larger request
     eni_caps: dict[EniId, int]  # what to ask of ENIs at most that met a limit
     growth_paused_seconds: float
@@ -84,6 +85,7 @@ def build_view(
         prefixless_subnets=pace.prefixless_subnets,
         is_fallback=is_fallback,
         is_scarce=_is_scarce(enis, situation),
+        subnet_spare=pace.subnet_spare,
         subnet_room=pace.subnet_room,
         eni_caps=pace.eni_caps,
         paused_seconds=pace.paused_seconds,

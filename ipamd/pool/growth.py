@@ -6,7 +6,7 @@ nothing is asked for twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 from ipamd.model import SubnetId
@@ -30,23 +30,39 @@ class _Need:
     ceiling: int  # units that max_pods allows
     fill: int  # an ENI is filled to this many at least: the warm unit of WARM_ENI mode
     unit: int  # addresses in one
-    actions: list[Action]
+    urgent: int  # units that are asked for even where the subnet can spare none
+    room: dict[SubnetId, int]  # addresses that a subnet has at most
+    spare: dict[SubnetId, int]  # addresses that it may lose ahead of demand
+    actions: list[Action] = field(default_factory=list)
 
     @property
     def is_of_prefixes(self) -> bool:
         return self.unit == PREFIX_ADDRESSES
 
-    def took(self, units: int) -> None:
+    def allowed(self, subnet_id: SubnetId, wanted: int, *, own: int = 0) -> int:
+        """Units of `wanted` that may be asked of a subnet, beside an ENI's own address."""
+        plenty = wanted * self.unit + own
+        room = (self.room.get(subnet_id, plenty) - own) // self.unit
+        spare = (self.spare.get(subnet_id, plenty) - own) // self.unit
+        return min(wanted, self.ceiling, room, max(spare, self.urgent))
+
+    def took(self, subnet_id: SubnetId, units: int, *, own: int = 0) -> None:
+        """Units were asked of a subnet."""
         self.units, self.ceiling = self.units - units, self.ceiling - units
+        self.urgent = max(self.urgent - units, 0)
+        for left in (self.room, self.spare):
+            if subnet_id in left:
+                left[subnet_id] -= units * self.unit + own
 
 
-def grow(view: View, missing: int, reason: str) -> Growth:
+def grow(view: View, missing: int, reason: str, *, urgent: int) -> Growth:
     """Ask for `missing` addresses: the fullest ENI with room first, then new ENIs.
 
-    With prefixes, what no subnet can give as a /28 is asked for as single addresses (see
-    `_fall_back`), and idle single addresses make room where every slot is taken.
+    No subnet is asked for more than it can spare, but for the `urgent` ones of them. With prefixes,
+    idle single addresses make room where every slot is taken; what no subnet can give as a /28 is
+    asked for as single addresses (`View.is_fallback`).
     """
-    need = _need(view, missing)
+    need = _need(view, missing, urgent)
     _fill_enis(view, need, reason)
     _create_enis(view, need, reason)
     unmet = max(need.units, 0) * need.unit
@@ -75,19 +91,18 @@ def missing_prefix_v6(view: View) -> tuple[Action, ...]:
     )
 
 
-def _need(view: View, missing: int) -> _Need:
-    left = view.targets.max_pods - view.counts.committed
-    if view.uses_prefixes:
-        return _Need(
-            units=ceil(missing / PREFIX_ADDRESSES),
-            ceiling=ceil(left / PREFIX_ADDRESSES),
-            fill=0,
-            unit=PREFIX_ADDRESSES,
-            actions=[],
-        )
+def _need(view: View, missing: int, urgent: int) -> _Need:
     only_needed = view.targets.is_target_mode or view.is_fallback or view.is_scarce
-    fill = 0 if only_needed else view.slots_per_eni
-    return _Need(units=missing, ceiling=left, fill=fill, unit=1, actions=[])
+    unit = PREFIX_ADDRESSES if view.uses_prefixes else 1
+    return _Need(
+        units=ceil(missing / unit),
+        ceiling=ceil((view.targets.max_pods - view.counts.committed) / unit),
+        fill=0 if only_needed or view.uses_prefixes else view.slots_per_eni,
+        unit=unit,
+        urgent=ceil(urgent / unit),
+        room=dict(view.subnet_room),
+        spare=dict(view.subnet_spare),
+    )
 
 
 def _fill_enis(view: View, need: _Need, reason: str) -> None:
@@ -96,13 +111,13 @@ def _fill_enis(view: View, need: _Need, reason: str) -> None:
             return
         # In WARM_ENI mode an ENI is filled whole: the warm unit is the ENI, and one call is less.
         wanted = max(need.units, need.fill)
-        room = view.subnet_room.get(eni.subnet_id, wanted * need.unit) // need.unit
         cap = view.eni_caps.get(eni.eni_id, wanted)
-        count = min(eni.room(view.slots_per_eni), wanted, need.ceiling, room, cap)
+        wanted = min(eni.room(view.slots_per_eni), wanted, cap)
+        count = need.allowed(eni.subnet_id, wanted)
         if count <= 0:
             continue
         need.actions.append(_assign(eni, need, count, reason))
-        need.took(count)
+        need.took(eni.subnet_id, count)
 
 
 def _assign(eni: EniView, need: _Need, count: int, reason: str) -> AssignAddresses:
@@ -125,18 +140,17 @@ def _create_enis(view: View, need: _Need, reason: str) -> None:
         if made is None:
             return
         need.actions.append(made)
-        need.took(made.prefixes + made.addresses)
+        need.took(made.subnet_id, made.prefixes + made.addresses, own=1)
 
 
 def _create(
     view: View, need: _Need, subnets: tuple[SubnetId, ...], device_index: int, reason: str
 ) -> CreateEni | None:
     """One ENI in the first subnet that has room for it; None where none has."""
-    wanted = max(need.units, need.fill)
+    wanted = min(max(need.units, need.fill), view.slots_per_eni)
     for subnet_id in subnets:
         # The ENI's own primary address comes out of the same subnet.
-        room = view.subnet_room.get(subnet_id, wanted * need.unit + 1) - 1
-        count = min(wanted, view.slots_per_eni, need.ceiling, room // need.unit)
+        count = need.allowed(subnet_id, wanted, own=1)
         if count > 0:
             return CreateEni(
                 subnet_id=subnet_id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ipamd.pool.growth import grow, missing_prefix_v6, usable_subnets
 from ipamd.pool.shrink import HOLD_SECONDS, MINIMUM_ENI_SECONDS, PREFIX_HOLD_SECONDS, shrink
-from ipamd.pool.targets import deficit
+from ipamd.pool.targets import Targets, deficit
 from ipamd.pool.view import (
     Action,
     AssignAddresses,
@@ -55,7 +55,8 @@ def plan(view: View) -> Plan:
         return Plan(actions=repairs, summary=_growth_reason(view, missing) + waits)
     needed = missing_prefix_v6(view)
     if missing > 0:
-        growth = grow(view, missing, _growth_reason(view, missing))
+        urgent = min(_deficit(view, view.targets.in_scarcity()), missing)
+        growth = grow(view, missing, _growth_reason(view, missing), urgent=urgent)
         return Plan(
             actions=repairs + needed + growth.actions,
             summary=_growth_summary(view, missing, growth.unmet),
@@ -72,12 +73,16 @@ def _missing(view: View) -> int:
     if not view.has_ipv4:
         return 0
     targets = view.targets.in_scarcity() if view.is_scarce else view.targets
-    missing = deficit(targets, view.counts, slots_per_eni=view.slots_per_eni)
+    missing = _deficit(view, targets)
     if view.is_fallback and not targets.is_target_mode:
         warm = min(targets.warm(view.slots_per_eni), view.slots_per_eni)
         is_low = 2 * view.counts.supply <= warm
         missing = min(missing, warm - view.counts.supply) if is_low else 0
     return missing
+
+
+def _deficit(view: View, targets: Targets) -> int:
+    return deficit(targets, view.counts, slots_per_eni=view.slots_per_eni)
 
 
 def _repairs(view: View) -> tuple[Action, ...]:
@@ -140,6 +145,9 @@ def _growth_summary(view: View, missing: int, unmet: int) -> str:
         return f"{text}; {unmet} cannot be had: {'; '.join(refusing)}"
     if any(e.is_busy for e in view.enis) or view.creating:
         return f"{text}; {unmet} wait for calls in flight"
+    low = [f"{s} can spare {spare}" for s, spare in view.subnet_spare.items() if spare < unmet]
+    if low:
+        return f"{text}; {unmet} are not bought ahead: subnet {', '.join(low)}"
     if not usable_subnets(view):
         return f"{text}; {unmet} cannot be had: no subnet is known in which ENIs may be made"
     return f"{text}; {unmet} cannot be had: all {view.max_enis} ENIs are full"

@@ -98,11 +98,11 @@ def deficit(targets: Targets, counts: Counts, *, slots_per_eni: int) -> int:
     """
     warm = targets.warm(slots_per_eni)
     wanted = max(warm - counts.supply, 0)
+    # What cools comes back within the cooldown: while half of the target is there, the other half
+    # is worth that wait, or pods that are replaced cost two calls each, or an ENI made and deleted.
+    if not counts.waiting and 2 * counts.supply >= warm:
+        wanted = max(wanted - counts.cooling, 0)
     if targets.is_target_mode:
-        # What cools comes back within the cooldown: while half of the target is there, the other
-        # half is worth that wait, or every pod that is replaced costs two calls.
-        if not counts.waiting and 2 * counts.supply >= warm:
-            wanted = max(wanted - counts.cooling, 0)
         wanted = max(wanted, targets.minimum_addresses - counts.total)
     elif warm == 0 and counts.supply <= 0:
         wanted = max(targets.least(slots_per_eni), -counts.supply)

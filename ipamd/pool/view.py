@@ -109,6 +109,8 @@ class View:
     can_create_interfaces: bool
     seconds_since_change: float  # since the pool last grew or shrank
     network_card: int = 0
+    # What may be bought there ahead of demand; a subnet that is not named has plenty.
+    subnet_spare: dict[SubnetId, int] = field(default_factory=dict)
     prefixless_subnets: dict[SubnetId, float] = field(default_factory=dict)  # no block of 16 free
     is_fallback: bool = False  # prefixes are wanted, no subnet has one: single addresses instead
     is_scarce: bool = False  # the subnets run low: nothing is kept warm beyond the least
