@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -38,6 +38,14 @@ class Shortage:
     subnet_id: str = ""
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Turn:
+    """An attachment that waits; a card other than 0 is served by that card alone."""
+
+    network_card: int
+    has_come: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Allocations:
     """Serves Allocate and Release. `explain` tells why none is free; `wake` starts a cycle."""
 
@@ -54,7 +62,7 @@ class Allocations:
         self._explain = explain
         self._wake = wake
         self._soon: asyncio.TimerHandle | None = None
-        self._queue: deque[asyncio.Event] = deque()
+        self._queue: deque[_Turn] = deque()
         keeper.listen(self._on_commit)
 
     @property
@@ -72,14 +80,14 @@ class Allocations:
         return granted or await self._wait_for_one(request, wait_seconds)
 
     async def _wait_for_one(self, request: Request, wait_seconds: float) -> Granted:
-        turn = asyncio.Event()
+        turn = _Turn(network_card=request.network_card)
         self._queue.append(turn)
         self._wake()
         try:
             async with asyncio.timeout(wait_seconds):
                 while True:
-                    await turn.wait()
-                    turn.clear()
+                    await turn.has_come.wait()
+                    turn.has_come.clear()
                     granted = self._try(request, queued=turn)
                     if granted:
                         return granted
@@ -90,9 +98,9 @@ class Allocations:
             # The one behind may have been waiting for its turn only, not for an address.
             self._wake_queue()
 
-    def _try(self, request: Request, queued: asyncio.Event | None) -> Granted | None:
+    def _try(self, request: Request, queued: _Turn | None) -> Granted | None:
         is_repeat = request.key in self._keeper.ledger.allocations  # takes nothing from others
-        if not is_repeat and not self._is_turn(queued):
+        if not is_repeat and not self._is_turn(request, queued):
             attachments.refuse_revoked(self._keeper.ledger, request)
             return None
         try:
@@ -112,16 +120,16 @@ class Allocations:
             self._wake_soon()
         return granted
 
-    def _is_turn(self, queued: asyncio.Event | None) -> bool:
-        """First come, first served: a newcomer may not pass those who already wait."""
+    def _is_turn(self, request: Request, queued: _Turn | None) -> bool:
+        """First come, first served: a newcomer may not pass those who wait for the same card."""
         ahead = 0
         for waiting in self._queue:
             if waiting is queued:
                 break
-            ahead += 1
+            ahead += waiting.network_card in (0, request.network_card)
         if ahead == 0:
             return True
-        return self._keeper.ledger.count(AddressState.AVAILABLE) > ahead
+        return attachments.usable(self._keeper.ledger, request.network_card) > ahead
 
     def _refusal(self, waited_seconds: float) -> NoAddressAvailable | NotReady:
         if not self._keeper.ledger.has_heard_node:
@@ -186,4 +194,4 @@ class Allocations:
 
     def _wake_queue(self) -> None:
         for turn in self._queue:
-            turn.set()
+            turn.has_come.set()

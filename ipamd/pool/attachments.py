@@ -179,11 +179,7 @@ def choose(ledger: Ledger, rules: Rules, *, network_card: int = 0) -> tuple[Addr
     ENIs can go back; longest idle first keeps an address away from its old peers as long as
     possible. Ties go to the lower device index and address, so equal ledgers choose alike.
     """
-    usable = {
-        e.eni_id: e
-        for e in ledger.enis.values()
-        if e.is_ready and e.takes_pods and (network_card in (0, e.network_card))
-    }
+    usable = _usable_enis(ledger, network_card)
     pods: Counter[EniId | IPNetwork] = Counter()
     candidates: list[Address] = []
     for address in ledger.addresses.values():
@@ -200,6 +196,20 @@ def choose(ledger: Ledger, rules: Rules, *, network_card: int = 0) -> tuple[Addr
         if place not in best or found[0] < best[place][0]:
             best[place] = found
     return _whole_set(best, rules)
+
+
+def usable(ledger: Ledger, network_card: int = 0) -> int:
+    """How many addresses could be handed out now to who asks for this card."""
+    enis = _usable_enis(ledger, network_card)
+    return sum(a.eni_id in enis for a in ledger.in_state(AddressState.AVAILABLE))
+
+
+def _usable_enis(ledger: Ledger, network_card: int) -> dict[EniId, Eni]:
+    return {
+        e.eni_id: e
+        for e in ledger.enis.values()
+        if e.is_ready and e.takes_pods and network_card in (0, e.network_card)
+    }
 
 
 _Preference = tuple[int, bool, int, int, int, float, int]

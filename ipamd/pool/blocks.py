@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv6Network
+from itertools import chain, islice
 
 from ipamd.model import Address, AddressState, EniId, IPAddress, IPNetwork
 from ipamd.pool.ledger import Change, Ledger
@@ -62,8 +63,7 @@ def opened(ledger: Ledger, *, max_pods: int, now: float) -> Change:
         eni = ledger.enis.get(held[0].eni_id)
         is_ready = eni is not None and eni.is_ready
         state = AddressState.AVAILABLE if is_ready else AddressState.PREPARING
-        start = max(int(a.address) for a in held) - int(prefix.network_address) + 1
-        fresh = _range(prefix, start, wanted)
+        fresh = _unopened(prefix, {a.address for a in held}, wanted)
         rows += born(prefix, fresh, held[0].eni_id, state, now=now)
     return Change(put_addresses=tuple(rows))
 
@@ -91,6 +91,15 @@ def _is_lost(address: Address) -> bool:
 
 MISSING = "missing in the cloud"
 """The reason of a quarantine on the first look that does not show an address or its prefix."""
+
+
+def _unopened(prefix: IPNetwork, held: set[IPAddress], count: int) -> list[IPAddress]:
+    """The next addresses above the highest that is open, which at the end of the prefix (a pod was
+    adopted there) are the lowest that are not."""
+    highest = max(int(a) for a in held) - int(prefix.network_address)
+    above = range(highest + 1, min(highest + 1 + count, prefix.num_addresses))
+    below = (n for n in range(highest) if prefix[n] not in held)
+    return [prefix[n] for n in islice(chain(above, below), count)]
 
 
 def _range(prefix: IPNetwork, start: int, count: int) -> tuple[IPAddress, ...]:

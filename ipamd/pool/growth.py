@@ -69,8 +69,8 @@ def grow(view: View, missing: int, reason: str, *, urgent: int) -> Growth:
     if not unmet:
         return Growth(actions=tuple(need.actions), unmet=0)
     actions = list(need.actions)
-    if need.is_of_prefixes:
-        actions += _make_room(view, need.units, reason)
+    if view.uses_prefixes is view.targets.use_prefixes:  # else: singles are a makeshift
+        actions += _make_room(view, need, reason)
     return Growth(actions=tuple(actions), unmet=min(unmet, missing))
 
 
@@ -206,23 +206,29 @@ def _new_indexes(view: View, units: int) -> list[int]:
     return [next(free) for _ in range(max(min(needed, room), 0))]
 
 
-def _make_room(view: View, units: int, reason: str) -> list[Action]:
-    """Idle single addresses hold slots that a prefix could use: one slot for each prefix wanted."""
+def _make_room(view: View, need: _Need, reason: str) -> list[Action]:
+    """What is idle of the kind not in use holds slots: as many of them go as units are wanted."""
     if view.shrink_paused_seconds > 0:
         return []
+    units = need.units
+    wanted = "a prefix" if need.is_of_prefixes else "single addresses"
     made: list[Action] = []
     for eni in sorted(view.enis, key=lambda e: (-len(e.idle), e.device_index)):
-        if units <= 0:
-            break
-        if eni.is_busy or not eni.idle:
+        is_full = not eni.is_busy and not eni.room(view.slots_per_eni)
+        if not is_full or not _is_growable(view, eni, with_prefixes=need.is_of_prefixes):
             continue
-        if eni.room(view.slots_per_eni) or not _is_growable(view, eni, with_prefixes=True):
+        singles = eni.idle[:units] if need.is_of_prefixes else ()
+        whole = () if need.is_of_prefixes else eni.idle_prefixes[:units]
+        given = len(singles) + len(whole)
+        if not given:
             continue
-        given = eni.idle[:units]
-        units -= len(given)
+        units -= given
         made.append(
             UnassignAddresses(
-                eni_id=eni.eni_id, addresses=given, reason=f"room for a prefix: {reason}"
+                eni_id=eni.eni_id,
+                addresses=singles,
+                prefixes=tuple(p.prefix for p in whole),
+                reason=f"room for {wanted}: {reason}",
             )
         )
     return made

@@ -7,7 +7,13 @@ Called by the reconciler after every change, once per network card. A plan depen
 from __future__ import annotations
 
 from ipamd.pool.growth import grow, missing_prefix_v6, usable_subnets
-from ipamd.pool.shrink import HOLD_SECONDS, MINIMUM_ENI_SECONDS, PREFIX_HOLD_SECONDS, shrink
+from ipamd.pool.shrink import (
+    HOLD_SECONDS,
+    MINIMUM_ENI_SECONDS,
+    PREFIX_HOLD_SECONDS,
+    excluded,
+    shrink,
+)
 from ipamd.pool.targets import Targets, deficit
 from ipamd.pool.view import (
     Action,
@@ -57,8 +63,10 @@ def plan(view: View) -> Plan:
     if missing > 0:
         urgent = min(_deficit(view, view.targets.in_scarcity()), missing)
         growth = grow(view, missing, _growth_reason(view, missing), urgent=urgent)
+        # What no pod may get goes back even while nothing more can be had.
+        idle = () if growth.actions else excluded(view)
         return Plan(
-            actions=repairs + needed + growth.actions,
+            actions=repairs + needed + growth.actions + idle,
             summary=_growth_summary(view, missing, growth.unmet),
         )
     less = shrink(view, targets) if view.has_ipv4 else ()

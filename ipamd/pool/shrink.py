@@ -5,6 +5,8 @@ Pure. Nothing that a pod holds or that cools is ever named here (I2).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ipamd.pool.targets import Targets, can_lose, excess, excess_prefixes
 from ipamd.pool.view import Action, DeleteEni, EniView, PrefixView, UnassignAddresses, View
 
@@ -33,10 +35,21 @@ def shrink(view: View, targets: Targets) -> tuple[Action, ...]:
     return _spare_prefixes(view, targets) if targets.use_prefixes else _spare(view, targets)
 
 
+def excluded(view: View) -> tuple[Action, ...]:
+    """Idle addresses that no pod may get: those on excluded ENIs."""
+    if view.creating or view.shrink_paused_seconds > 0:
+        return ()
+    return _given_back(view, [e for e in view.enis if not e.takes_pods])
+
+
 def _drained(view: View) -> tuple[Action, ...]:
-    """Idle addresses that no pod shall get: on excluded ENIs, or of the kind not in use."""
+    """Idle addresses on excluded ENIs, or of the kind not in use."""
+    return _given_back(view, view.enis)
+
+
+def _given_back(view: View, enis: Iterable[EniView]) -> tuple[Action, ...]:
     actions: list[Action] = []
-    for eni in view.enis:
+    for eni in enis:
         if eni.is_busy or not eni.is_managed:
             continue
         singles = eni.idle if _drops_singles(view, eni) else ()

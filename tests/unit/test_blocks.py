@@ -239,6 +239,15 @@ def test_exclusions_by_role_subnet_and_card() -> None:
     assert (single.cover(secondary), single.cover(carded)) == (False, True)
 
 
+def test_a_pod_at_the_end_of_a_80_keeps_no_other_from_an_address() -> None:
+    rows = (
+        b.address(str(V6[-1]), S.ALLOCATED, prefix=str(V6)),
+        b.address(str(V6[1]), prefix=str(V6)),
+    )
+    opened = blocks.opened(b.ledger(*rows), max_pods=4, now=5.0).put_addresses
+    assert [a.address for a in opened] == [V6[0], V6[2]]
+
+
 def test_an_address_that_moved_into_a_prefix_is_known_by_it() -> None:
     before = b.ledger(b.address("10.0.0.33", S.QUARANTINED, reason=blocks.MISSING))
     after = before.applied(look(before, cloud_eni(V4)).change)

@@ -11,11 +11,14 @@ import pytest
 from ipamd.cloud import AddressChange, AddressOutcome, CloudEni, EniStatus, InterfaceRequest
 from ipamd.errors import CloudError, Denied, LimitReached, NotFound, StoreError, Transient
 from ipamd.model import AddressState, EniId, IPAddress
+from ipamd.pool import observe
 from ipamd.pool.ledger import Change
 from ipamd.pool.plan import UnassignAddresses
+from ipamd.store import Store
 from tests import builders as b
-from tests.engine import Engine
-from tests.memory_cloud import MemoryCloud
+from tests import virtual_time
+from tests.engine import Engine, new_store, running
+from tests.memory_cloud import AsyncMemoryCloud, MemoryCloud
 from tests.unit.test_engine import play, settle
 from tests.virtual_time import VirtualLoop
 
@@ -405,3 +408,91 @@ def test_a_refused_creation_keeps_no_pod_from_an_eni_with_room(tmp_path: Path) -
         assert loop.time() - began < 2.0
 
     play(tmp_path, scenario, WARM_IP_TARGET="1")
+
+
+def lived_twice(
+    tmp_path: Path, memory: MemoryCloud, first: dict[str, str], then: dict[str, str]
+) -> None:
+    """A quiet life with the settings `first`, and after a restart as long a one with `then`."""
+
+    async def play(loop: VirtualLoop) -> None:
+        for environ in (first, then):
+            path = tmp_path / "ipamd.db"
+            store = Store.open(path, boot_id="boot") if path.exists() else new_store(tmp_path)
+            async with running(Engine(store, AsyncMemoryCloud(memory), **environ)):
+                await settle(400.0)
+            store.close()
+
+    virtual_time.run(play)
+
+
+def test_what_no_pod_may_get_goes_back_even_while_nothing_can_be_bought(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+    config = tmp_path / "eniconfig.yaml"
+    config.write_text(
+        "apiVersion: crd.k8s.amazonaws.com/v1alpha1\nkind: ENIConfig\n"
+        "metadata: {name: default}\nspec: {subnet: subnet-01}\n"
+    )
+    custom = {
+        "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true",
+        "VPC_IPAMD_ENICONFIG_FILE": str(config),
+        "VPC_IPAMD_MAX_PODS": "20",
+    }
+    lived_twice(tmp_path, memory, {"MAX_ENI": "1"}, {"MAX_ENI": "1", **custom})
+    assert memory.enis[b.PRIMARY].addresses == ()
+
+
+def test_idle_prefixes_that_hold_every_slot_make_room_for_single_addresses(
+    tmp_path: Path,
+) -> None:
+    memory = MemoryCloud()
+    both = {"MAX_ENI": "1", "VPC_IPAMD_MAX_PODS": "250"}
+    prefixes = {"ENABLE_PREFIX_DELEGATION": "true", "WARM_PREFIX_TARGET": "9"}
+    lived_twice(tmp_path, memory, both | prefixes, both)
+    assert memory.enis[b.PRIMARY].prefixes == ()
+    assert len(memory.enis[b.PRIMARY].addresses) == 9
+
+
+def test_an_address_moved_to_an_eni_that_is_ready_can_be_handed_out(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        await fill(engine, 9)
+        await settle(20.0)
+        other = max(e for e in memory.enis if e != b.PRIMARY)
+        engine.is_node_up = False
+        engine.keeper.commit(observe.readiness(engine.keeper.ledger, {other: False}))
+        assert engine.count(S.PREPARING)
+        moved = memory.enis[other].addresses
+        memory.enis[other] = replace(memory.enis[other], addresses=())
+        primary = memory.enis[b.PRIMARY]
+        memory.enis[b.PRIMARY] = replace(primary, addresses=primary.addresses + moved)
+        engine.reconciler.look_soon()
+        await settle(5.0)
+        assert engine.count(S.PREPARING) == 0
+        assert engine.count(S.AVAILABLE) == len(moved)
+
+    play(tmp_path, scenario, cloud=memory, VPC_IPAMD_MAX_PODS="18")
+
+
+def test_a_request_for_one_card_holds_up_none_for_another(tmp_path: Path) -> None:
+    memory = MemoryCloud(card_enis=(3, 1))
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        await fill(engine, 7)
+        engine.cloud.fail("apply", Denied("UnauthorizedOperation"), times=1000)
+        engine.cloud.fail("create_interface", Denied("UnauthorizedOperation"), times=1000)
+        await engine.add("c7")
+        assert engine.count(S.AVAILABLE) == 1
+        request = replace(b.request("far", began=loop.time()), network_card=1)
+        far = asyncio.create_task(engine.allocations.allocate(request, wait_seconds=25.0))
+        await settle(1.0)
+        began = loop.time()
+        await engine.add("near")
+        assert loop.time() - began < 1.0
+        assert not far.done()
+        far.cancel()
+
+    play(tmp_path, scenario, cloud=memory, VPC_IPAMD_MAX_PODS="9")
