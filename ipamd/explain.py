@@ -11,7 +11,7 @@ from ipamd.allocations import Shortage
 from ipamd.model import AddressState, SubnetId
 from ipamd.node import NodeFacts
 from ipamd.pool import attachments
-from ipamd.pool.ledger import Ledger
+from ipamd.pool.ledger import Ledger, sort_key
 
 NOT_READY_SECONDS = 10.0
 """An attached ENI that vpc-cnid does not have ready after this long is worth a sentence."""
@@ -40,7 +40,7 @@ def shortage(condition: Condition) -> Shortage:
     """Why no address is available now: the subnet, the limits, the cloud or the node."""
     cooled = attachments.next_expiry(condition.ledger, cooldown_seconds=condition.cooldown_seconds)
     cooling_ends = max(cooled - condition.now, 0.0) if cooled is not None else None
-    if condition.exhausted:
+    if condition.exhausted and condition.has_observed and not _is_full(condition):
         subnet_id, seconds = min(condition.exhausted.items(), key=lambda item: item[1])
         retry = seconds if cooling_ends is None else min(seconds, cooling_ends)
         return Shortage(
@@ -60,8 +60,8 @@ def _why(condition: Condition) -> str:
     ledger = condition.ledger
     if condition.facts is None or not condition.has_observed:
         return f"the cloud has not answered yet ({condition.cloud_error or 'asking'})"
-    pods = attachments.pods_on_default_card(ledger)
-    if pods >= condition.max_pods:
+    if _is_full(condition):
+        pods = attachments.pods_on_default_card(ledger)
         return f"the node is full: {pods} of max {condition.max_pods} pods"
     if condition.settings_problems:
         return condition.settings_problems[0]
@@ -71,6 +71,10 @@ def _why(condition: Condition) -> str:
     if not_ready:
         return f"ENI {', '.join(not_ready)} is not ready on the node yet (see ipamctl status)"
     return condition.plan_summary
+
+
+def _is_full(condition: Condition) -> bool:
+    return attachments.pods_on_default_card(condition.ledger) >= condition.max_pods
 
 
 def _next_try(seconds: float) -> str:
@@ -109,8 +113,10 @@ def problems(condition: Condition) -> tuple[str, ...]:
 
 
 def _of_addresses(ledger: Ledger) -> list[str]:
-    quarantined = sorted(str(a.address) for a in ledger.in_state(AddressState.QUARANTINED))
-    return ["quarantined: " + ", ".join(quarantined)] if quarantined else []
+    by_reason: dict[str, list[str]] = {}
+    for address in sorted(ledger.in_state(AddressState.QUARANTINED), key=sort_key):
+        by_reason.setdefault(address.reason, []).append(str(address.address))
+    return [f"quarantined: {', '.join(them)} ({why})" for why, them in sorted(by_reason.items())]
 
 
 def _of_enis(condition: Condition) -> list[str]:
