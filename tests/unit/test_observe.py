@@ -193,6 +193,11 @@ def test_an_eni_that_is_being_created_is_left_to_its_creation() -> None:
     assert b.SECONDARY not in after.enis
 
 
+def test_an_unattached_eni_of_somebody_else_is_no_stray() -> None:
+    other = cloud_eni(eni_id="eni-9", index=-1, status=EniStatus.AVAILABLE, is_managed=False)
+    assert look(b.ledger(), cloud_eni(), other)[0].stray_enis == ()
+
+
 def test_an_unattached_eni_of_ours_is_a_stray() -> None:
     stray = cloud_eni(eni_id="eni-9", index=-1, status=EniStatus.AVAILABLE)
     findings, after = look(b.ledger(), cloud_eni(), stray)

@@ -307,3 +307,38 @@ def test_applying_any_first_part_of_a_plan_converges_to_the_same_pool() -> None:
             a.addresses for a in rest.actions if isinstance(a, AssignAddresses | CreateEni)
         )
         assert total == 22, f"after {done} actions"
+
+
+def test_what_pods_wait_for_is_asked_of_every_eni_though_the_subnet_can_spare_none() -> None:
+    both = (eni(0, allocated=8), eni(1, allocated=7))
+    low = view(*both, waiting=2, targets=warm(5), subnet_spare={b.SUBNET: 0}, max_enis=2)
+    actions = plan(low).actions
+    assert [(a.eni_id, a.addresses) for a in actions if isinstance(a, AssignAddresses)] == [
+        ("eni-0", 1),
+        ("eni-1", 2),
+    ]
+
+
+def test_ahead_of_demand_a_subnet_is_asked_for_what_it_can_spare_and_no_more() -> None:
+    low = view(eni(0, allocated=3, idle=1), targets=warm(5), subnet_spare={b.SUBNET: 2})
+    (action,) = plan(low).actions
+    assert isinstance(action, AssignAddresses)
+    assert action.addresses == 2
+    none = replace(low, subnet_spare={b.SUBNET: 0})
+    assert not plan(none).actions
+    assert "subnet-01 can spare 0" in plan(none).summary
+
+
+def test_an_eni_with_nothing_idle_is_not_asked_to_give_back() -> None:
+    (action,) = plan(
+        view(eni(0, allocated=3, idle=4), eni(1, allocated=2), targets=warm(1))
+    ).actions
+    assert isinstance(action, UnassignAddresses)
+    assert (action.eni_id, len(action.addresses)) == ("eni-0", 3)
+
+
+@pytest.mark.parametrize(("cap", "expected"), [(0, 0), (1, 1)], ids=["met a limit", "may try"])
+def test_an_eni_that_met_a_limit_is_not_asked_for_a_80(cap: int, expected: int) -> None:
+    lacking = view(eni(0, idle=9, lacks_prefix_v6=True), has_ipv6=True)
+    lacking = replace(lacking, eni_caps={lacking.enis[0].eni_id: cap})
+    assert len(plan(lacking).actions) == expected
