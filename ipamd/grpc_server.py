@@ -147,7 +147,7 @@ class IpamServicer(pb_grpc.IpamServicer):
             pods = [_observed(a) for a in request.addresses]
             if self._is_picture_doubtful(pods):
                 return pb.ReportNodeReply(is_accepted=False)
-            readiness = observe.readiness(ledger, ready)
+            readiness = observe.readiness(ledger, ready, now=clock.boottime())
             self._keeper.commit(readiness)
             findings = self._take_in(pods, clock.boottime())
         except IpamError as e:

@@ -19,6 +19,11 @@ OTHER_CARD = {"warm_enis": 0, "warm_addresses": 1, "minimum_addresses": 1, "warm
 """The targets of network cards other than the default one, whatever is set (aws-node)."""
 
 
+UNREADY_SECONDS = 30.0
+"""An ENI that the node did not get ready within this time is no supply any more: pods are served
+from others. vpc-cnid needs a second or two."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """What the outcomes of earlier calls forbid for now, in seconds from now."""
@@ -69,13 +74,14 @@ def build_view(
     by_eni: dict[EniId, list[Address]] = defaultdict(list)
     for address in ledger.addresses.values():
         by_eni[address.eni_id].append(address)
+    views = tuple(
+        _eni_view(eni, by_eni[eni.eni_id], in_flight.get(eni.eni_id), settings, now)
+        for eni in sorted(enis, key=lambda e: e.device_index)
+    )
     return View(
         targets=targets,
-        counts=_counts(enis, by_eni, intents, targets, is_fallback, situation.waiting),
-        enis=tuple(
-            _eni_view(eni, by_eni[eni.eni_id], in_flight.get(eni.eni_id), settings, now)
-            for eni in sorted(enis, key=lambda e: e.device_index)
-        ),
+        counts=_counts(views, by_eni, intents, targets, is_fallback, situation.waiting),
+        enis=views,
         slots_per_eni=slots,
         max_enis=facts.max_enis(settings, network_card=card),
         creating=tuple(i.device_index for i in creations),
@@ -156,7 +162,7 @@ def _reserved(enis: list[Eni], settings: Settings, card: int) -> int:
 
 
 def _counts(
-    enis: list[Eni],
+    enis: tuple[EniView, ...],
     by_eni: dict[EniId, list[Address]],
     intents: tuple[Intent, ...],
     targets: Targets,
@@ -168,6 +174,8 @@ def _counts(
     inactive = 0
     for eni in enis:
         for address in by_eni[eni.eni_id]:
+            if address.state is AddressState.PREPARING and eni.is_stuck:
+                continue  # nobody gets it for now
             if address.state is not AddressState.AVAILABLE:
                 by_state[address.state] += 1
             elif not eni.takes_pods:
@@ -230,12 +238,18 @@ def _eni_view(
         incoming=in_flight.addresses + in_flight.prefixes if in_flight else 0,
         age_seconds=now - eni.attached_boottime,
         is_excluded=eni.is_excluded,
+        is_stuck=not eni.is_ready and now - _unready_since(eni, addresses) > UNREADY_SECONDS,
         prefixes=tuple(
             _prefix_view(p, held, now) for p, held in sorted(prefixes.items()) if p not in going
         ),
         unassigning_prefixes=_in_order(going),
         lacks_prefix_v6=settings.has_ipv6 and eni.takes_pods and not has_v6,
     )
+
+
+def _unready_since(eni: Eni, addresses: list[Address]) -> float:
+    preparing = (a.since_boottime for a in addresses if a.state is AddressState.PREPARING)
+    return max(eni.attached_boottime, min(preparing, default=0.0))
 
 
 def _in_order(prefixes: set[IPv4Network]) -> tuple[IPNetwork, ...]:

@@ -12,7 +12,7 @@ from ipamd.allocations import Allocations
 from ipamd.keeper import Keeper
 from ipamd.live_config import LiveConfig
 from ipamd.metrics import Metrics
-from ipamd.model import AddressState, EniId
+from ipamd.model import AddressState
 from ipamd.pool import observe
 from ipamd.pool.attachments import Granted
 from ipamd.pool.ledger import Change
@@ -52,7 +52,9 @@ class Engine:
     def report(self) -> None:
         """What vpc-cnid says once its host network stands: all ENIs ready, no unknown pods."""
         ledger = self.keeper.ledger
-        self.keeper.commit(observe.readiness(ledger, {EniId(e): True for e in ledger.enis}))
+        self.keeper.commit(
+            observe.readiness(ledger, dict.fromkeys(ledger.enis, True), now=clock.boottime())
+        )
         used = [
             observe.ObservedPod(
                 address=address,

@@ -173,7 +173,7 @@ def usable_subnets(view: View) -> tuple[SubnetId, ...]:
 
 
 def _is_growable(view: View, eni: EniView, *, with_prefixes: bool) -> bool:
-    if not eni.takes_pods or eni.subnet_id in view.exhausted_subnets:
+    if not eni.takes_pods or eni.is_stuck or eni.subnet_id in view.exhausted_subnets:
         return False
     return not with_prefixes or eni.subnet_id not in view.prefixless_subnets
 

@@ -442,7 +442,7 @@ def _adopted(
     )
 
 
-def readiness(ledger: Ledger, ready: dict[EniId, bool]) -> Change:
+def readiness(ledger: Ledger, ready: dict[EniId, bool], *, now: float) -> Change:
     """ENIs that vpc-cnid reports as ready or not, and what that makes of their idle addresses."""
     enis = tuple(
         replace(eni, is_ready=ready[eni.eni_id])
@@ -450,12 +450,17 @@ def readiness(ledger: Ledger, ready: dict[EniId, bool]) -> Change:
         if eni.eni_id in ready and eni.is_ready is not ready[eni.eni_id]
     )
     changed = {e.eni_id: e.is_ready for e in enis}
-    addresses = tuple(
-        replace(a, state=AddressState.AVAILABLE if changed[a.eni_id] else AddressState.PREPARING)
-        for a in ledger.in_state(AddressState.PREPARING, AddressState.AVAILABLE)
-        if a.eni_id in changed and (a.state is AddressState.PREPARING) is changed[a.eni_id]
+    back = tuple(  # idle as long as before: the longest idle goes first
+        replace(a, state=AddressState.AVAILABLE)
+        for a in ledger.in_state(AddressState.PREPARING)
+        if changed.get(a.eni_id) is True
     )
-    return Change(put_enis=enis, put_addresses=addresses)
+    lost = tuple(
+        replace(a, state=AddressState.PREPARING, since_boottime=now)
+        for a in ledger.in_state(AddressState.AVAILABLE)
+        if changed.get(a.eni_id) is False
+    )
+    return Change(put_enis=enis, put_addresses=back + lost)
 
 
 def assigned(

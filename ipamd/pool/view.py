@@ -48,6 +48,7 @@ class EniView:
     is_excluded: bool = False  # carries no new pods
     prefixes: tuple[PrefixView, ...] = ()
     unassigning_prefixes: tuple[IPNetwork, ...] = ()
+    is_stuck: bool = False  # the node does not get it ready: nothing is bought on it
     lacks_prefix_v6: bool = False  # pods on it need a /80, and it has none
 
     @property

@@ -22,7 +22,7 @@ from ipamd.errors import AttachmentConflict, AttemptRevoked, IpamError
 from ipamd.keeper import Keeper
 from ipamd.live_config import LiveConfig
 from ipamd.metrics import Metrics
-from ipamd.model import AddressState, AttachmentKey, EniId, IPAddress, IPNetwork
+from ipamd.model import AddressState, AttachmentKey, IPAddress, IPNetwork
 from ipamd.pool import observe
 from ipamd.pool.ledger import Change, Ledger
 from ipamd.reconciler import Reconciler
@@ -167,7 +167,9 @@ class World:
             return
         with suppress(Crash):
             ledger = self.keeper.ledger
-            self.keeper.commit(observe.readiness(ledger, {EniId(e): True for e in ledger.enis}))
+            self.keeper.commit(
+                observe.readiness(ledger, dict.fromkeys(ledger.enis, True), now=clock.boottime())
+            )
             seen = [_observed(p, a) for p in self.pods.values() for a in p.addresses]
             findings = observe.node(self.keeper.ledger, seen, now=clock.boottime(), now_unix=0.0)
             self.keeper.commit(findings.change)

@@ -462,7 +462,9 @@ def test_an_address_moved_to_an_eni_that_is_ready_can_be_handed_out(tmp_path: Pa
         await settle(20.0)
         other = max(e for e in memory.enis if e != b.PRIMARY)
         engine.is_node_up = False
-        engine.keeper.commit(observe.readiness(engine.keeper.ledger, {other: False}))
+        engine.keeper.commit(
+            observe.readiness(engine.keeper.ledger, {other: False}, now=loop.time())
+        )
         assert engine.count(S.PREPARING)
         moved = memory.enis[other].addresses
         memory.enis[other] = replace(memory.enis[other], addresses=())
@@ -496,3 +498,30 @@ def test_a_request_for_one_card_holds_up_none_for_another(tmp_path: Path) -> Non
         far.cancel()
 
     play(tmp_path, scenario, cloud=memory, VPC_IPAMD_MAX_PODS="9")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{}, {"WARM_IP_TARGET": "1"}, {"VPC_IPAMD_MAX_PODS": "12"}],
+    ids=["defaults", "WARM_IP 1", "max pods that its addresses would use up"],
+)
+def test_an_eni_that_the_node_never_gets_ready_keeps_no_pod_waiting(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    memory = MemoryCloud()
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        await fill(engine, 7)
+        engine.is_node_up = False  # no ENI is reported ready from here on
+        await fill(engine, 2, "d")
+        asked = asyncio.create_task(engine.add("late", wait=150.0))
+        await settle(120.0)
+        stuck, third = sorted(e for e in memory.enis if e != b.PRIMARY)
+        ready = observe.readiness(engine.keeper.ledger, {third: True}, now=loop.time())
+        engine.keeper.commit(ready)
+        assert (await asked).allocation.eni_id == third
+        assert engine.cloud.calls["create_interface"] == 2
+        assert stuck in engine.keeper.ledger.enis
+
+    play(tmp_path, scenario, cloud=memory, **environ)

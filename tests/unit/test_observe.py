@@ -279,11 +279,19 @@ def test_readiness_moves_idle_addresses_and_nothing_else() -> None:
         b.address("10.0.0.7", S.ALLOCATED),
         enis=(b.eni(is_ready=False),),
     )
-    after = ledger.applied(observe.readiness(ledger, {b.PRIMARY: True}))
+    after = ledger.applied(observe.readiness(ledger, {b.PRIMARY: True}, now=7.0))
     assert [state_of(after, f"10.0.0.{n}") for n in (5, 6, 7)] == [
         S.AVAILABLE,
         S.COOLING,
         S.ALLOCATED,
     ]
-    back = after.applied(observe.readiness(after, {b.PRIMARY: False}))
+    back = after.applied(observe.readiness(after, {b.PRIMARY: False}, now=8.0))
     assert state_of(back, "10.0.0.5") is S.PREPARING
+
+
+def test_an_address_is_idle_since_its_use_and_preparing_since_its_eni_was_lost() -> None:
+    ledger = b.ledger(b.address("10.0.0.5", since=1.0))
+    lost = ledger.applied(observe.readiness(ledger, {b.PRIMARY: False}, now=8.0))
+    assert lost.addresses[ip_address("10.0.0.5")].since_boottime == 8.0
+    back = lost.applied(observe.readiness(lost, {b.PRIMARY: True}, now=9.0))
+    assert back.addresses[ip_address("10.0.0.5")].since_boottime == 8.0

@@ -173,7 +173,7 @@ def test_any_report_is_a_legal_change(ledger: Ledger, used: set[IPAddress]) -> N
     findings = observe.node(ledger, pods, now=NOW, now_unix=0.0)
     after = ledger.applied(findings.change)
     assert set(ledger.allocations) <= set(after.allocations)
-    ready = observe.readiness(after, dict.fromkeys(ENIS, True))
+    ready = observe.readiness(after, dict.fromkeys(ENIS, True), now=NOW)
     after = after.applied(ready)
     after = after.applied(attachments.expire(after, cooldown_seconds=30.0, now=NOW))
     after.applied(blocks.opened(after, max_pods=110, now=NOW))

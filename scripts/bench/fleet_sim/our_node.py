@@ -19,7 +19,7 @@ from ipamd.errors import NoAddressAvailable, NotReady
 from ipamd.keeper import Keeper
 from ipamd.live_config import LiveConfig
 from ipamd.metrics import Metrics
-from ipamd.model import AttachmentKey, AttemptId, ContainerId, EniId
+from ipamd.model import AttachmentKey, AttemptId, ContainerId
 from ipamd.pool import observe
 from ipamd.pool.attachments import Request
 from ipamd.pool.ledger import Change, Ledger
@@ -123,7 +123,7 @@ class OurNode:
     def _report(self) -> None:
         """What vpc-cnid reports once the links stand: every ENI ready, the pods that we know."""
         ledger = self.keeper.ledger
-        change = observe.readiness(ledger, {EniId(e): True for e in ledger.enis})
+        change = observe.readiness(ledger, dict.fromkeys(ledger.enis, True), now=clock.boottime())
         self.keeper.commit(change)
         pods = [
             observe.ObservedPod(
