@@ -158,13 +158,18 @@ class Actions:
             finally:
                 self._touch(intent.eni_id)
             self._failed(intent, record, error)
-            if not isinstance(error, Transient):
+            # A creation that was begun is not given up for a throttle: its ENI would hang loose.
+            is_begun = failures > 0 and isinstance(error, Throttled)
+            if not isinstance(error, Transient) and not is_begun:
                 return await self._refused(intent, error)
             if intent.kind in (IntentKind.ASSIGN, IntentKind.UNASSIGN):
                 await self._settle(lambda: self._lost(intent))
                 return self._look_again()
             failures += 1
-            await asyncio.sleep(backoff.TRANSIENT.delay(failures, _chance()))
+            is_awaited = intent.kind is IntentKind.CREATE
+            pacing = backoff.REPEATED if is_awaited else backoff.TRANSIENT
+            pause = pacing.delay(failures, _chance())
+            await asyncio.sleep(max(pause, error.retry_after_seconds))
             record.state = "running"
 
     async def _refused(self, intent: Intent, error: CloudError) -> None:
@@ -355,6 +360,8 @@ def _is_partly_done(intent: Intent, leaving: tuple[Address, ...]) -> bool:
 
 def _is_picture_stale(intent: Intent, error: CloudError) -> bool:
     """Whether the refusal says that the cloud is not as the ledger has it."""
+    if intent.kind is IntentKind.DELETE and not isinstance(error, Throttled):
+        return True  # it may have got half way: what hangs loose is seen by looks alone
     if isinstance(error, Throttled | SubnetExhausted | Denied):
         return False
     return isinstance(error, LimitReached | NotFound) or intent.kind is IntentKind.CREATE

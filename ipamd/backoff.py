@@ -25,8 +25,15 @@ class Backoff:
         return step / 2 + step / 2 * chance
 
 
-THROTTLED = Backoff(first_seconds=1.0, cap_seconds=60.0)
+THROTTLED = Backoff(first_seconds=2.0, cap_seconds=60.0)
 """EC2 refills its mutating buckets at 5 tokens/s per account; a fleet needs tens of seconds."""
+
+THROTTLED_AWAITED = Backoff(first_seconds=2.0, cap_seconds=8.0)
+"""The same while pods wait: the node's budget (`ipamd.budget`) is what slows a throttled fleet down
+then, and a longer pause leaves tokens of the account unused (docs/fleet.md)."""
+
+REPEATED = Backoff(first_seconds=1.0, cap_seconds=8.0)
+"""A creation that was begun: what it lacks is one step, and pods mostly wait for it."""
 
 EXHAUSTED = Backoff(first_seconds=2.0, cap_seconds=30.0)
 """A full subnet frees one address at a time; the failed assign is itself the probe."""
@@ -48,7 +55,7 @@ REFUSED = Backoff(first_seconds=0.5, cap_seconds=300.0)
 """A refusal that no table names: often over in a moment (a state that changes), else somebody has
 to change something, as with a policy."""
 
-NO_SHRINKING = Backoff(first_seconds=30.0, cap_seconds=3600.0)
+NO_SHRINKING = Backoff(first_seconds=30.0, cap_seconds=1800.0)
 """Nobody waits for an address to be given back."""
 
 NO_ENI = Backoff(first_seconds=2.0, cap_seconds=600.0)

@@ -57,12 +57,14 @@ ALLOWANCES: Mapping[ApiClass, Allowance] = MappingProxyType(
 DECREASE = 0.5
 """A throttled class goes on at half its rate."""
 
-FLOOR = 1 / 32
-"""Five halvings at most: the slowest class still makes one call a minute, which finds out."""
+FLOOR = 1 / 4
+"""Two halvings at most: the slowest class still makes a call every 8 s. In a fleet of 500 nodes
+that grow at once a lower floor leaves the account's tokens unused while pods wait (docs/fleet.md).
+"""
 
-RECOVERY_SECONDS = 120.0
+RECOVERY_SECONDS = 60.0
 """From nothing to the full rate without another throttle. The account's largest bucket refills in
-20 s (100 tokens at 5/s); several times that keeps nodes from coming back all together."""
+20 s (100 tokens at 5/s); three times that keeps nodes from coming back all together."""
 
 ONE_EVENT_SECONDS = 1.0
 """Throttles within this time are one event: calls that were in flight together halve once."""

@@ -109,6 +109,14 @@ class CloudSnapshot:
     vpc_cidrs: tuple[IPNetwork, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class EniHint:
+    """One ENI as the metadata service shows it: what is assigned to it, the primary excluded."""
+
+    eni_id: EniId
+    items: tuple[str, ...]  # secondary addresses and prefixes as text, sorted
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterfaceRequest:
     """An ENI to create and attach. `token` makes a repeated request return the same ENI."""
@@ -190,6 +198,11 @@ class CloudProvider(Protocol):
         """Every ENI that is this node's, read from the API and not from metadata.
 
         May lag a change of seconds ago (EC2 is eventually consistent).
+        """
+
+    def hint(self) -> tuple[EniHint, ...]:
+        """What the node's metadata service shows of its ENIs: costs no API call, lags, and has been
+        wrong. Never evidence; a difference is a reason to look. `Unsupported` where there is none.
         """
 
     def apply(self, change: AddressChange) -> AddressOutcome:

@@ -33,6 +33,7 @@ from ipamd.cloud import (
     CloudEni,
     CloudProvider,
     CloudSnapshot,
+    EniHint,
     InterfaceRequest,
     NodeIdentity,
     NodeLimits,
@@ -69,6 +70,9 @@ class Cloud(Protocol):
 
     async def snapshot(self) -> CloudSnapshot:
         """See CloudProvider.snapshot."""
+
+    async def hint(self) -> tuple[EniHint, ...]:
+        """See CloudProvider.hint."""
 
     async def apply(self, change: AddressChange) -> AddressOutcome:
         """See CloudProvider.apply."""
@@ -112,6 +116,10 @@ class _Bound:
 
     async def snapshot(self) -> CloudSnapshot:
         answer: CloudSnapshot = await self._call("snapshot")
+        return answer
+
+    async def hint(self) -> tuple[EniHint, ...]:
+        answer: tuple[EniHint, ...] = await self._call("hint")
         return answer
 
     async def apply(self, change: AddressChange) -> AddressOutcome:

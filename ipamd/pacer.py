@@ -55,6 +55,7 @@ class Pacer:
 
     subnets: dict[SubnetId, SubnetSeen] = field(default_factory=dict)
     _throttled: _Until = field(default_factory=_Until)
+    _throttled_awaited: _Until = field(default_factory=_Until)  # the shorter one, for demand
     _growing: _Until = field(default_factory=_Until)
     _creating: _Until = field(default_factory=_Until)
     _shrinking: _Until = field(default_factory=_Until)
@@ -69,6 +70,7 @@ class Pacer:
         """What is forbidden at `now`."""
         return Pace(
             paused_seconds=max(self._throttled.boottime - now, 0.0),
+            awaited_paused_seconds=max(self._throttled_awaited.boottime - now, 0.0),
             growth_paused_seconds=max(self._growing.boottime - now, 0.0),
             creation_paused_seconds=max(self._creating.boottime - now, 0.0),
             shrink_paused_seconds=max(self._shrinking.boottime - now, 0.0),
@@ -99,7 +101,13 @@ class Pacer:
 
     def due_times(self, now: float) -> Iterable[float]:
         """Boot times after `now` at which a plan may differ for what is kept here."""
-        ends = [self._throttled, self._growing, self._creating, self._shrinking]
+        ends = [
+            self._throttled,
+            self._throttled_awaited,
+            self._growing,
+            self._creating,
+            self._shrinking,
+        ]
         ends += [*self._exhausted.values(), *self._prefixless.values(), *self._room.values()]
         ends += [*self._caps.values(), *self._remeasure.values()]
         times = [u.boottime for u in ends]
@@ -151,7 +159,7 @@ class Pacer:
 
     def succeeded(self, intent: Intent, now: float) -> None:
         """A call ended well: what held its kind back is over."""
-        self._throttled = _Until()
+        self._throttled = self._throttled_awaited = _Until()
         self._changed_at = now
         if intent.kind not in GROWING:
             self._shrinking = _Until()
@@ -188,6 +196,9 @@ class Pacer:
                 self._subnet_refused(intent, now, chance)
             case Throttled():
                 self._throttled = _later(self._throttled, backoff.THROTTLED, error, now, chance)
+                self._throttled_awaited = _later(
+                    self._throttled_awaited, backoff.THROTTLED_AWAITED, error, now, chance
+                )
             case LimitReached() if intent.kind is IntentKind.ASSIGN and intent.eni_id is not None:
                 asked = intent.addresses + intent.prefixes + intent.prefixes_v6
                 before = self._caps.get(intent.eni_id, _Until())

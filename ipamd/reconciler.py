@@ -21,6 +21,7 @@ from ipamd.allocations import Shortage
 from ipamd.cloud import Capabilities, CloudSnapshot, EniStatus, NodeIdentity
 from ipamd.cloud_child import Cloud
 from ipamd.errors import CloudError, ForeignStore, StoreError, Throttled, Transient
+from ipamd.hints import Hints
 from ipamd.keeper import Keeper
 from ipamd.live_config import LiveConfig
 from ipamd.metrics import Metrics
@@ -35,9 +36,12 @@ from ipamd.view import Situation, build_view, candidates
 
 log = structlog.get_logger()
 
-RESYNC_SECONDS = (600.0, 900.0)
-"""A look at the cloud this often even when all is quiet, drawn anew each time so that a fleet
-spreads out: drift made by others is found within a quarter of an hour for 0.2 calls a minute."""
+RESYNC_SECONDS = (20 * 3600.0, 28 * 3600.0)
+"""A look at the cloud about once a day even when nothing says that it changed, drawn anew each time
+so that a fleet spreads out. What others change is seen in the metadata service, at no call."""
+
+SUBNETS_STALE_SECONDS = 1800.0
+"""Growth in a subnet whose free count is older than this has it counted again."""
 
 UNSETTLED_LOOK_SECONDS = 2.0
 """A call with a lost answer on an ENI that changed during the look: its ENI grows no more until a
@@ -74,6 +78,7 @@ class Reconciler:
         self._unserved_pods = unserved_pods
         self._wake = asyncio.Event()
         self._observe_at = 0.0
+        self._hints = Hints(keeper, cloud)
         self._failures = 0
         self.cloud_error = ""
         self.missing_allocated: tuple[str, ...] = ()
@@ -198,6 +203,12 @@ class Reconciler:
                     now=now,
                 )
             )
+            if self.has_observed and now >= self._hints.due_boottime:
+                pace = self.actions.pacer.pace(now)
+                if await self._hints.asks_for_a_look(
+                    seconds_since_change=pace.seconds_since_change
+                ):
+                    self.look_soon()
             if now >= self._observe_at:
                 await self._observe()
             await self._measure_scarce()
@@ -350,6 +361,7 @@ class Reconciler:
             calls += len(made.actions)
             for action in made.actions:
                 self._start(action)
+                self._count_again(action)
         self._tell_plan("; ".join(summaries), calls)
 
     def _cards(self) -> tuple[int, ...]:
@@ -380,6 +392,16 @@ class Reconciler:
             self.last_plan = plan.Plan(actions=(), summary=summary)
             self.planned_boottime = clock.boottime()
 
+    def _count_again(self, action: plan.Action) -> None:
+        """A subnet that is grown in and was not counted for long, beside the growth itself."""
+        if not isinstance(action, plan.AssignAddresses | plan.CreateEni):
+            return
+        pacer, now = self.actions.pacer, clock.boottime()
+        seen = pacer.subnets.get(action.subnet_id)
+        if seen is not None and now - seen.seen_boottime >= SUBNETS_STALE_SECONDS:
+            pacer.subnets[action.subnet_id] = replace(seen, seen_boottime=now)  # once is enough
+            self.actions.group.create_task(self._measure((action.subnet_id,)), name="measure")
+
     def _start(self, action: plan.Action) -> None:
         if isinstance(action, plan.DeleteEni):
             self._strays.pop(action.eni_id, None)
@@ -396,7 +418,12 @@ class Reconciler:
         cooled = attachments.next_expiry(
             self._keeper.ledger, cooldown_seconds=self._settings.cooldown_seconds
         )
-        due = [now + IDLE_SECONDS, self._observe_at, *self.actions.pacer.due_times(now)]
+        due = [
+            now + IDLE_SECONDS,
+            self._observe_at,
+            self._hints.due_boottime,
+            *self.actions.pacer.due_times(now),
+        ]
         due += [cooled] if cooled is not None else []
         # A due time in the past means "at once"; 10 ms keeps a mistake from eating the CPU.
         pause = max(min(due) - now, self._rest_until - now, 0.01)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 
 from ipamd.cloud import Subnet
@@ -15,8 +15,9 @@ from ipamd.pool.view import EniView, PrefixView, View
 from ipamd.settings import Settings
 from ipamd.sizing import PREFIX_ADDRESSES
 
-OTHER_CARD = {"warm_enis": 0, "warm_addresses": 1, "minimum_addresses": 1, "warm_prefixes": 0}
-"""The targets of network cards other than the default one, whatever is set (aws-node)."""
+QUIET_SECONDS = 120.0
+"""Targets hold to the letter once no pod has come or gone for this long; before, they have a band
+(`Targets.slack`). Four cooldowns: what the last change set free is available by then."""
 
 
 UNREADY_SECONDS = 30.0
@@ -29,6 +30,7 @@ class Pace:
     """What the outcomes of earlier calls forbid for now, in seconds from now."""
 
     paused_seconds: float
+    awaited_paused_seconds: float  # the same while pods wait
     exhausted_subnets: dict[SubnetId, float]
     prefixless_subnets: dict[SubnetId, float]
     scarce_subnets: frozenset[SubnetId]
@@ -66,7 +68,8 @@ def build_view(
         if (i.eni_id in on_card or (i.kind is IntentKind.CREATE and i.network_card == card))
     )
     creations = [i for i in intents if i.kind is IntentKind.CREATE]
-    targets = build_targets(facts, settings, network_card=card)
+    is_exact = now - last_activity(ledger) >= QUIET_SECONDS
+    targets = replace(build_targets(facts, settings, network_card=card), is_exact=is_exact)
     is_fallback = _is_fallback(targets, enis, situation)
     slots = facts.limits.slots_per_eni
     in_flight = {i.eni_id: i for i in intents}
@@ -94,7 +97,7 @@ def build_view(
         subnet_spare=pace.subnet_spare,
         subnet_room=pace.subnet_room,
         eni_caps=pace.eni_caps,
-        paused_seconds=pace.paused_seconds,
+        paused_seconds=pace.awaited_paused_seconds if situation.waiting else pace.paused_seconds,
         growth_paused_seconds=pace.growth_paused_seconds,
         creation_paused_seconds=pace.creation_paused_seconds,
         shrink_paused_seconds=pace.shrink_paused_seconds,
@@ -110,6 +113,15 @@ def build_view(
     )
 
 
+def last_activity(ledger: Ledger) -> float:
+    """Boot time at which an attachment last came or went; 0 where none did."""
+    came = (
+        a.since_boottime for a in ledger.addresses.values() if a.state is AddressState.ALLOCATED
+    )
+    went = (t.made_boottime for t in ledger.tombstones.values())
+    return max(max(came, default=0.0), max(went, default=0.0))
+
+
 def build_targets(facts: NodeFacts, settings: Settings, *, network_card: int = 0) -> Targets:
     """The targets in force for one card."""
     targets = Targets(
@@ -122,7 +134,8 @@ def build_targets(facts: NodeFacts, settings: Settings, *, network_card: int = 0
     )
     if network_card == 0:
         return targets
-    return Targets(max_pods=targets.max_pods, use_prefixes=targets.use_prefixes, **OTHER_CARD)
+    # Cards other than the default one keep one address, whatever is set (aws-node).
+    return replace(targets, warm_enis=0, warm_prefixes=0, warm_addresses=1, minimum_addresses=1)
 
 
 def candidates(
@@ -237,6 +250,7 @@ def _eni_view(
         unassigning=tuple(a.address for a in singles if a.state is AddressState.UNASSIGNING),
         incoming=in_flight.addresses + in_flight.prefixes if in_flight else 0,
         age_seconds=now - eni.attached_boottime,
+        idle_seconds=now - max((a.since_boottime for a in addresses), default=0.0),
         is_excluded=eni.is_excluded,
         is_stuck=not eni.is_ready and now - _unready_since(eni, addresses) > UNREADY_SECONDS,
         prefixes=tuple(

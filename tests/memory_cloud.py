@@ -21,6 +21,7 @@ from ipamd.cloud import (
     Capabilities,
     CloudEni,
     CloudSnapshot,
+    EniHint,
     EniStatus,
     InterfaceRequest,
     NodeIdentity,
@@ -97,6 +98,16 @@ class MemoryCloud:
 
     def snapshot(self) -> CloudSnapshot:
         return CloudSnapshot(enis=tuple(self.enis.values()), vpc_cidrs=VPC_CIDRS)
+
+    def hint(self) -> tuple[EniHint, ...]:
+        return tuple(
+            EniHint(
+                eni_id=e.eni_id,
+                items=tuple(sorted(str(x) for x in (*e.addresses, *e.prefixes))),
+            )
+            for e in self.snapshot().enis
+            if e.status is EniStatus.ATTACHED
+        )
 
     def apply(self, change: AddressChange) -> AddressOutcome:
         if change.remove or change.remove_prefixes:
@@ -417,6 +428,10 @@ class AsyncMemoryCloud:
 
     async def snapshot(self) -> CloudSnapshot:
         answer: CloudSnapshot = await self._call("snapshot")
+        return answer
+
+    async def hint(self) -> tuple[EniHint, ...]:
+        answer: tuple[EniHint, ...] = await self._call("hint")
         return answer
 
     async def apply(self, change: AddressChange) -> AddressOutcome:

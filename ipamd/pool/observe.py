@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ipamd.cloud import CloudEni, CloudSnapshot, EniStatus
+from ipamd.cloud import CloudEni, CloudSnapshot, EniHint, EniStatus
 from ipamd.model import (
     Address,
     AddressState,
@@ -139,7 +139,8 @@ def cloud(
             if e.status is EniStatus.AVAILABLE
             and e.is_managed
             and not e.is_primary
-            and e.eni_id not in ledger.enis  # else: detached by hand, its pods may live on
+            # Else it was detached by hand, and its pods may live on.
+            and (e.eni_id not in ledger.enis or e.eni_id in lost_enis)
         ),
     )
 
@@ -283,6 +284,20 @@ def _missing(
                     replace(a, state=AddressState.QUARANTINED, since_boottime=now, reason=MISSING)
                 )
     return tuple(quarantine), gone, tuple(still_used)
+
+
+def differs(ledger: Ledger, hints: Iterable[EniHint]) -> bool:
+    """Whether the metadata service shows other ENIs, addresses or prefixes than the ledger holds.
+
+    Only what can be told: ENIs of others are compared by their presence alone.
+    """
+    shown = {h.eni_id: set(h.items) for h in hints}
+    if set(shown) != set(ledger.enis):
+        return True
+    held: dict[EniId, set[str]] = {eni_id: set() for eni_id in ledger.enis}
+    for a in ledger.addresses.values():
+        held[a.eni_id].add(str(a.prefix or a.address))
+    return any(e.is_managed and shown[e.eni_id] != held[e.eni_id] for e in ledger.enis.values())
 
 
 def _is_being_created(ledger: Ledger, eni: CloudEni) -> bool:

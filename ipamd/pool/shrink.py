@@ -16,9 +16,13 @@ HOLD_SECONDS = 30.0
 MINIMUM_ENI_SECONDS = 60.0
 """A younger ENI is never given back. aws-node: minENILifeTime, 60 s."""
 
-PREFIX_HOLD_SECONDS = 120.0
-"""A prefix goes back after it was idle this long. One pod that comes and goes at a multiple of 16
-otherwise gives back and buys a /28 every 30 s, as it does in aws-node."""
+PREFIX_HOLD_SECONDS, PREFIX_BUSY_HOLD_SECONDS = 120.0, 300.0
+"""A prefix goes back after it was idle this long; the second while pods come and go. One pod at a
+multiple of 16 otherwise gives back and buys a /28 every 30 s, as it does in aws-node."""
+
+ENI_BUSY_HOLD_SECONDS = 600.0
+"""While pods come and go, an ENI goes back after it was idle this long: making it anew takes four
+calls and seconds that a pod may have to wait."""
 
 
 def shrink(view: View, targets: Targets) -> tuple[Action, ...]:
@@ -85,7 +89,7 @@ def _spare_eni(view: View, targets: Targets) -> EniView | None:
         and not e.is_busy
         and e.is_idle
         and e.age_seconds >= MINIMUM_ENI_SECONDS
-        and _has_held(view, e)
+        and _has_held(view, e, targets)
         and can_lose(
             targets,
             view.counts,
@@ -96,13 +100,17 @@ def _spare_eni(view: View, targets: Targets) -> EniView | None:
     return max(spare, key=lambda e: e.device_index, default=None)
 
 
-def _has_held(view: View, eni: EniView) -> bool:
-    """The hold time of its prefixes is over, or they stay as single prefixes would."""
-    return all(_is_due(view, p) for p in eni.prefixes)
+def _has_held(view: View, eni: EniView, targets: Targets) -> bool:
+    """The hold times of the ENI and of its prefixes are over."""
+    is_held = not targets.is_exact and eni.idle_seconds < ENI_BUSY_HOLD_SECONDS
+    if is_held and not view.is_scarce and eni.takes_pods:
+        return False
+    return all(_is_due(view, p, targets) for p in eni.prefixes)
 
 
-def _is_due(view: View, prefix: PrefixView) -> bool:
-    return view.is_scarce or prefix.idle_seconds >= PREFIX_HOLD_SECONDS
+def _is_due(view: View, prefix: PrefixView, targets: Targets) -> bool:
+    hold = PREFIX_HOLD_SECONDS if targets.is_exact else PREFIX_BUSY_HOLD_SECONDS
+    return view.is_scarce or prefix.idle_seconds >= hold
 
 
 def _spare_prefixes(view: View, targets: Targets) -> tuple[Action, ...]:
@@ -110,7 +118,9 @@ def _spare_prefixes(view: View, targets: Targets) -> tuple[Action, ...]:
     over = excess_prefixes(targets, view.counts, idle=len(idle), slots_per_eni=view.slots_per_eni)
     actions: list[Action] = []
     for eni in sorted(view.enis, key=lambda e: (e.pods, -e.device_index)):
-        due = tuple(p.prefix for p in eni.idle_prefixes if _is_due(view, p))[: max(over, 0)]
+        due = tuple(p.prefix for p in eni.idle_prefixes if _is_due(view, p, targets))[
+            : max(over, 0)
+        ]
         if eni.is_busy or not eni.takes_pods or not due:
             continue
         over -= len(due)

@@ -32,6 +32,7 @@ class Targets:
     max_pods: int
     warm_prefixes: int = 0
     use_prefixes: bool = False
+    is_exact: bool = True  # False while pods come and go: half of the warm target is a band
 
     @property
     def is_target_mode(self) -> bool:
@@ -55,6 +56,17 @@ class Targets:
         if self.use_prefixes:
             return self.warm_prefixes * PREFIX_ADDRESSES
         return self.warm_enis * slots_per_eni
+
+    def slack(self, slots_per_eni: int) -> int:
+        """How far below the warm target the pool may be while pods come and go.
+
+        WARM_IP_TARGET 5 -> 2; a prefix or an ENI is bought when half of one is missing.
+        """
+        if self.is_exact:
+            return 0
+        if self.is_target_mode:
+            return self.warm_addresses // 2
+        return min(self.least(slots_per_eni) // 2, self.warm(slots_per_eni))
 
     def least(self, slots_per_eni: int) -> int:
         """What one growth brings when the target is 0 and nothing is free: a prefix, or an ENI."""
@@ -94,14 +106,19 @@ def deficit(targets: Targets, counts: Counts, *, slots_per_eni: int) -> int:
 
     Examples: WARM_IP_TARGET 5, 3 allocated, 4 available -> 1. WARM_ENI_TARGET 1 with 9 slots and 4
     available -> 5. WARM_ENI_TARGET 0 with none available -> one ENI's worth (9). WARM_PREFIX_TARGET
-    1 with 15 available -> 1, for which the planner asks one /28.
+    1 with 15 available -> 1, for which the planner asks one /28. While pods come and go,
+    WARM_IP_TARGET 5 with 4 or 3 available -> 0, with 2 -> 3.
     """
     warm = targets.warm(slots_per_eni)
-    wanted = max(warm - counts.supply, 0)
-    # What cools comes back within the cooldown: while half of the target is there, the other half
-    # is worth that wait, or pods that are replaced cost two calls each, or an ENI made and deleted.
-    if not counts.waiting and 2 * counts.supply >= warm:
-        wanted = max(wanted - counts.cooling, 0)
+    # What cools comes back within the cooldown: while there is one address to hand out, it is worth
+    # that wait, or pods that are replaced cost two calls each, or an ENI made and deleted.
+    coming = counts.cooling if counts.supply > 0 and not counts.waiting else 0
+    floor = warm - targets.slack(slots_per_eni)
+    wanted = 0
+    if counts.supply + coming < floor:
+        # Single addresses are bought up to the target; prefixes and ENIs come in their own size.
+        goal = warm if targets.is_target_mode else floor
+        wanted = goal - counts.supply - coming
     if targets.is_target_mode:
         wanted = max(wanted, targets.minimum_addresses - counts.total)
     elif warm == 0 and counts.supply <= 0:
@@ -123,7 +140,9 @@ def excess(targets: Targets, counts: Counts) -> int:
         return 0
     over = counts.allocated + counts.available - targets.max_pods
     if targets.is_target_mode:
-        over = max(over, _above(targets, counts))
+        above = _above(targets, counts)
+        # One more than wanted is not worth a call while the next pod may be about to come.
+        over = max(over, above if targets.is_exact or above > 1 else 0)
     return max(min(over, counts.available), 0)
 
 
@@ -150,7 +169,7 @@ def can_lose(targets: Targets, counts: Counts, *, available: int, slots_per_eni:
     """Whether the pool still meets its targets without an idle ENI's `available` addresses."""
     if counts.waiting:
         return False
-    remaining = counts.available - available
+    remaining = counts.available - available - targets.slack(slots_per_eni)
     if targets.is_target_mode:
         total = counts.allocated + counts.available + counts.cooling - available
         return remaining >= targets.warm_addresses and total >= targets.minimum_addresses

@@ -49,6 +49,7 @@ class EniView:
     prefixes: tuple[PrefixView, ...] = ()
     unassigning_prefixes: tuple[IPNetwork, ...] = ()
     is_stuck: bool = False  # the node does not get it ready: nothing is bought on it
+    idle_seconds: float = 0.0  # since the last of its addresses was in use, or was assigned
     lacks_prefix_v6: bool = False  # pods on it need a /80, and it has none
 
     @property

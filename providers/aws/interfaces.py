@@ -65,12 +65,14 @@ class Interfaces:
         self._shown = shown
         self._sleep = sleep
         self._monotonic = monotonic
+        self._begun: dict[str, tuple[EniId, str]] = {}  # token -> an ENI that lacks a later step
         self.tracking: dict[str, Any] = {}
         """The primary ENI's connection tracking time-outs; new ENIs get the same (aws-node)."""
 
     def create(self, request: InterfaceRequest) -> CloudEni:
         """Create (idempotent by token), attach, protect, wait; undone when attaching fails."""
-        eni_id, mac = self._create(request)
+        begun = self._begun.pop(request.token, None)
+        eni_id, mac = begun or self._create(request)
         attachment_id = ""
         try:
             attachment_id = self._attach(eni_id, request)
@@ -78,6 +80,8 @@ class Interfaces:
             return self._until_attached(eni_id, mac)
         except (Transient, Throttled) as e:
             # The ENI exists: the same token finds it again, and deleting it could race an attach.
+            # Remembered, so that the repeat does not spend a call on creating it once more.
+            self._begun[request.token] = (eni_id, mac)
             raise Transient(
                 str(e),
                 operation=e.operation,

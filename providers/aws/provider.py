@@ -20,6 +20,7 @@ from ipamd.cloud import (
     Capabilities,
     CloudEni,
     CloudSnapshot,
+    EniHint,
     InterfaceRequest,
     NodeIdentity,
     NodeLimits,
@@ -153,6 +154,23 @@ class AwsProvider:
         if eni.is_primary:
             self._interfaces.tracking = dict(raw.get("ConnectionTrackingConfiguration") or {})
         return eni
+
+    def hint(self) -> tuple[EniHint, ...]:
+        """IMDS, the tree of this machine's interfaces; an ENI that goes meanwhile is left out."""
+        tree = "meta-data/network/interfaces/macs"
+        found = []
+        for mac in (self._imds.get(f"{tree}/") or "").split():
+            root = f"{tree}/{mac.strip('/')}"
+            eni_id = self._imds.get(f"{root}/interface-id")
+            if eni_id is not None:
+                found.append(EniHint(eni_id=EniId(eni_id), items=self._hinted(root)))
+        return tuple(sorted(found))
+
+    def _hinted(self, root: str) -> tuple[str, ...]:
+        addresses = (self._imds.get(f"{root}/local-ipv4s") or "").split()[1:]  # the primary first
+        for key in ("ipv4-prefix", "ipv6-prefix"):
+            addresses += (self._imds.get(f"{root}/{key}") or "").split()
+        return tuple(sorted(addresses))
 
     def apply(self, change: AddressChange) -> AddressOutcome:
         """Unassign first (it makes room), then assign; the answer names the new ones only."""

@@ -20,7 +20,7 @@ from ipamd.model import SubnetId
 from tests import virtual_time
 from tests.memory_cloud import AsyncMemoryCloud, MemoryCloud
 from tests.memory_vpc import MemorySubnet
-from tests.sturdy.world import SETTLE_SECONDS, Crash, Steps, World, new_store, reopened
+from tests.sturdy.world import Crash, Steps, World, new_store, reopened
 
 Story = Callable[[World], Awaitable[None]]
 
@@ -192,8 +192,7 @@ async def _next_life(world: World, directory: Path, landing: list[Any], fate: st
             loop = asyncio.get_running_loop()
             loop.call_later(LATE_SECONDS, world.cloud.land, landing)
         await asyncio.gather(*(world.add(name) for name in world.resume()))
-        await asyncio.sleep(SETTLE_SECONDS)
-        world.check_settled()
+        await world.settle()
     store.close()
 
 

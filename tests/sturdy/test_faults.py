@@ -27,7 +27,7 @@ from tests import builders as b
 from tests import virtual_time
 from tests.memory_cloud import AsyncMemoryCloud, MemoryCloud
 from tests.memory_vpc import MemorySubnet
-from tests.sturdy.world import SETTLE_SECONDS, Steps, World, new_store
+from tests.sturdy.world import Steps, World, new_store
 
 Hurt = Callable[[World], Coroutine[None, None, None]]
 PREFIX = {"ENABLE_PREFIX_DELEGATION": "true", "WARM_PREFIX_TARGET": "1"}
@@ -77,8 +77,7 @@ async def play(scenario: Scenario, directory: Path) -> World:
         hurting = asyncio.create_task(scenario.hurt(world))
         await life(world, scenario.pods)
         await hurting
-        await asyncio.sleep(SETTLE_SECONDS)
-        world.check_settled()
+        await world.settle()
         scenario.expects(world)
     return world
 

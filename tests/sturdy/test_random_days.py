@@ -19,7 +19,7 @@ from ipamd.model import AddressState
 from tests import builders as b
 from tests import virtual_time
 from tests.memory_cloud import AsyncMemoryCloud, MemoryCloud
-from tests.sturdy.world import SETTLE_SECONDS, Steps, World, new_store, reopened
+from tests.sturdy.world import Steps, World, new_store, reopened
 
 MODES: dict[str, dict[str, str]] = {
     "WARM_ENI": {},
@@ -96,8 +96,7 @@ class Day:
         self.world.cloud.lag_seconds = 0.0
         self.world.cloud.faults.clear()
         await asyncio.gather(*self._adding)
-        await asyncio.sleep(SETTLE_SECONDS)
-        self.world.check_settled()
+        await self.world.settle()
 
     async def _event(self, name: str, value: object) -> None:
         match name, value:

@@ -35,7 +35,7 @@ RETRY_SECONDS = 2.0
 """How soon a failed ADD is tried again, about as kubelet does for a failed sandbox."""
 
 SETTLE_SECONDS = 3600.0
-"""Longer than any back-off (10 minutes) and the slowest look at the cloud (15)."""
+"""Longer than any back-off (half an hour)."""
 
 
 class Crash(BaseException):
@@ -282,6 +282,14 @@ class World:
         """Every pod has its addresses and nothing broke so far."""
         assert not self.broken, self.broken
         assert all(p.addresses for p in self.pods.values()), "a pod has no address"
+
+    async def settle(self) -> None:
+        """An hour of quiet, to its end: a probe of a back-off may be on its way just then."""
+        await asyncio.sleep(SETTLE_SECONDS)
+        async with asyncio.timeout(120.0):
+            while self.keeper.ledger.intents:  # noqa: ASYNC110 - virtual time
+                await asyncio.sleep(1.0)
+        self.check_settled()
 
     def check_settled(self) -> None:
         """At the end of every story: nothing leaked, nothing missing, nothing left to do."""

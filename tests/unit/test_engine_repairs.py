@@ -249,7 +249,7 @@ def test_a_refused_creation_brings_a_look(tmp_path: Path) -> None:
         await settle()
         before = engine.cloud.calls["snapshot"]
         engine.cloud.fail("create_interface", CloudError("InvalidParameterValue"))
-        await engine.add("c")
+        await fill(engine, 5)
         await settle(10.0)
         assert engine.cloud.calls["snapshot"] == before + 1
 
