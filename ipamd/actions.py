@@ -81,6 +81,7 @@ class Actions:
         self.pacer = Pacer()
         self.last_error = ""
         self.records: list[Record] = []
+        self.deleted: set[EniId] = set()  # ids never come back (an ENI's id is its own for ever)
         self._order = itertools.count(1)
         self._touched: dict[EniId, int] = {}
         self.exclusions = Exclusions()
@@ -320,6 +321,8 @@ class Actions:
         )
 
     def _succeeded(self, intent: Intent, record: Record) -> None:
+        if intent.kind is IntentKind.DELETE:
+            self.deleted.add(_eni_of(intent))
         record.state = "done"
         self.last_error = ""
         self.pacer.succeeded(intent, clock.boottime())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Never
 
@@ -79,6 +79,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._observe_at = 0.0
         self._hints = Hints(keeper, cloud)
+        self._asking: set[str] = set()  # questions under way beside the loop
         self._failures = 0
         self.cloud_error = ""
         self.missing_allocated: tuple[str, ...] = ()
@@ -203,23 +204,52 @@ class Reconciler:
                     now=now,
                 )
             )
-            if self.has_observed and now >= self._hints.due_boottime:
-                pace = self.actions.pacer.pace(now)
-                if await self._hints.asks_for_a_look(
-                    seconds_since_change=pace.seconds_since_change
-                ):
-                    self.look_soon()
-            if now >= self._observe_at:
-                await self._observe()
-            await self._measure_scarce()
+            await self._learn(now)
             # Not before the kernel was heard: a lost store knows no demand, only cooling.
             if self.has_observed and self._keeper.ledger.has_heard_node:
                 self._open_more()
                 self._plan_and_start()
         except StoreError as e:
-            # Nothing was made visible; a later cycle tries again. Pods that run are not touched.
-            log.error("store_failed", error=str(e))
-            self._rest_until = clock.boottime() + STORE_RETRY_SECONDS
+            self._rest(e)
+
+    def _rest(self, error: StoreError) -> None:
+        """Nothing was made visible; a later cycle tries again. Pods that run are not touched."""
+        log.error("store_failed", error=str(error))
+        self._rest_until = clock.boottime() + STORE_RETRY_SECONDS
+
+    async def _learn(self, now: float) -> None:
+        """What is due to be asked. Only the first look is waited for: an answer may take a minute,
+        and pods may need the pool to grow meanwhile."""
+        if not self.has_observed:
+            if now >= self._observe_at:
+                await self._observe()
+            return
+        if now >= self._hints.due_boottime:
+            self._beside("hint", self._take_hint)
+        if now >= self._observe_at:
+            self._beside("look", self._observe)
+        if self.actions.pacer.to_measure(now):
+            self._beside("measure", self._measure_scarce)
+
+    def _beside(self, name: str, ask: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Ask beside the loop; one question of each kind at a time."""
+        if name not in self._asking:
+            self._asking.add(name)
+            self.actions.group.create_task(self._asked(name, ask), name=name)
+
+    async def _asked(self, name: str, ask: Callable[[], Coroutine[None, None, None]]) -> None:
+        try:
+            await ask()
+        except StoreError as e:
+            self._rest(e)
+        finally:
+            self._asking.discard(name)
+        self.wake()
+
+    async def _take_hint(self) -> None:
+        changed = self.actions.pacer.pace(clock.boottime()).seconds_since_change
+        if await self._hints.asks_for_a_look(seconds_since_change=changed):
+            self.look_soon()
 
     async def _observe(self) -> None:
         mark = self.actions.begin_look()
@@ -304,6 +334,7 @@ class Reconciler:
             for e, since in self._strays.items()
             if self.last_look_boottime - since >= observe.SECOND_LOOK_SECONDS
             and e not in self._keeper.ledger.enis
+            and e not in self.actions.deleted
         )
 
     def is_picture_certain(self, now: float) -> bool:
@@ -403,8 +434,6 @@ class Reconciler:
             self.actions.group.create_task(self._measure((action.subnet_id,)), name="measure")
 
     def _start(self, action: plan.Action) -> None:
-        if isinstance(action, plan.DeleteEni):
-            self._strays.pop(action.eni_id, None)
         try:
             self.actions.start(action, self.facts_needed())
         except IllegalTransition as e:
@@ -418,12 +447,10 @@ class Reconciler:
         cooled = attachments.next_expiry(
             self._keeper.ledger, cooldown_seconds=self._settings.cooldown_seconds
         )
-        due = [
-            now + IDLE_SECONDS,
-            self._observe_at,
-            self._hints.due_boottime,
-            *self.actions.pacer.due_times(now),
-        ]
+        due = [now + IDLE_SECONDS, *self.actions.pacer.due_times(now)]
+        # What is being asked wakes us when it is answered.
+        due += [self._observe_at] if "look" not in self._asking else []
+        due += [self._hints.due_boottime] if "hint" not in self._asking else []
         due += [cooled] if cooled is not None else []
         # A due time in the past means "at once"; 10 ms keeps a mistake from eating the CPU.
         pause = max(min(due) - now, self._rest_until - now, 0.01)

@@ -80,8 +80,10 @@ class CloudFindings:
     def wants_second_look(self) -> bool:
         """Whether a second look will change something. What stays as it is (pods on addresses that
         the cloud took, ENIs that hang loose) is news once, and the reconciler knows whether."""
-        # After a lost answer, too: the call may have its effect only after this look.
-        return bool(self.unconfirmed or self.found or self.change.drop_intents)
+        # After a lost answer, too: the call may have its effect only after this look. And an ENI that
+        # the ledger forgets may hang loose, which only a look without it in the ledger can say.
+        changed = self.change.drop_intents or self.change.drop_enis
+        return bool(self.unconfirmed or self.found or changed)
 
 
 def cloud(
@@ -139,8 +141,7 @@ def cloud(
             if e.status is EniStatus.AVAILABLE
             and e.is_managed
             and not e.is_primary
-            # Else it was detached by hand, and its pods may live on.
-            and (e.eni_id not in ledger.enis or e.eni_id in lost_enis)
+            and e.eni_id not in ledger.enis  # else: detached by hand, its pods may live on
         ),
     )
 
