@@ -13,7 +13,7 @@ from ipamd.errors import CloudError, Denied, LimitReached, NotFound, StoreError,
 from ipamd.model import AddressState, EniId, IPAddress
 from ipamd.pool import observe
 from ipamd.pool.ledger import Change
-from ipamd.pool.plan import UnassignAddresses
+from ipamd.pool.plan import Plan, UnassignAddresses
 from ipamd.store import Store
 from tests import builders as b
 from tests import virtual_time
@@ -525,3 +525,36 @@ def test_an_eni_that_the_node_never_gets_ready_keeps_no_pod_waiting(
         assert stuck in engine.keeper.ledger.enis
 
     play(tmp_path, scenario, cloud=memory, **environ)
+
+
+@pytest.mark.parametrize("method", ["snapshot", "subnets", "hint"])
+def test_a_look_that_takes_long_holds_no_growth_up(tmp_path: Path, method: str) -> None:
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle(200.0)
+        plain, begun = getattr(engine.cloud, method), asyncio.Event()
+
+        async def slow(*arguments: object) -> object:
+            begun.set()
+            await asyncio.sleep(40.0)
+            return await plain(*arguments)
+
+        setattr(engine.cloud, method, slow)
+        if method != "hint":  # which is taken every minute or so
+            engine.reconciler.look_soon()
+        await begun.wait()
+        engine.reconciler.look_soon()  # after the one that is under way
+        began, cycles = loop.time(), 0
+        await fill(engine, 14)
+        assert loop.time() - began < 2.0
+        plain_plan = engine.reconciler._plan
+
+        def counted(card: int) -> Plan:
+            nonlocal cycles
+            cycles += 1
+            return plain_plan(card)
+
+        engine.reconciler._plan = counted  # type: ignore[method-assign]
+        await settle(30.0)
+        assert cycles < 20, "it does not turn in circles meanwhile"
+
+    play(tmp_path, scenario, WARM_IP_TARGET="1")

@@ -5,7 +5,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import pytest
 
-from ipamd.cloud import CloudEni, CloudSnapshot, EniStatus
+from ipamd.cloud import CloudEni, CloudSnapshot, EniHint, EniStatus
 from ipamd.model import AddressState, EniId
 from ipamd.pool import attachments, observe
 from ipamd.pool.blocks import MISSING
@@ -295,3 +295,45 @@ def test_an_address_is_idle_since_its_use_and_preparing_since_its_eni_was_lost()
     assert lost.addresses[ip_address("10.0.0.5")].since_boottime == 8.0
     back = lost.applied(observe.readiness(lost, {b.PRIMARY: True}, now=9.0))
     assert back.addresses[ip_address("10.0.0.5")].since_boottime == 8.0
+
+
+def test_a_lost_answer_that_a_look_settled_is_looked_at_once_more() -> None:
+    """The call may have its effect only after this look."""
+    lost = intent(IntentKind.ASSIGN, is_open=False)
+    ledger = b.ledger().applied(Change(put_intents=(lost,)))
+    findings, after = look(ledger, cloud_eni())
+    assert not after.intents
+    assert findings.wants_second_look
+    assert not look(after, cloud_eni())[0].wants_second_look
+
+
+def hint(*items: str, eni_id: str = b.PRIMARY) -> EniHint:
+    return EniHint(eni_id=EniId(eni_id), items=items)
+
+
+HINTS = {
+    "the same": ((hint("10.0.0.32/28", "10.0.0.5"),), False),
+    "an address less": ((hint("10.0.0.32/28"),), True),
+    "an address more": ((hint("10.0.0.32/28", "10.0.0.5", "10.0.0.6"),), True),
+    "an ENI more": ((hint("10.0.0.32/28", "10.0.0.5"), hint(eni_id="eni-0f")), True),
+    "no ENI": ((), True),
+}
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_the_metadata_service_differs_where_it_shows(name: str) -> None:
+    hints, expected = HINTS[name]
+    ledger = b.ledger(
+        b.address("10.0.0.5"),
+        b.address("10.0.0.33", prefix="10.0.0.32/28"),
+        b.address("10.0.0.34", prefix="10.0.0.32/28"),
+        b.address("10.0.0.99", S.ALLOCATED, eni_id="", reason="taken over, not seen yet"),
+    )
+    assert observe.differs(ledger, hints) is expected
+
+
+def test_of_others_enis_only_the_presence_is_compared() -> None:
+    other = replace(b.eni(b.SECONDARY, index=1), is_managed=False)
+    ledger = b.ledger(enis=(b.eni(), other))
+    assert not observe.differs(ledger, (hint(), hint("10.0.0.9", eni_id=b.SECONDARY)))
+    assert observe.differs(ledger, (hint(),))

@@ -342,3 +342,29 @@ def test_an_eni_that_met_a_limit_is_not_asked_for_a_80(cap: int, expected: int) 
     lacking = view(eni(0, idle=9, lacks_prefix_v6=True), has_ipv6=True)
     lacking = replace(lacking, eni_caps={lacking.enis[0].eni_id: cap})
     assert len(plan(lacking).actions) == expected
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"creating": (2,)}, {"shrink_paused_seconds": 5.0}, {"seconds_since_change": 29.0}],
+    ids=["an ENI is being made", "giving back was refused", "the pool changed just now"],
+)
+def test_nothing_goes_back_while(more: dict[str, object]) -> None:
+    rich = view(eni(0, allocated=1, idle=8), eni(1, idle=9), targets=warm(1), max_enis=2)
+    assert plan(rich).actions
+    assert not plan(replace(rich, **more)).actions  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"creating": (2,)}, {"shrink_paused_seconds": 5.0}],
+    ids=["an ENI is being made", "giving back was refused"],
+)
+def test_what_no_pod_may_get_stays_while(more: dict[str, object]) -> None:
+    short = view(
+        eni(0, idle=9, is_excluded=True),
+        counts=Counts(allocated=0, available=0, preparing=0, cooling=0, incoming=0, waiting=1),
+        candidate_subnets=(),
+    )
+    assert plan(short).actions
+    assert not plan(replace(short, **more)).actions  # type: ignore[arg-type]

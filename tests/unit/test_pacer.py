@@ -1,0 +1,166 @@
+"""What refusals forbid, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Network
+
+import pytest
+
+from ipamd.cloud import Subnet
+from ipamd.errors import CloudError, Denied, LimitReached, NoPrefixFree, SubnetExhausted
+from ipamd.model import EniId
+from ipamd.pacer import Pacer
+from ipamd.pool.ledger import Intent, IntentKind
+from tests import builders as b
+
+CHANCE = 0.999999
+
+
+def intent(kind: IntentKind = IntentKind.ASSIGN, **more: object) -> Intent:
+    made = Intent(
+        token="t",
+        kind=kind,
+        eni_id=None if kind is IntentKind.CREATE else b.PRIMARY,
+        subnet_id=b.SUBNET,
+        addresses=4,
+        device_index=1,
+        network_card=0,
+        began_boottime=0.0,
+        reason="",
+    )
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def seen(pacer: Pacer, free: int, now: float, *, is_refusal: bool = False) -> None:
+    subnet = Subnet(subnet_id=b.SUBNET, cidr=IPv4Network("10.0.0.0/24"), free_addresses=free)
+    pacer.subnets_seen((subnet,), now, CHANCE, is_refusal=is_refusal)
+
+
+def refused_often(pacer: Pacer, made: Intent, error: CloudError, times: int) -> None:
+    for _ in range(times):
+        pacer.refused(made, error, 100.0, CHANCE)
+
+
+PAUSES = {
+    "a creation, a limit": (
+        intent(IntentKind.CREATE),
+        LimitReached("n"),
+        "creation_paused_seconds",
+        (2.0, 600.0),
+    ),
+    "a creation, a policy": (
+        intent(IntentKind.CREATE),
+        Denied("n"),
+        "creation_paused_seconds",
+        (30.0, 300.0),
+    ),
+    "a creation, anything": (
+        intent(IntentKind.CREATE),
+        CloudError("n"),
+        "creation_paused_seconds",
+        (0.5, 300.0),
+    ),
+    "an assign, a policy": (intent(), Denied("n"), "growth_paused_seconds", (30.0, 300.0)),
+    "an assign, anything": (intent(), CloudError("n"), "growth_paused_seconds", (0.5, 300.0)),
+    "an unassign": (
+        intent(IntentKind.UNASSIGN),
+        Denied("n"),
+        "shrink_paused_seconds",
+        (30.0, 1800.0),
+    ),
+    "a deletion": (
+        intent(IntentKind.DELETE),
+        CloudError("n"),
+        "shrink_paused_seconds",
+        (30.0, 1800.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAUSES)
+def test_a_refusal_rests_its_own_kind_of_call_ever_longer_until_one_succeeds(name: str) -> None:
+    made, error, field, (first, longest) = PAUSES[name]
+    pacer = Pacer()
+    refused_often(pacer, made, error, 1)
+    assert getattr(pacer.pace(100.0), field) == pytest.approx(first, rel=0.01)
+    refused_often(pacer, made, error, 15)
+    pace = pacer.pace(100.0)
+    assert getattr(pace, field) == pytest.approx(longest, rel=0.01)
+    others = {f for _, _, f, _ in PAUSES.values()} - {field}
+    assert not any(getattr(pace, other) for other in others)
+    assert any(t == pytest.approx(100.0 + longest, rel=0.01) for t in pacer.due_times(100.0))
+    pacer.succeeded(made, 101.0)
+    assert getattr(pacer.pace(101.0), field) == 0.0
+
+
+def test_an_eni_that_met_a_limit_is_asked_for_half_for_a_while() -> None:
+    pacer = Pacer()
+    pacer.refused(intent(), LimitReached("n"), 100.0, 0.0)
+    assert pacer.pace(159.9).eni_caps == {EniId(b.PRIMARY): 2}
+    assert pacer.pace(160.0).eni_caps == {}
+
+
+def test_a_full_subnet_is_asked_once_for_its_rest_and_then_left_alone() -> None:
+    pacer = Pacer()
+    seen(pacer, 3, 100.0, is_refusal=True)
+    pacer.refused(intent(), SubnetExhausted("n"), 100.0, CHANCE)
+    assert pacer.pace(100.0).subnet_room == {b.SUBNET: 3}
+    pacer.refused(intent(addresses=3), SubnetExhausted("n"), 101.0, CHANCE)
+    assert pacer.exhausted(101.0)[b.SUBNET] == pytest.approx(2.0, rel=0.01)
+    assert pacer.pace(103.0).exhausted_subnets == {}
+    assert pacer.exhausted(104.0) == {b.SUBNET: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("free", "now", "is_refusal", "is_over"),
+    [
+        (100, 200.0, False, True),
+        (100, 200.0, True, False),
+        (100, 101.0, False, False),
+        (3, 200.0, False, False),
+        (15, 200.0, False, False),
+    ],
+    ids=["it shows more", "it refuses now", "its rest is not over", "no more", "still scarce"],
+)
+def test_a_full_subnet_is_full_until(
+    free: int, now: float, *, is_refusal: bool, is_over: bool
+) -> None:
+    pacer = Pacer()
+    seen(pacer, 3, 100.0, is_refusal=True)
+    refused_often(pacer, intent(), SubnetExhausted("n"), 2)
+    seen(pacer, free, now, is_refusal=is_refusal)
+    assert (pacer.exhausted(now) == {}) is is_over
+    assert (b.SUBNET not in pacer.pace(now).scarce_subnets) is is_over
+    assert (pacer.to_measure(now + 601.0) == ()) is is_over
+
+
+def test_a_subnet_can_spare_what_is_above_the_end_of_its_scarcity() -> None:
+    pacer = Pacer()
+    seen(pacer, 20, 100.0)
+    assert pacer.pace(100.0).subnet_spare == {b.SUBNET: 4}
+    pacer.succeeded(intent(addresses=4), 101.0)
+    assert pacer.pace(101.0).subnet_spare == {b.SUBNET: 0}
+    assert not pacer.pace(101.0).scarce_subnets
+
+
+def test_a_subnet_that_stays_scarce_is_counted_ever_less_whatever_it_counts() -> None:
+    pacer = Pacer()
+    now, waits = 100.0, []
+    for free in (7, 6, 7, 5, 7, 6):
+        seen(pacer, free, now)
+        wait = next(w for w in range(1, 1000) if pacer.to_measure(now + w))
+        waits.append(wait)
+        now += wait
+    assert waits == [60, 120, 240, 480, 600, 600]
+
+
+def test_several_prefixes_are_asked_for_as_one_before_a_subnet_counts_as_without() -> None:
+    pacer = Pacer()
+    pacer.refused(intent(addresses=0, prefixes=3), NoPrefixFree("n"), 100.0, 0.0)
+    assert pacer.pace(100.0).subnet_room == {b.SUBNET: 16}
+    assert pacer.prefixless(100.0) == {}
+    pacer.refused(intent(addresses=0, prefixes=1), NoPrefixFree("n"), 100.0, 0.0)
+    assert pacer.prefixless(100.0) == {b.SUBNET: 10.0}
+    assert pacer.pace(109.9).prefixless_subnets
+    assert not pacer.pace(110.0).prefixless_subnets
