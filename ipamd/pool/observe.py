@@ -80,8 +80,8 @@ class CloudFindings:
     def wants_second_look(self) -> bool:
         """Whether a second look will change something. What stays as it is (pods on addresses that
         the cloud took, ENIs that hang loose) is news once, and the reconciler knows whether."""
-        # After a lost answer, too: the call may have its effect only after this look. And an ENI that
-        # the ledger forgets may hang loose, which only a look without it in the ledger can say.
+        # After a lost answer, too: the call may have its effect only after this look. And an ENI
+        # that the ledger forgets may hang loose, which only a look without it there can say.
         changed = self.change.drop_intents or self.change.drop_enis
         return bool(self.unconfirmed or self.found or changed)
 
