@@ -290,6 +290,12 @@ def a_second_subnet() -> MemoryCloud:
     return cloud
 
 
+def a_second_large_subnet() -> MemoryCloud:
+    cloud = MemoryCloud()
+    cloud.vpc.add(MemorySubnet(SubnetId("subnet-02"), IPv4Network("10.0.9.0/24")))
+    return cloud
+
+
 def an_excluded_subnet() -> MemoryCloud:
     cloud = MemoryCloud()
     cloud.vpc.subnets[b.SUBNET].is_excluded = True
@@ -339,6 +345,38 @@ async def targets_change(world: World) -> None:
     path = Path(world.environ["VPC_IPAMD_TARGETS_FILE"])
     await asyncio.sleep(30.0)
     path.write_text("WARM_IP_TARGET=6\n")  # noqa: ASYNC240
+
+
+async def a_subnet_is_excluded_for_a_while(world: World) -> None:
+    """Somebody tags the subnet that all ENIs are in, and takes the tag away again."""
+    subnet = world.cloud.cloud.vpc.subnets[b.SUBNET]
+    await asyncio.sleep(20.0)
+    for is_excluded in (True, False):
+        subnet.is_excluded, subnet.is_candidate = is_excluded, not is_excluded
+        world.reconciler.look_soon()
+        await asyncio.sleep(150.0)
+
+
+async def the_eniconfig_moves_to_another_subnet(world: World) -> None:
+    path = Path(world.environ["VPC_IPAMD_ENICONFIG_FILE"])
+    path.write_text(ENICONFIG.replace("subnet-02", "subnet-01"))  # noqa: ASYNC240
+    await asyncio.sleep(10.0)
+    path.write_text(ENICONFIG)  # noqa: ASYNC240
+    await asyncio.sleep(22.0)
+    used = {e.subnet_id for e in world.keeper.ledger.enis.values()}
+    assert used == {"subnet-01", "subnet-02"}, "the first stays, the next is made in the other"
+
+
+def targets_in_turn(*texts: str) -> Hurt:
+    """This node's targets become each of these in turn, 40 s apart."""
+
+    async def hurt(world: World) -> None:
+        path = Path(world.environ["VPC_IPAMD_TARGETS_FILE"])
+        for text in texts:
+            await asyncio.sleep(40.0)
+            path.write_text(text)  # noqa: ASYNC240
+
+    return hurt
 
 
 def six_are_warm(world: World) -> None:
@@ -429,6 +467,26 @@ SCENARIOS: dict[str, Scenario] = {
             **TARGETS,
         },
         expects=only_on("subnet-02"),
+    ),
+    "a subnet is excluded for a while": Scenario(
+        hurt=a_subnet_is_excluded_for_a_while, cloud=a_second_large_subnet
+    ),
+    "the ENIConfig moves to another subnet": Scenario(
+        hurt=the_eniconfig_moves_to_another_subnet,
+        cloud=a_second_large_subnet,
+        environ={
+            "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true",
+            "VPC_IPAMD_ENICONFIG_FILE": "{directory}/moving.yaml",
+            "WARM_IP_TARGET": "3",
+        },
+    ),
+    "MAX_ENI and max pods sink below what is there": Scenario(
+        hurt=targets_in_turn("VPC_IPAMD_MAX_PODS=5\n", "MAX_ENI=1\nVPC_IPAMD_MAX_PODS=16\n", ""),
+        environ={"VPC_IPAMD_TARGETS_FILE": "{directory}/targets", "VPC_IPAMD_MAX_PODS": "20"},
+    ),
+    "the targets turn from ENIs to addresses and back": Scenario(
+        hurt=targets_in_turn("WARM_IP_TARGET=1\n", "MINIMUM_IP_TARGET=20\n", "", "MAX_ENI=2\n"),
+        environ={"VPC_IPAMD_TARGETS_FILE": "{directory}/targets"},
     ),
     "this node's targets change while it runs": Scenario(
         hurt=targets_change,

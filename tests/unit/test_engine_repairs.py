@@ -558,3 +558,17 @@ def test_a_look_that_takes_long_holds_no_growth_up(tmp_path: Path, method: str) 
         assert cycles < 20, "it does not turn in circles meanwhile"
 
     play(tmp_path, scenario, WARM_IP_TARGET="1")
+
+
+def test_a_repeated_add_is_answered_though_others_wait(tmp_path: Path) -> None:
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        first = await engine.add("c0")
+        waiting = asyncio.create_task(engine.add("late", wait=5.0))
+        await settle(0.1)
+        assert engine.allocations.waiting == 1
+        again = await engine.add("c0", wait=0.0)
+        assert again.allocation.address == first.allocation.address
+        waiting.cancel()
+
+    play(tmp_path, scenario, VPC_IPAMD_MAX_PODS="1")

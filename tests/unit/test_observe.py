@@ -337,3 +337,18 @@ def test_of_others_enis_only_the_presence_is_compared() -> None:
     ledger = b.ledger(enis=(b.eni(), other))
     assert not observe.differs(ledger, (hint(), hint("10.0.0.9", eni_id=b.SECONDARY)))
     assert observe.differs(ledger, (hint(),))
+
+
+@pytest.mark.parametrize(
+    ("other", "eni_id"),
+    [("10.0.0.6", b.PRIMARY), ("2001:db8::5", b.SECONDARY)],
+    ids=["two of one family", "of two ENIs"],
+)
+def test_what_no_attachment_can_hold_is_quarantined_whatever_its_link_says(
+    other: str, eni_id: EniId
+) -> None:
+    rows = (b.address("10.0.0.5", S.COOLING), b.address(other, S.COOLING, eni_id=eni_id))
+    ledger = b.ledger(*rows, has_heard_node=False)
+    after = hear(ledger, pod("10.0.0.5"), pod(other))
+    assert not after.allocations
+    assert {state_of(after, a) for a in ("10.0.0.5", other)} == {S.QUARANTINED}

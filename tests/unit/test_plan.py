@@ -368,3 +368,9 @@ def test_what_no_pod_may_get_stays_while(more: dict[str, object]) -> None:
     )
     assert plan(short).actions
     assert not plan(replace(short, **more)).actions  # type: ignore[arg-type]
+
+
+def test_growth_that_meets_the_deficit_says_nothing_of_what_cannot_be_had() -> None:
+    made = plan(view(eni(0, allocated=3, idle=1), targets=warm(5)))
+    assert len(made.actions) == 1
+    assert made.summary.endswith("0 waiting")
