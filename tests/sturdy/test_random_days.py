@@ -59,6 +59,7 @@ EVENT = st.one_of(
     ),
     st.tuples(st.just("lag"), st.sampled_from((0.0, 10.0, 25.0))),
     st.tuples(st.just("restart"), st.just(0)),
+    st.tuples(st.just("mode"), st.sampled_from([m for m in MODES if m != "ipv6"])),
     st.tuples(st.just("steal"), st.just(0)),
     st.tuples(st.just("fragment"), st.just(0)),
     st.tuples(st.just("look"), st.just(0)),
@@ -116,6 +117,8 @@ class Day:
                 self._steal()
             case "fragment", _:
                 self._memory.vpc.subnets[b.SUBNET].fragment()
+            case "mode", str(mode) if self._mode != "ipv6":
+                self.world.environ = MODES[mode]  # from the next restart on
             case "look", _:
                 self.world.reconciler.look_soon()
         await asyncio.sleep(0.1)
