@@ -80,6 +80,7 @@ class Actions:
         self._look_allowed_at = 0.0
         self.pacer = Pacer()
         self.last_error = ""
+        self._told: tuple[IntentKind, str] | None = None  # the failure that was logged last
         self.records: list[Record] = []
         self.deleted: set[EniId] = set()  # ids never come back (an ENI's id is its own for ever)
         self._order = itertools.count(1)
@@ -324,7 +325,7 @@ class Actions:
         if intent.kind is IntentKind.DELETE:
             self.deleted.add(_eni_of(intent))
         record.state = "done"
-        self.last_error = ""
+        self.last_error, self._told = "", None
         self.pacer.succeeded(intent, clock.boottime())
         self._metrics.cloud_done(intent.kind.value)
         log.info(
@@ -339,7 +340,10 @@ class Actions:
 
     def _failed(self, intent: Intent, record: Record, error: CloudError) -> None:
         record.state, record.error = "failed", str(error)
-        if str(error) != self.last_error:
+        # By the code, since EC2's words differ each time (an encoded message for a refusal).
+        news = (intent.kind, error.code or str(error))
+        if news != self._told:
+            self._told = news
             log.warning(
                 "cloud_action_failed",
                 action=intent.kind.value,

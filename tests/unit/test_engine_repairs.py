@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 
 from ipamd.cloud import AddressChange, AddressOutcome, CloudEni, EniStatus, InterfaceRequest
 from ipamd.errors import CloudError, Denied, LimitReached, NotFound, StoreError, Transient
@@ -572,3 +574,27 @@ def test_a_repeated_add_is_answered_though_others_wait(tmp_path: Path) -> None:
         waiting.cancel()
 
     play(tmp_path, scenario, VPC_IPAMD_MAX_PODS="1")
+
+
+def test_a_refusal_of_one_code_is_logged_once_however_its_words_change(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+    words = itertools.count()
+
+    def create(request: InterfaceRequest) -> CloudEni:
+        said = f"UnauthorizedOperation: encoded message {next(words)}"
+        raise Denied(said, code="UnauthorizedOperation")
+
+    memory.create_interface = create  # type: ignore[method-assign]
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        with structlog.testing.capture_logs() as lines:
+            await fill(engine, 9)
+            await settle(3600.0)
+        assert next(words) > 5
+        told = [line for line in lines if line["event"] == "cloud_action_failed"]
+        assert len(told) == 1
+        shown = [line for line in lines if line["log_level"] != "debug"]
+        assert len(shown) < 80, "a line or two for each try, none for each tick"
+
+    play(tmp_path, scenario, cloud=memory)
