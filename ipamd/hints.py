@@ -15,7 +15,7 @@ from ipamd.cloud import EniHint
 from ipamd.cloud_child import Cloud
 from ipamd.errors import CloudError
 from ipamd.keeper import Keeper
-from ipamd.pool import observe
+from ipamd.pool.hint import differs
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ class Hints:
             log.debug("no_hint", error=str(e))
             return False
         ledger = self._keeper.ledger
-        if ledger.intents or hint == self._judged or not observe.differs(ledger, hint):
+        if ledger.intents or hint == self._judged or not differs(ledger, hint):
             return False
         self._judged = hint
         log.info("hint_differs", enis=[h.eni_id for h in hint])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Never
 
@@ -31,8 +31,9 @@ from ipamd.pool import attachments, blocks, observe, plan
 from ipamd.pool.attachments import Rules
 from ipamd.pool.ledger import Change, IntentKind
 from ipamd.pool.lifecycle import IllegalTransition
+from ipamd.questions import Questions
 from ipamd.settings import Settings
-from ipamd.view import Situation, build_view, candidates
+from ipamd.view import QUIET_SECONDS, Situation, build_view, candidates, last_activity
 
 log = structlog.get_logger()
 
@@ -79,7 +80,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._observe_at = 0.0
         self._hints = Hints(keeper, cloud)
-        self._asking: set[str] = set()  # questions under way beside the loop
+        self._questions = Questions(self._answered)
         self._failures = 0
         self.cloud_error = ""
         self.missing_allocated: tuple[str, ...] = ()
@@ -148,7 +149,7 @@ class Reconciler:
     async def run(self) -> Never:
         """Reconcile for ever. Raises ForeignStore when the store turns out to be another node's."""
         async with asyncio.TaskGroup() as group:
-            self.actions.group = group
+            self.actions.group = self._questions.group = group
             await self._learn_node()
             while True:
                 self._wake.clear()
@@ -225,25 +226,15 @@ class Reconciler:
                 await self._observe()
             return
         if now >= self._hints.due_boottime:
-            self._beside("hint", self._take_hint)
+            self._questions.ask("hint", self._take_hint)
         if now >= self._observe_at:
-            self._beside("look", self._observe)
+            self._questions.ask("look", self._observe)
         if self.actions.pacer.to_measure(now):
-            self._beside("measure", self._measure_scarce)
+            self._questions.ask("measure", self._measure_scarce)
 
-    def _beside(self, name: str, ask: Callable[[], Coroutine[None, None, None]]) -> None:
-        """Ask beside the loop; one question of each kind at a time."""
-        if name not in self._asking:
-            self._asking.add(name)
-            self.actions.group.create_task(self._asked(name, ask), name=name)
-
-    async def _asked(self, name: str, ask: Callable[[], Coroutine[None, None, None]]) -> None:
-        try:
-            await ask()
-        except StoreError as e:
-            self._rest(e)
-        finally:
-            self._asking.discard(name)
+    def _answered(self, error: StoreError | None) -> None:
+        if error is not None:
+            self._rest(error)
         self.wake()
 
     async def _take_hint(self) -> None:
@@ -449,9 +440,11 @@ class Reconciler:
         )
         due = [now + IDLE_SECONDS, *self.actions.pacer.due_times(now)]
         # What is being asked wakes us when it is answered.
-        due += [self._observe_at] if "look" not in self._asking else []
-        due += [self._hints.due_boottime] if "hint" not in self._asking else []
+        due += [self._observe_at] if "look" not in self._questions else []
+        due += [self._hints.due_boottime] if "hint" not in self._questions else []
         due += [cooled] if cooled is not None else []
+        calm = last_activity(self._keeper.ledger) + QUIET_SECONDS + 0.5  # targets are exact then
+        due += [calm] if calm > now else []
         # A due time in the past means "at once"; 10 ms keeps a mistake from eating the CPU.
         pause = max(min(due) - now, self._rest_until - now, 0.01)
         if self._rest_until > now:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ipamd.cloud import CloudEni, CloudSnapshot, EniHint, EniStatus
+from ipamd.cloud import CloudEni, CloudSnapshot, EniStatus
 from ipamd.model import (
     Address,
     AddressState,
@@ -285,22 +285,6 @@ def _missing(
                     replace(a, state=AddressState.QUARANTINED, since_boottime=now, reason=MISSING)
                 )
     return tuple(quarantine), gone, tuple(still_used)
-
-
-def differs(ledger: Ledger, hints: Iterable[EniHint]) -> bool:
-    """Whether the metadata service shows other ENIs, addresses or prefixes than the ledger holds.
-
-    Only what can be told: ENIs of others are compared by their presence alone, and addresses whose
-    ENI no look has named yet (taken over from another agent) not at all.
-    """
-    shown = {h.eni_id: set(h.items) for h in hints}
-    if set(shown) != set(ledger.enis):
-        return True
-    held: dict[EniId, set[str]] = {eni_id: set() for eni_id in ledger.enis}
-    for a in ledger.addresses.values():
-        if a.eni_id in held:
-            held[a.eni_id].add(str(a.prefix or a.address))
-    return any(e.is_managed and shown[e.eni_id] != held[e.eni_id] for e in ledger.enis.values())
 
 
 def _is_being_created(ledger: Ledger, eni: CloudEni) -> bool:

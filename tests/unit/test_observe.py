@@ -9,6 +9,7 @@ from ipamd.cloud import CloudEni, CloudSnapshot, EniHint, EniStatus
 from ipamd.model import AddressState, EniId
 from ipamd.pool import attachments, observe
 from ipamd.pool.blocks import MISSING
+from ipamd.pool.hint import differs
 from ipamd.pool.ledger import Change, Intent, IntentKind, Ledger
 from ipamd.pool.observe import FOREIGN, CloudFindings, ObservedPod
 from tests import builders as b
@@ -329,14 +330,14 @@ def test_the_metadata_service_differs_where_it_shows(name: str) -> None:
         b.address("10.0.0.34", prefix="10.0.0.32/28"),
         b.address("10.0.0.99", S.ALLOCATED, eni_id="", reason="taken over, not seen yet"),
     )
-    assert observe.differs(ledger, hints) is expected
+    assert differs(ledger, hints) is expected
 
 
 def test_of_others_enis_only_the_presence_is_compared() -> None:
     other = replace(b.eni(b.SECONDARY, index=1), is_managed=False)
     ledger = b.ledger(enis=(b.eni(), other))
-    assert not observe.differs(ledger, (hint(), hint("10.0.0.9", eni_id=b.SECONDARY)))
-    assert observe.differs(ledger, (hint(),))
+    assert not differs(ledger, (hint(), hint("10.0.0.9", eni_id=b.SECONDARY)))
+    assert differs(ledger, (hint(),))
 
 
 @pytest.mark.parametrize(
