@@ -15,9 +15,10 @@ from ipamd.pool.view import EniView, PrefixView, View
 from ipamd.settings import Settings
 from ipamd.sizing import PREFIX_ADDRESSES
 
-QUIET_SECONDS = 120.0
+QUIET_SECONDS = 240.0
 """Targets hold to the letter once no pod has come or gone for this long; before, they have a band
-(`Targets.slack`). Four cooldowns: what the last change set free is available by then."""
+(`Targets.slack`). Eight cooldowns; with half of that, nodes whose pods live for minutes made and
+deleted ENIs for targets that did not stay met (churn/m5.large/default in docs/fleet.md)."""
 
 
 UNREADY_SECONDS = 30.0

@@ -31,6 +31,7 @@ class _Need:
     fill: int  # an ENI is filled to this many at least: the warm unit of WARM_ENI mode
     unit: int  # addresses in one
     urgent: int  # units that are asked for even where the subnet can spare none
+    awaited: int  # units that pods wait for
     room: dict[SubnetId, int]  # addresses that a subnet has at most
     spare: dict[SubnetId, int]  # addresses that it may lose ahead of demand
     actions: list[Action] = field(default_factory=list)
@@ -50,6 +51,7 @@ class _Need:
         """Units were asked of a subnet."""
         self.units, self.ceiling = self.units - units, self.ceiling - units
         self.urgent = max(self.urgent - units, 0)
+        self.awaited = max(self.awaited - units, 0)
         for left in (self.room, self.spare):
             if subnet_id in left:
                 left[subnet_id] -= units * self.unit + own
@@ -100,6 +102,7 @@ def _need(view: View, missing: int, urgent: int) -> _Need:
         fill=0 if only_needed or view.uses_prefixes else view.slots_per_eni,
         unit=unit,
         urgent=ceil(urgent / unit),
+        awaited=ceil(max(-view.counts.supply, 0) / unit),
         room=dict(view.subnet_room),
         spare=dict(view.subnet_spare),
     )
@@ -134,7 +137,10 @@ def _create_enis(view: View, need: _Need, reason: str) -> None:
     subnets = usable_subnets(view)
     if not subnets or not view.can_create_interfaces or view.creation_paused_seconds > 0:
         return
-    missing = need.units - _busy_room(view, need)
+    # While pods wait, ENIs are made for them and not for the warm pool: each takes a turn at the
+    # account's rate of attaching, which other nodes' pods wait for too (docs/fleet.md).
+    wanted = need.awaited if view.counts.waiting else need.units
+    missing = wanted - _busy_room(view, need)
     for device_index in _new_indexes(view, missing):
         made = _create(view, need, subnets, device_index, reason)
         if made is None:

@@ -110,9 +110,11 @@ def deficit(targets: Targets, counts: Counts, *, slots_per_eni: int) -> int:
     WARM_IP_TARGET 5 with 4 or 3 available -> 0, with 2 -> 3.
     """
     warm = targets.warm(slots_per_eni)
-    # What cools comes back within the cooldown: while there is one address to hand out, it is worth
-    # that wait, or pods that are replaced cost two calls each, or an ENI made and deleted.
-    coming = counts.cooling if counts.supply > 0 and not counts.waiting else 0
+    # What cools comes back within the cooldown, and is worth that wait, or pods that are replaced
+    # cost two calls each, or an ENI made and deleted. Under WARM_IP_TARGET only while there is one
+    # address to hand out: that is what was asked for (amazon-vpc-cni-k8s issue 2896).
+    has_one = counts.supply > 0 or not targets.is_target_mode
+    coming = counts.cooling if has_one and not counts.waiting else 0
     floor = warm - targets.slack(slots_per_eni)
     wanted = 0
     if counts.supply + coming < floor:
@@ -169,6 +171,7 @@ def can_lose(targets: Targets, counts: Counts, *, available: int, slots_per_eni:
     """Whether the pool still meets its targets without an idle ENI's `available` addresses."""
     if counts.waiting:
         return False
+    # While pods come and go it is bought below the band, and goes back above the same much.
     remaining = counts.available - available - targets.slack(slots_per_eni)
     if targets.is_target_mode:
         total = counts.allocated + counts.available + counts.cooling - available

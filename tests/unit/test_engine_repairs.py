@@ -95,7 +95,7 @@ def test_an_eni_seen_loose_while_it_is_created_is_not_deleted(tmp_path: Path) ->
 
         engine.cloud.create_interface = create  # type: ignore[method-assign]
         await engine.add("c0")
-        await settle(200.0)
+        await settle(400.0)
         assert made
         assert set(made) <= set(engine.keeper.ledger.enis)
         assert set(made) <= set(memory.enis)
@@ -324,7 +324,7 @@ def test_an_eni_that_is_detached_and_not_deleted_serves_nobody(tmp_path: Path) -
         await fill(engine, 14)
         for n in range(14):
             engine.allocations.release(b.key(f"c{n}"))
-        await settle(200.0)
+        await settle(400.0)
         loose = {e.eni_id for e in memory.enis.values() if e.status is EniStatus.AVAILABLE}
         assert loose
         granted = await asyncio.gather(*(engine.add(f"d{n}") for n in range(15)))

@@ -263,15 +263,33 @@ class Metadata:
             raise Transient(f"the metadata service has nothing at {path}", operation="imds")
         return values[path]
 
+    def get(self, path: str) -> str | None:
+        """See providers.aws.imds.Imds: the tree of this machine's interfaces."""
+        there = {mac_of(e): e for e in self._shown()}
+        mac, _, key = path.removeprefix("meta-data/network/interfaces/macs/").partition("/")
+        if not mac:
+            return "\n".join(f"{m}/" for m in there)
+        eni = there.get(mac)
+        if eni is None:
+            return None
+        values = {
+            "interface-id": eni.eni_id,
+            "local-ipv4s": "\n".join(map(str, (eni.primary_address, *eni.addresses))),
+            "ipv4-prefix": "\n".join(map(str, eni.prefixes)),
+        }
+        return values.get(key) or None
+
     def networks(self, path: str) -> tuple[IPNetwork, ...]:
         """See providers.aws.imds.Imds."""
         return (IPv4Network("10.0.0.0/8"),) if path.endswith("vpc-ipv4-cidr-blocks") else ()
 
     def shows_interface(self, mac: str) -> bool:
         """See providers.aws.imds.Imds. From the end of attaching to the end of detaching."""
+        return mac in map(mac_of, self._shown())
+
+    def _shown(self) -> list[Interface]:
         hanging = self._account.hanging_on(self._instance.instance_id)
-        there = (e for e in hanging if self._account.status(e) is not Status.ATTACHING)
-        return mac in map(mac_of, there)
+        return [e for e in hanging if self._account.status(e) is not Status.ATTACHING]
 
 
 def mac_of(eni: Interface) -> str:
