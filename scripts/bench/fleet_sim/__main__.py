@@ -15,6 +15,7 @@ from pathlib import Path
 
 from scripts.bench.fleet_sim import loads, plot, report, sides
 from scripts.bench.fleet_sim.meter import Outcome
+from scripts.bench.fleet_sim.our_node import quiet
 
 QUICK_NODES = 50
 QUICK_SECONDS = 420.0
@@ -81,7 +82,7 @@ def _results(chosen: list[str], options: argparse.Namespace) -> dict[str, dict[s
     """Every side under every load, in as many processes as asked for."""
     began = time.monotonic()
     results: dict[str, dict[str, Outcome]] = {name: {} for name in chosen}
-    with ProcessPoolExecutor(options.jobs) as pool:
+    with ProcessPoolExecutor(options.jobs, initializer=quiet) as pool:
         waiting = {
             pool.submit(
                 sides.run,

@@ -58,14 +58,18 @@ class MemoryStore(Store):
         return self._notes.get(name, "")
 
 
+def quiet() -> None:
+    """No log lines in this process: hours of 500 nodes would be millions."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        cache_logger_on_first_use=True,
+    )
+
+
 class OurNode:
     """A node and its engine."""
 
     def __init__(self, account: Account, instance: Instance, load: Load) -> None:
-        structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
-            cache_logger_on_first_use=True,
-        )
         most = load.node_type.max_pods(use_prefixes=load.setting.use_prefixes)
         environ = dict(load.setting.environ) | {"VPC_IPAMD_MAX_PODS": str(most)}
         config = AwsConfig(uses_prefixes=load.setting.use_prefixes)
