@@ -16,7 +16,7 @@ from typing import Never
 import structlog
 from ipam_api.v1 import door
 
-from ipamd import clock, cni_backend, grpc_server, migration
+from ipamd import clock, grpc_server, migration
 from ipamd.allocations import Allocations
 from ipamd.cloud_child import CloudChild
 from ipamd.errors import Corrupt, ForeignStore, SettingsError, StoreError, UnknownVersion
@@ -163,7 +163,6 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
         wake=reconciler.wake,
     )
     servicer = grpc_server.IpamServicer(keeper, allocations, reconciler, metrics, Leaks(keeper))
-    backend = cni_backend.CniBackend(keeper, allocations, reconciler, metrics, settings)
     cleaner = OrphanCleaner(
         keeper,
         cloud,
@@ -177,6 +176,9 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
     listeners = _http_servers(settings, keeper, metrics)
     servers = [await grpc_server.start(servicer, settings.run_dir / "ipamd.sock")]
     if settings.cni_backend_socket is not None:
+        from ipamd import cni_backend  # 1.3 MB that most nodes do not need
+
+        backend = cni_backend.CniBackend(keeper, allocations, reconciler, metrics, settings)
         servers.append(await cni_backend.start(backend, settings.cni_backend_socket))
     verb_door = VerbDoor(servicer.handlers)
     await verb_door.start(settings.run_dir / door.SOCKET_NAME)

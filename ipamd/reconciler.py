@@ -150,7 +150,6 @@ class Reconciler:
         """Reconcile for ever. Raises ForeignStore when the store turns out to be another node's."""
         async with asyncio.TaskGroup() as group:
             self.actions.group = self._questions.group = group
-            await self._learn_node()
             while True:
                 self._wake.clear()
                 await self._cycle()
@@ -160,17 +159,6 @@ class Reconciler:
         """The node's facts; only called once they are known."""
         assert self.facts is not None
         return self.facts
-
-    async def _learn_node(self) -> None:
-        """Identity and limits: from the store at once, from the cloud when it answers."""
-        while self.facts is None:
-            try:
-                await self._ask_who_we_are()
-            except CloudError as e:
-                await asyncio.sleep(self._cloud_failed(e))
-            except StoreError as e:
-                log.error("store_failed", error=str(e))
-                await asyncio.sleep(1.0)
 
     async def _ask_who_we_are(self) -> CloudSnapshot:
         """Identity and limits, and the look at the cloud that confirmed them."""
@@ -243,17 +231,22 @@ class Reconciler:
             self.look_soon()
 
     async def _observe(self) -> None:
-        mark = self.actions.begin_look()
         self._observe_at = clock.boottime() + random.uniform(*RESYNC_SECONDS)  # noqa: S311 - spreading load
-        was_creating = self._is_creating()
         try:
-            if self.has_observed:
-                snapshot = await self._cloud.snapshot()
-            else:
-                snapshot = await self._ask_who_we_are()
+            await self._look()
         except CloudError as e:
-            self._observe_at = clock.boottime() + self._cloud_failed(e)
-            return
+            self.look_soon(self._cloud_failed(e))
+        except StoreError:
+            self.look_soon(STORE_RETRY_SECONDS)
+            raise
+
+    async def _look(self) -> None:
+        mark = self.actions.begin_look()
+        was_creating = self._is_creating()
+        if self.has_observed:
+            snapshot = await self._cloud.snapshot()
+        else:
+            snapshot = await self._ask_who_we_are()
         # Before the look is taken in: the tags of its subnets say which ENIs may carry pods.
         await self._measure(tuple(sorted({e.subnet_id for e in snapshot.enis})))
         self._take_in(snapshot, mark, was_creating=was_creating)

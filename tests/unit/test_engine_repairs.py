@@ -598,3 +598,27 @@ def test_a_refusal_of_one_code_is_logged_once_however_its_words_change(tmp_path:
         assert len(shown) < 80, "a line or two for each try, none for each tick"
 
     play(tmp_path, scenario, cloud=memory)
+
+
+def test_a_look_that_could_not_be_stored_is_made_again_soon(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle()
+        store = engine.keeper._store
+        plain = store.commit
+        taken = memory.vpc.subnets[b.SUBNET].take(1)
+        eni = memory.enis[b.PRIMARY]
+        memory.enis[b.PRIMARY] = replace(eni, addresses=eni.addresses[:-1] + taken)
+
+        def full(change: Change) -> None:
+            raise StoreError("disk is full")
+
+        store.commit = full  # type: ignore[method-assign]
+        engine.reconciler.look_soon()
+        await settle(5.0)
+        store.commit = plain  # type: ignore[method-assign]
+        await settle(120.0)
+        assert taken[0] in engine.keeper.ledger.addresses
+
+    play(tmp_path, scenario, cloud=memory)
