@@ -136,7 +136,17 @@ def terminate_nodes(world: DemoWorld) -> Seen:
     )
     refuse_any(cloud.fabric_failures)
     counts = " and ".join(str(free) for free in cloud.free.values())
-    return Seen(text=f"no ENI is left; {counts} addresses are free, as at the start")
+    return Seen(
+        text=f"no ENI is left; {counts} addresses are free, as at the start;"
+        f" EC2 was called {_calls(world)}"
+    )
+
+
+def _calls(world: DemoWorld) -> str:
+    """Calls by API, the most frequent first: 12 times: DescribeNetworkInterfaces 6, ..."""
+    calls: dict[str, int] = world.lab.control.call("calls")
+    rows = sorted(calls.items(), key=lambda row: (-row[1], row[0]))
+    return f"{sum(calls.values())} times: " + ", ".join(f"{api} {n}" for api, n in rows)
 
 
 def look_for_leftovers(world: DemoWorld) -> Seen:
