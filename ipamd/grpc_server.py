@@ -28,7 +28,7 @@ from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
 from ipamd.migration_leaks import Leaks
 from ipamd.model import Eni, EniId
-from ipamd.pool import blocks, migrate, observe
+from ipamd.pool import blocks, migrate, reports
 from ipamd.pool.ledger import Change, Ledger
 from ipamd.reconciler import Reconciler
 
@@ -147,7 +147,7 @@ class IpamServicer(pb_grpc.IpamServicer):
             pods = [_observed(a) for a in request.addresses]
             if self._is_picture_doubtful(pods):
                 return pb.ReportNodeReply(is_accepted=False)
-            readiness = observe.readiness(ledger, ready, now=clock.boottime())
+            readiness = reports.readiness(ledger, ready, now=clock.boottime())
             self._keeper.commit(readiness)
             findings = self._take_in(pods, clock.boottime())
         except IpamError as e:
@@ -158,16 +158,16 @@ class IpamServicer(pb_grpc.IpamServicer):
             is_accepted=True, unknown_addresses=[str(a) for a in findings.unknown]
         )
 
-    def _take_in(self, pods: list[observe.ObservedPod], now: float) -> observe.NodeFindings:
+    def _take_in(self, pods: list[reports.ObservedPod], now: float) -> reports.NodeFindings:
         if not self._keeper.ledger.has_heard_node:
             self._keeper.commit(migrate.outranked(self._keeper.ledger, pods, now=now))
-        findings = observe.node(self._keeper.ledger, pods, now=now, now_unix=clock.unix())
+        findings = reports.node(self._keeper.ledger, pods, now=now, now_unix=clock.unix())
         self._keeper.commit(findings.change)
         if self._leaks is not None:
             self._leaks.heard({p.address for p in pods}, now=now)
         return findings
 
-    def _is_picture_doubtful(self, pods: list[observe.ObservedPod]) -> bool:
+    def _is_picture_doubtful(self, pods: list[reports.ObservedPod]) -> bool:
         """A lost store, and pods whose addresses the first look at the cloud did not show.
 
         The API lags by seconds now and then; to take such pods for leftovers on one look would cut
@@ -185,7 +185,7 @@ class IpamServicer(pb_grpc.IpamServicer):
         ]
         return bool(unseen) and not self._reconciler.is_picture_certain(clock.boottime())
 
-    def _note_report(self, request: pb.ReportNodeRequest, findings: observe.NodeFindings) -> None:
+    def _note_report(self, request: pb.ReportNodeRequest, findings: reports.NodeFindings) -> None:
         self.reported_boottime = clock.boottime()
         for report in request.enis:
             before = self.reports.get(report.eni_id)
@@ -244,12 +244,12 @@ async def abort(context: Context, error: IpamError) -> NoReturn:
     raise AssertionError("abort returns never")
 
 
-def _observed(message: pb.ObservedAddress) -> observe.ObservedPod:
+def _observed(message: pb.ObservedAddress) -> reports.ObservedPod:
     try:
         address = ip_address(message.address)
     except ValueError as e:
         raise BadRequest(f"observed address: {e}") from e
-    return observe.ObservedPod(
+    return reports.ObservedPod(
         address=address,
         link_name=message.link_name,
         key=attachment_key(message.key) if message.HasField("key") else None,

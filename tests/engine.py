@@ -13,7 +13,7 @@ from ipamd.keeper import Keeper
 from ipamd.live_config import LiveConfig
 from ipamd.metrics import Metrics
 from ipamd.model import AddressState
-from ipamd.pool import observe
+from ipamd.pool import reports
 from ipamd.pool.attachments import Granted
 from ipamd.pool.ledger import Change
 from ipamd.reconciler import Reconciler
@@ -53,10 +53,10 @@ class Engine:
         """What vpc-cnid says once its host network stands: all ENIs ready, no unknown pods."""
         ledger = self.keeper.ledger
         self.keeper.commit(
-            observe.readiness(ledger, dict.fromkeys(ledger.enis, True), now=clock.boottime())
+            reports.readiness(ledger, dict.fromkeys(ledger.enis, True), now=clock.boottime())
         )
         used = [
-            observe.ObservedPod(
+            reports.ObservedPod(
                 address=address,
                 link_name="eni",
                 key=a.key,
@@ -68,7 +68,7 @@ class Engine:
             for a in self.keeper.ledger.allocations.values()
             for address in a.addresses
         ]
-        findings = observe.node(self.keeper.ledger, used, now=clock.boottime(), now_unix=0.0)
+        findings = reports.node(self.keeper.ledger, used, now=clock.boottime(), now_unix=0.0)
         self.keeper.commit(findings.change)
         self.reconciler.wake()
 

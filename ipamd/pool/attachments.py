@@ -24,7 +24,7 @@ from ipamd.model import (
     WiredBy,
 )
 from ipamd.pool.ledger import Change, Ledger, Tombstone
-from ipamd.pool.observe import FOREIGN
+from ipamd.pool.reports import FOREIGN
 
 TOMBSTONE_SECONDS = 600.0
 """How long a release refuses older attempts: twice the 5 minutes that CRI-O gives an ADD."""

@@ -24,7 +24,7 @@ from ipamd.model import (
 )
 from ipamd.pool import peer
 from ipamd.pool.ledger import Change, Ledger, sort_key
-from ipamd.pool.observe import ObservedPod, is_foreign
+from ipamd.pool.reports import ObservedPod, is_foreign
 
 IMPORTED = AttemptId("peer-checkpoint")
 """The attempt of an allocation that came from the checkpoint: no ADD of ours made it."""
@@ -220,7 +220,7 @@ def outranked(ledger: Ledger, pods: Iterable[ObservedPod], *, now: float) -> Cha
 
     A link of ours that carries the address, or stands under the key, is younger than the file: we
     made it after the file was read once before, by a store that was lost since. Its own name is
-    adopted next (`observe.node`).
+    adopted next (`reports.node`).
     """
     pods = tuple(pods)
     addresses = {p.address for p in pods if p.key is not None}

@@ -23,7 +23,7 @@ from ipamd.keeper import Keeper
 from ipamd.live_config import LiveConfig
 from ipamd.metrics import Metrics
 from ipamd.model import AddressState, AttachmentKey, IPAddress, IPNetwork
-from ipamd.pool import observe
+from ipamd.pool import reports
 from ipamd.pool.ledger import Change, Ledger
 from ipamd.reconciler import Reconciler
 from ipamd.store import Store
@@ -168,10 +168,10 @@ class World:
         with suppress(Crash):
             ledger = self.keeper.ledger
             self.keeper.commit(
-                observe.readiness(ledger, dict.fromkeys(ledger.enis, True), now=clock.boottime())
+                reports.readiness(ledger, dict.fromkeys(ledger.enis, True), now=clock.boottime())
             )
             seen = [_observed(p, a) for p in self.pods.values() for a in p.addresses]
-            findings = observe.node(self.keeper.ledger, seen, now=clock.boottime(), now_unix=0.0)
+            findings = reports.node(self.keeper.ledger, seen, now=clock.boottime(), now_unix=0.0)
             self.keeper.commit(findings.change)
             self.reconciler.wake()
 
@@ -306,8 +306,8 @@ class World:
         assert self.allocations.waiting == 0
 
 
-def _observed(pod: Pod, address: IPAddress) -> observe.ObservedPod:
-    return observe.ObservedPod(
+def _observed(pod: Pod, address: IPAddress) -> reports.ObservedPod:
+    return reports.ObservedPod(
         address=address,
         link_name="eni",
         key=pod.key,

@@ -4,7 +4,7 @@ import pytest
 
 from ipamd.errors import AttachmentConflict, AttemptRevoked, NotReady
 from ipamd.model import AddressState, AttemptId
-from ipamd.pool import attachments, observe
+from ipamd.pool import attachments, reports
 from ipamd.pool.attachments import TOMBSTONE_SECONDS, Granted, Outcome, Rules
 from ipamd.pool.ledger import Change, Ledger
 from tests import builders as b
@@ -139,7 +139,7 @@ def test_an_address_in_foreign_use_comes_back_when_the_node_uses_it_no_more() ->
         ledger, b.key(), is_foreign_use=True, reason="route to veth9", now=1000.0
     )
     after = ledger.applied(released.change)
-    heard = observe.node(after, (), now=1001.0, now_unix=0.0)
+    heard = reports.node(after, (), now=1001.0, now_unix=0.0)
     assert after.applied(heard.change).count(S.COOLING) == 1
 
 

@@ -5,7 +5,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from ipamd.cloud import CloudEni, CloudSnapshot, EniStatus
 from ipamd.model import AddressState, EniId, SubnetId
-from ipamd.pool import attachments, blocks, observe
+from ipamd.pool import attachments, blocks, observe, reports
 from ipamd.pool.attachments import Granted, Rules
 from ipamd.pool.ledger import Intent, IntentKind, Ledger
 from ipamd.pool.observe import Exclusions
@@ -123,7 +123,7 @@ def test_nothing_is_opened_of_a_80_that_is_on_its_way_back_or_missing() -> None:
 
 def test_a_pod_whose_address_of_a_80_was_never_opened_is_adopted() -> None:
     before = replace(with_v6(2, S.COOLING), has_heard_node=False)
-    pod = observe.ObservedPod(
+    pod = reports.ObservedPod(
         address=V6[900],
         link_name="eni1",
         key=b.key("c7"),
@@ -132,7 +132,7 @@ def test_a_pod_whose_address_of_a_80_was_never_opened_is_adopted() -> None:
         pod_namespace="d",
         pod_name="p",
     )
-    findings = observe.node(before, [pod], now=10.0, now_unix=0.0)
+    findings = reports.node(before, [pod], now=10.0, now_unix=0.0)
     after = before.applied(findings.change)
     assert after.allocations[b.key("c7")].addresses == (V6[900],)
     assert blocks.opened(after, max_pods=3, now=11.0).put_addresses[0].address == V6[901]
@@ -142,7 +142,7 @@ def test_both_addresses_of_a_pod_are_adopted_as_one_allocation() -> None:
     rows = (b.address("10.0.0.9", S.COOLING), b.address(str(V6[0]), S.COOLING, prefix=str(V6)))
     before = replace(b.ledger(*rows), has_heard_node=False)
     pods = [
-        observe.ObservedPod(
+        reports.ObservedPod(
             address=a,
             link_name="eni1",
             key=b.key("c7"),
@@ -153,7 +153,7 @@ def test_both_addresses_of_a_pod_are_adopted_as_one_allocation() -> None:
         )
         for a in (V6[0], ip_address("10.0.0.9"))
     ]
-    after = before.applied(observe.node(before, pods, now=10.0, now_unix=0.0).change)
+    after = before.applied(reports.node(before, pods, now=10.0, now_unix=0.0).change)
     assert after.allocations[b.key("c7")].addresses == (ip_address("10.0.0.9"), V6[0])
 
 

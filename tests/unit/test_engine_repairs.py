@@ -13,7 +13,7 @@ import structlog
 from ipamd.cloud import AddressChange, AddressOutcome, CloudEni, EniStatus, InterfaceRequest
 from ipamd.errors import CloudError, Denied, LimitReached, NotFound, StoreError, Transient
 from ipamd.model import AddressState, EniId, IPAddress
-from ipamd.pool import observe
+from ipamd.pool import reports
 from ipamd.pool.ledger import Change
 from ipamd.pool.plan import Plan, UnassignAddresses
 from ipamd.store import Store
@@ -465,7 +465,7 @@ def test_an_address_moved_to_an_eni_that_is_ready_can_be_handed_out(tmp_path: Pa
         other = max(e for e in memory.enis if e != b.PRIMARY)
         engine.is_node_up = False
         engine.keeper.commit(
-            observe.readiness(engine.keeper.ledger, {other: False}, now=loop.time())
+            reports.readiness(engine.keeper.ledger, {other: False}, now=loop.time())
         )
         assert engine.count(S.PREPARING)
         moved = memory.enis[other].addresses
@@ -520,7 +520,7 @@ def test_an_eni_that_the_node_never_gets_ready_keeps_no_pod_waiting(
         asked = asyncio.create_task(engine.add("late", wait=150.0))
         await settle(120.0)
         stuck, third = sorted(e for e in memory.enis if e != b.PRIMARY)
-        ready = observe.readiness(engine.keeper.ledger, {third: True}, now=loop.time())
+        ready = reports.readiness(engine.keeper.ledger, {third: True}, now=loop.time())
         engine.keeper.commit(ready)
         assert (await asked).allocation.eni_id == third
         assert engine.cloud.calls["create_interface"] == 2

@@ -17,7 +17,7 @@ from ipamd.pool.attachments import Rules
 from ipamd.pool.blocks import MISSING
 from ipamd.pool.ledger import Ledger
 from ipamd.pool.migrate import HELD_NETWORK, IMPORTED, TakenIn
-from ipamd.pool.observe import FOREIGN, ObservedPod
+from ipamd.pool.reports import FOREIGN, ObservedPod
 from tests import builders as b
 
 S = AddressState

@@ -7,11 +7,12 @@ import pytest
 
 from ipamd.cloud import CloudEni, CloudSnapshot, EniHint, EniStatus
 from ipamd.model import AddressState, EniId
-from ipamd.pool import attachments, observe
+from ipamd.pool import attachments, observe, reports
 from ipamd.pool.blocks import MISSING
 from ipamd.pool.hint import differs
 from ipamd.pool.ledger import Change, Intent, IntentKind, Ledger
-from ipamd.pool.observe import FOREIGN, CloudFindings, ObservedPod
+from ipamd.pool.observe import CloudFindings
+from ipamd.pool.reports import FOREIGN, ObservedPod
 from tests import builders as b
 
 S = AddressState
@@ -224,7 +225,7 @@ def pod(text: str, name: str | None = "c1", link: str = "eni123") -> ObservedPod
 
 
 def hear(ledger: Ledger, *pods: ObservedPod) -> Ledger:
-    findings = observe.node(ledger, pods, now=1000.0, now_unix=1.0)
+    findings = reports.node(ledger, pods, now=1000.0, now_unix=1.0)
     return ledger.applied(findings.change)
 
 
@@ -280,21 +281,21 @@ def test_readiness_moves_idle_addresses_and_nothing_else() -> None:
         b.address("10.0.0.7", S.ALLOCATED),
         enis=(b.eni(is_ready=False),),
     )
-    after = ledger.applied(observe.readiness(ledger, {b.PRIMARY: True}, now=7.0))
+    after = ledger.applied(reports.readiness(ledger, {b.PRIMARY: True}, now=7.0))
     assert [state_of(after, f"10.0.0.{n}") for n in (5, 6, 7)] == [
         S.AVAILABLE,
         S.COOLING,
         S.ALLOCATED,
     ]
-    back = after.applied(observe.readiness(after, {b.PRIMARY: False}, now=8.0))
+    back = after.applied(reports.readiness(after, {b.PRIMARY: False}, now=8.0))
     assert state_of(back, "10.0.0.5") is S.PREPARING
 
 
 def test_an_address_is_idle_since_its_use_and_preparing_since_its_eni_was_lost() -> None:
     ledger = b.ledger(b.address("10.0.0.5", since=1.0))
-    lost = ledger.applied(observe.readiness(ledger, {b.PRIMARY: False}, now=8.0))
+    lost = ledger.applied(reports.readiness(ledger, {b.PRIMARY: False}, now=8.0))
     assert lost.addresses[ip_address("10.0.0.5")].since_boottime == 8.0
-    back = lost.applied(observe.readiness(lost, {b.PRIMARY: True}, now=9.0))
+    back = lost.applied(reports.readiness(lost, {b.PRIMARY: True}, now=9.0))
     assert back.addresses[ip_address("10.0.0.5")].since_boottime == 8.0
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ipamd.cloud import CloudEni, CloudSnapshot, EniStatus
 from ipamd.model import Address, AddressState, Eni, EniId, IPAddress, IPNetwork
-from ipamd.pool import attachments, blocks, observe
+from ipamd.pool import attachments, blocks, observe, reports
 from ipamd.pool.ledger import Change, Intent, IntentKind, Ledger
 from tests import builders as b
 
@@ -24,7 +24,7 @@ BLOCKS: tuple[IPNetwork, ...] = (
     IPv6Network("2001:db8:0:1:2::/80"),
 )
 SINGLES = tuple(IPv4Address(f"10.0.0.{n}") for n in (5, 6, 7, 33))
-REASONS = ("", blocks.MISSING, observe.UNCONFIRMED, observe.FOREIGN, observe.IN_DOUBT)
+REASONS = ("", blocks.MISSING, observe.UNCONFIRMED, reports.FOREIGN, observe.IN_DOUBT)
 NOW = 1000.0
 
 PLACES = st.one_of(
@@ -159,7 +159,7 @@ def test_the_same_look_again_and_again_settles(ledger: Ledger, look: CloudSnapsh
 @given(ledger=ledgers(), used=st.sets(st.sampled_from((*SINGLES, *(p[1] for p in BLOCKS)))))
 def test_any_report_is_a_legal_change(ledger: Ledger, used: set[IPAddress]) -> None:
     pods = [
-        observe.ObservedPod(
+        reports.ObservedPod(
             address=address,
             link_name="eni1",
             key=b.key(f"k{n // 2}") if n % 3 else None,
@@ -170,10 +170,10 @@ def test_any_report_is_a_legal_change(ledger: Ledger, used: set[IPAddress]) -> N
         )
         for n, address in enumerate(sorted(used, key=lambda a: (a.version, int(a))))
     ]
-    findings = observe.node(ledger, pods, now=NOW, now_unix=0.0)
+    findings = reports.node(ledger, pods, now=NOW, now_unix=0.0)
     after = ledger.applied(findings.change)
     assert set(ledger.allocations) <= set(after.allocations)
-    ready = observe.readiness(after, dict.fromkeys(ENIS, True), now=NOW)
+    ready = reports.readiness(after, dict.fromkeys(ENIS, True), now=NOW)
     after = after.applied(ready)
     after = after.applied(attachments.expire(after, cooldown_seconds=30.0, now=NOW))
     after.applied(blocks.opened(after, max_pods=110, now=NOW))

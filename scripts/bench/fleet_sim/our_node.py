@@ -20,7 +20,7 @@ from ipamd.keeper import Keeper
 from ipamd.live_config import LiveConfig
 from ipamd.metrics import Metrics
 from ipamd.model import AttachmentKey, AttemptId, ContainerId
-from ipamd.pool import observe
+from ipamd.pool import reports
 from ipamd.pool.attachments import Request
 from ipamd.pool.ledger import Change, Ledger
 from ipamd.reconciler import Reconciler
@@ -127,10 +127,10 @@ class OurNode:
     def _report(self) -> None:
         """What vpc-cnid reports once the links stand: every ENI ready, the pods that we know."""
         ledger = self.keeper.ledger
-        change = observe.readiness(ledger, dict.fromkeys(ledger.enis, True), now=clock.boottime())
+        change = reports.readiness(ledger, dict.fromkeys(ledger.enis, True), now=clock.boottime())
         self.keeper.commit(change)
         pods = [
-            observe.ObservedPod(
+            reports.ObservedPod(
                 address=address,
                 link_name="eni",
                 key=held.key,
@@ -142,7 +142,7 @@ class OurNode:
             for held in ledger.allocations.values()
             for address in held.addresses
         ]
-        found = observe.node(self.keeper.ledger, pods, now=clock.boottime(), now_unix=clock.unix())
+        found = reports.node(self.keeper.ledger, pods, now=clock.boottime(), now_unix=clock.unix())
         self.keeper.commit(found.change)
         self.reconciler.report_accepted(change.merged(found.change))
 
