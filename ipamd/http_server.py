@@ -1,4 +1,4 @@
-"""/metrics and /healthz for Prometheus and probes, /v1/enis and /v1/status for people.
+"""/metrics and /healthz for Prometheus and probes, /v1/enis for people.
 
 Runs in threads of its own on the standard library's server; it only reads values that the loop has
 finished making (the ledger is immutable), so it can neither block nor tear anything.

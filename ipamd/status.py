@@ -1,4 +1,4 @@
-"""The state of the daemon as one message, for `ipamctl status` and /v1/status."""
+"""The state of the daemon as one message, for `ipamctl status`."""
 
 from __future__ import annotations
 

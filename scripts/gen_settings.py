@@ -10,7 +10,8 @@ HEAD = """# Settings of ipamd
 
 Made by `scripts/gen` from the tables in `ipamd/settings/`; do not edit. Every setting is an
 environment variable, read once at the start. An empty value is the same as an unset one, but for
-`VPC_IPAMD_PEER_SOCKET`. `ipamd --print-config [-o table|json]` shows what holds, and why.
+`VPC_IPAMD_PEER_SOCKET`. `ipamd --print-config [-o table|json]` shows what holds, and why. How the
+pool's targets become calls: [pool.md](pool.md).
 
 All variables of amazon-vpc-cni-k8s (aws-node) v1.23.1 are here; names, defaults and ranges are its
 own unless the status says otherwise. What a start does with them:

@@ -136,7 +136,7 @@ def _subnet_state(subnet: pb.SubnetStatus) -> str:
     if subnet.prefixless_for_seconds > 0:
         said.append(f"no free /28, next try in {subnet.prefixless_for_seconds:.0f} s")
     if subnet.is_scarce:
-        said.append("runs low: nothing is kept warm")
+        said.append("runs low: one address is kept warm")
     return "; ".join(said) or "ok"
 
 

@@ -115,7 +115,7 @@ class View:
     subnet_spare: dict[SubnetId, int] = field(default_factory=dict)
     prefixless_subnets: dict[SubnetId, float] = field(default_factory=dict)  # no block of 16 free
     is_fallback: bool = False  # prefixes are wanted, no subnet has one: single addresses instead
-    is_scarce: bool = False  # the subnets run low: nothing is kept warm beyond the least
+    is_scarce: bool = False  # the subnets run low: next to nothing is kept warm
     reserved_enis: int = 0  # to be left for others: the trunk ENI of security groups for pods
     provisions: bool = True  # False: DISABLE_NETWORK_RESOURCE_PROVISIONING
     has_ipv4: bool = True  # False: pods have IPv6 only, and the IPv4 pool stays as it is

@@ -1,7 +1,7 @@
 """Everything that can be set, read once from the environment into one frozen object.
 
-`table` and `peer` list every variable; parsing, the lines said at the
-start, `ipamd --print-config` and the reference in docs/settings.md all come from those rows.
+`table` and `peer` list every variable; parsing, the lines said at the start, `ipamd --print-config`
+and the reference in docs/settings.md all come from those rows.
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ class Settings:
     provisions: bool  # False: never change ENIs or their addresses in the cloud
     has_multi_nic: bool
     has_custom_networking: bool
-    eni_config_label: str
-    eni_config_annotation: str
     eni_config_file: Path | None
     eni_config_name: str
     discovers_subnets: bool
@@ -141,8 +139,6 @@ def _build(draft: Draft) -> Settings:
         provisions=not draft.flag("DISABLE_NETWORK_RESOURCE_PROVISIONING"),
         has_multi_nic=draft.flag("ENABLE_MULTI_NIC"),
         has_custom_networking=draft.flag("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG"),
-        eni_config_label=draft.text("ENI_CONFIG_LABEL_DEF"),
-        eni_config_annotation=draft.text("ENI_CONFIG_ANNOTATION_DEF"),
         eni_config_file=draft.path("VPC_IPAMD_ENICONFIG_FILE"),
         eni_config_name=draft.text("VPC_IPAMD_ENICONFIG"),
         discovers_subnets=draft.flag("ENABLE_SUBNET_DISCOVERY"),

@@ -72,6 +72,16 @@ ENI: tuple[Setting, ...] = (
         chart="false",
         meaning="Security groups for pods, by trunk and branch ENIs.",
     ),
+    *(
+        idle(
+            f"ENI_CONFIG_{what.upper()}_DEF",
+            Group.ENI,
+            "VPC_IPAMD_ENICONFIG names the ENIConfig, the node object is not watched",
+            f"The node's {what} that names its ENIConfig.",
+            default="k8s.amazonaws.com/eniConfig",
+        )
+        for what in ("label", "annotation")
+    ),
     Setting(
         name="POD_SECURITY_GROUP_ENFORCING_MODE",
         group=Group.ENI,

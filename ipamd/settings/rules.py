@@ -105,9 +105,6 @@ def note_idle(draft: Draft) -> None:
             draft.note(name, "has no effect without AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG=true")
     if has_custom and draft.is_set("ENABLE_SUBNET_DISCOVERY"):
         draft.note("ENABLE_SUBNET_DISCOVERY", "has no effect: the ENIConfig names the subnet")
-    for name in ("ENI_CONFIG_LABEL_DEF", "ENI_CONFIG_ANNOTATION_DEF"):
-        if draft.is_set(name):
-            draft.note(name, "has no effect yet: VPC_IPAMD_ENICONFIG names the ENIConfig")
     cleanup = "DISABLE_LEAKED_ENI_CLEANUP"
     if draft.is_set(cleanup) and not draft.flag(cleanup):
         draft.note(cleanup, "does not turn it on: VPC_IPAMD_ORPHAN_CLEANUP=true does")

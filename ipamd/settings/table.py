@@ -34,7 +34,10 @@ def _switch(name: str, group: Group, meaning: str, **more: str) -> Setting:
     )
 
 
-COOLING = "cooling addresses do not count as available"
+COOLING = (
+    "cooling addresses are counted apart, and while pods come and go half of it may be missing"
+)
+"""How a warm target differs from aws-node's: docs/pool.md, "What is wanted"."""
 
 POOL: tuple[Setting, ...] = (
     Setting(
@@ -68,6 +71,7 @@ POOL: tuple[Setting, ...] = (
         parse=whole(0),
         on_bad=OnBad.FALL_BACK,
         range="from 0",
+        differs="not kept in a subnet that runs low",
         meaning="Never have fewer addresses than this in all, used and free; 0: no minimum. "
         "Overrides WARM_ENI_TARGET and WARM_PREFIX_TARGET.",
     ),
@@ -124,8 +128,6 @@ POOL: tuple[Setting, ...] = (
     ),
 )
 
-ENI_CONFIG_KEY = "k8s.amazonaws.com/eniConfig"
-
 ENI: tuple[Setting, ...] = (
     _switch(
         "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG",
@@ -134,22 +136,6 @@ ENI: tuple[Setting, ...] = (
         "carries none.",
         chart="false",
         differs="the ENIConfig comes from VPC_IPAMD_ENICONFIG_FILE, not from the cluster yet",
-    ),
-    *(
-        Setting(
-            name=name,
-            group=Group.ENI,
-            default=ENI_CONFIG_KEY,
-            parse=stripped,
-            on_bad=OnBad.FALL_BACK,
-            range="any",
-            differs="read, but without a watch of the node VPC_IPAMD_ENICONFIG names the ENIConfig",
-            meaning=f"The node's {what} that names its ENIConfig.",
-        )
-        for name, what in (
-            ("ENI_CONFIG_LABEL_DEF", "label"),
-            ("ENI_CONFIG_ANNOTATION_DEF", "annotation"),
-        )
     ),
     _switch(
         "ENABLE_SUBNET_DISCOVERY",
@@ -219,7 +205,8 @@ RUNTIME: tuple[Setting, ...] = (
         parse=absolute_path,
         on_bad=OnBad.REFUSE,
         range="absolute path",
-        differs="read once, to take over from aws-node; our own store is VPC_IPAMD_STORE_DIR",
+        differs="read to take over from aws-node, and written by `ipamctl migrate back`; our own "
+        "store is VPC_IPAMD_STORE_DIR",
         meaning="aws-node's checkpoint of its allocations.",
     ),
     Setting(
@@ -229,6 +216,7 @@ RUNTIME: tuple[Setting, ...] = (
         parse=listen_address,
         on_bad=OnBad.REFUSE,
         range="host:port or unix:/path",
+        differs="of aws-node's pages there is /v1/enis alone; /metrics and /healthz are there too",
         meaning="Where /v1/enis is served.",
     ),
     Setting(
@@ -321,7 +309,8 @@ OURS: tuple[Setting, ...] = (
     ),
     _path(
         "VPC_IPAMD_PEER_SOCKET",
-        "The start is refused while aws-node's agent answers here; empty: do not look.",
+        "The start is refused while aws-node's agent answers here, or on 127.0.0.1:50051 as before "
+        "v1.23.0; empty: do not look.",
         default="/var/run/aws-node/ipamd.sock",
     ),
     _path(
@@ -339,7 +328,7 @@ OURS: tuple[Setting, ...] = (
     ),
     _path(
         "VPC_IPAMD_RUN_DIR",
-        "Directory of the gRPC socket (ipamd.sock) and the lock.",
+        "Directory of the sockets (ipamd.sock, ipamd-verbs.sock) and the lock; vpc-cnid's too.",
         default="/run/vpc-ipamd",
     ),
     _path(

@@ -42,8 +42,6 @@ def test_an_empty_environment_gives_aws_nodes_defaults() -> None:
         provisions=True,
         has_multi_nic=False,
         has_custom_networking=False,
-        eni_config_label="k8s.amazonaws.com/eniConfig",
-        eni_config_annotation="k8s.amazonaws.com/eniConfig",
         eni_config_file=None,
         eni_config_name="default",
         discovers_subnets=True,
