@@ -34,9 +34,7 @@ def _switch(name: str, group: Group, meaning: str, **more: str) -> Setting:
     )
 
 
-COOLING = (
-    "cooling addresses are counted apart, and while pods come and go half of it may be missing"
-)
+COOLING = "cooling addresses are counted apart, and it is a band while pods come and go"
 """How a warm target differs from aws-node's: docs/pool.md, "What is wanted"."""
 
 POOL: tuple[Setting, ...] = (
