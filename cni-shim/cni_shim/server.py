@@ -365,6 +365,8 @@ def _listen(wanted: Settings) -> socket.socket:
 
 def main() -> None:
     """The `vpc-cnid` program."""
+    if sys.argv[1:]:
+        _explain_arguments()
     try:
         wanted = settings.load(os.environ)
         configure(wanted.log_level)
@@ -390,6 +392,19 @@ def main() -> None:
     sys.stderr.flush()
     # Threads still in the kernel or in gRPC hold nothing that matters, and must not hold us.
     os._exit(status)
+
+
+def _explain_arguments() -> None:
+    """--help, and a refusal of anything else: what can be set is in the environment."""
+    import argparse  # late: the daemon itself never needs it
+
+    argparse.ArgumentParser(
+        prog="vpc-cnid",
+        description="The CNI daemon of one node: serves the vpc-cni launcher, wires pods and ENIs.",
+        epilog="Settings are environment variables: VPC_IPAMD_RUN_DIR, VPC_IPAMD_LOG_LEVEL, "
+        "AWS_VPC_ENI_MTU. Exit status: 0 after SIGTERM, 1 when it failed, 2 when a setting, the "
+        "run directory or the kernel cannot be used.",
+    ).parse_args()
 
 
 def _only_one(wanted: Settings) -> int:

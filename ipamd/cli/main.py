@@ -35,8 +35,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ipamctl", description="Ask this node's ipamd, and more.")
     run_dir = os.environ.get("VPC_IPAMD_RUN_DIR") or "/run/vpc-ipamd"
     commands = parser.add_subparsers(dest="command", required=True)
-    shown = commands.add_parser("status", help="one screen: pool, ENIs, subnets, last plan")
-    shown.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    shown = commands.add_parser(
+        "status",
+        help="one screen: pool, ENIs, subnets, last plan",
+        description="The pool by state, the ENIs, the subnets, the last plan and why, problems.",
+        epilog="Exit status: 0 all is well, 1 ipamd names problems, 2 it cannot be asked.",
+    )
+    shown.add_argument(
+        "-o",
+        "--output",
+        choices=("table", "json"),
+        default="table",
+        help="table for people, json for programs (default: %(default)s)",
+    )
     shown.add_argument(
         "--socket",
         type=Path,
@@ -44,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         help="ipamd's gRPC socket (default: %(default)s)",
     )
     sized = commands.add_parser(
-        "max-pods", help="how many pods an instance type can carry", allow_abbrev=False
+        "max-pods",
+        help="how many pods an instance type can carry",
+        description=max_pods.DESCRIPTION,
+        epilog=max_pods.EPILOG,
+        allow_abbrev=False,
     )
     max_pods.add_arguments(sized)
     moved = commands.add_parser("migrate", help="take a node over from aws-node, or hand it back")

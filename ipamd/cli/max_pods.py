@@ -28,6 +28,13 @@ from ipamd.sizing import (
 
 OK, REFUSED, UNKNOWN_TYPE, UNREADABLE = 0, 2, 3, 4
 
+DESCRIPTION = "How many pods an instance type can carry."
+
+EPILOG = (
+    "Exit status: 0 answered, 2 what was asked for excludes itself, 3 unknown instance type, 4 the "
+    "table, EC2 or the metadata service could not be read. docs/max-pods.md explains the numbers."
+)
+
 TABLE_VARIABLE = "VPC_IPAMD_INSTANCE_TYPES"
 
 PREFIXES_SINCE = (1, 9)
@@ -292,7 +299,8 @@ def main() -> int:
     """`python -m ipamd.cli.max_pods`, as scripts/max-pods starts it."""
     parser = argparse.ArgumentParser(
         prog="max-pods",
-        description="How many pods an instance type can carry.",
+        description=DESCRIPTION,
+        epilog=EPILOG,
         allow_abbrev=False,
     )
     add_arguments(parser)

@@ -12,8 +12,22 @@ PEER_NETWORK = "aws-cni"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of both directions."""
     ways = parser.add_subparsers(dest="way", required=True)
-    check = ways.add_parser("check", help="what a take-over from aws-node would adopt; no changes")
-    back = ways.add_parser("back", help="write aws-node's checkpoint from ipamd's store")
+    check = ways.add_parser(
+        "check",
+        help="what a take-over from aws-node would adopt; no changes",
+        description="Lists what a take-over from aws-node would adopt. Changes nothing, and "
+        "aws-node may run. docs/migration.md has all the steps.",
+        epilog="Exit status: 0 every entry can be adopted, 1 some cannot (their addresses are "
+        "only held), 2 the checkpoint cannot be read.",
+    )
+    back = ways.add_parser(
+        "back",
+        help="write aws-node's checkpoint from ipamd's store",
+        description="Hands the node back: writes aws-node's checkpoint from the store of an ipamd "
+        "that is stopped. docs/migration.md has all the steps.",
+        epilog="Exit status: 0 handed back, 1 handed back but aws-node will not know all that is "
+        "listed with !, 2 nothing was done.",
+    )
     back.add_argument("--dry-run", action="store_true", help="show it, write nothing")
     back.add_argument(
         "--no-wait", action="store_true", help="do not wait for addresses to cool down"
@@ -29,4 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=Path,
             help="aws-node's checkpoint (default: AWS_VPC_K8S_CNI_BACKING_STORE)",
         )
-        way.add_argument("-o", "--output", choices=("table", "json"), default="table")
+        way.add_argument(
+            "-o",
+            "--output",
+            choices=("table", "json"),
+            default="table",
+            help="table for people, json for programs (default: %(default)s)",
+        )
