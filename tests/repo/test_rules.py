@@ -97,3 +97,11 @@ def test_every_test_can_fail() -> None:
         and not checks.search(ast.unparse(node))
     ]
     assert toothless == []
+
+
+def test_every_module_of_the_daemon_is_in_the_architecture() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    table = page.split("## Modules of ipamd")[1].split("## Layers")[0]
+    named = {name.split("/")[-1] for name in re.findall(r"`([a-z_/]+)`", table)}
+    modules = {p.stem for folder in ("ipamd", "ipamd/pool") for p in (ROOT / folder).glob("*.py")}
+    assert modules - {"__init__", "__main__"} - named == set()
