@@ -68,7 +68,7 @@ class Store:
         Raises Corrupt, UnknownVersion or ForeignStore, and StoreError when there is none.
         """
         if not path.exists():
-            raise StoreError(f"no store at {path}")
+            raise StoreError(f"no store at {path} (see VPC_IPAMD_STORE_DIR and VPC_IPAMD_RUN_DIR)")
         store = cls(path, _connect(path))
         try:
             with _store_errors(path):

@@ -68,6 +68,8 @@ def _check(settings: Settings, checkpoint: Path, output: str) -> int:
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         lines = [f"{checkpoint}: {len(taken.adopted)} allocations can be adopted\n"]
+        if not found.files:
+            lines = [f"{checkpoint}: no such file, so there is nothing to take over\n"]
         lines.append(_rows(taken.adopted))
         lines += [f"held, not adopted: {u}\n" for u in taken.unusable]
         if is_running:

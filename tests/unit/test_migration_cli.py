@@ -96,6 +96,14 @@ def test_check_says_that_aws_node_runs(
     assert "aws-node runs" in capsys.readouterr().out
 
 
+def test_check_says_so_where_there_is_no_file(
+    node: tuple[PeerNode, tuple[Entry, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    node[0].checkpoint.unlink()
+    assert main.main(["migrate", "check"]) == 0
+    assert "no such file, so there is nothing to take over" in capsys.readouterr().out
+
+
 def test_check_of_a_file_that_cannot_be_read_is_status_2(
     node: tuple[PeerNode, tuple[Entry, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
