@@ -371,8 +371,7 @@ def main() -> None:
         wanted = settings.load(os.environ)
         configure(wanted.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-        wanted.run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-        wanted.run_dir.chmod(0o750)  # whoever made it: a hostPath volume is born 0755
+        _make_run_dir(wanted.run_dir)
         lock = _only_one(wanted)
         daemon = Daemon(wanted)
         daemon.start()
@@ -405,6 +404,14 @@ def _explain_arguments() -> None:
         "AWS_VPC_ENI_MTU. Exit status: 0 after SIGTERM, 1 when it failed, 2 when a setting, the "
         "run directory or the kernel cannot be used.",
     ).parse_args()
+
+
+def _make_run_dir(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o750, parents=True, exist_ok=True)
+        path.chmod(0o750)  # whoever made it: a hostPath volume is born 0755
+    except OSError as e:
+        raise SettingsError(f"cannot use VPC_IPAMD_RUN_DIR {path}: {e}") from e
 
 
 def _only_one(wanted: Settings) -> int:

@@ -2,7 +2,8 @@
 
 Exit status of `check`: 0 every entry can be adopted, 1 some cannot (their addresses are only held),
 2 the checkpoint cannot be read. Of `back`: 0 handed back, 1 handed back, but aws-node will not know
-everything that is listed, 2 nothing was done. Needs no daemon: ipamd must be stopped for `back`.
+everything that is listed, 2 nothing was done, or the writing failed half way, which the message
+says and which a repeat mends. Needs no daemon: ipamd must be stopped for `back`.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Hands the node back: writes aws-node's checkpoint from the store of an ipamd "
         "that is stopped. docs/migration.md has all the steps.",
         epilog="Exit status: 0 handed back, 1 handed back but aws-node will not know all that is "
-        "listed with !, 2 nothing was done.",
+        "listed with !, 2 nothing was done, or it is half done as the message then says.",
     )
     back.add_argument("--dry-run", action="store_true", help="show it, write nothing")
     back.add_argument(

@@ -8,7 +8,8 @@ import pytest
 
 from ipamd.api_calls import ApiCall
 from ipamd.budget import ALLOWANCES, FLOOR, RECOVERY_SECONDS, ApiClass
-from ipamd.metrics import Metrics
+from ipamd.metrics import LedgerCollector, Metrics
+from ipamd.pool.ledger import Ledger
 from providers.aws.ec2_model import OPERATIONS
 from providers.aws.purse import LONGEST_FINISH_SECONDS, LONGEST_WAIT_SECONDS
 
@@ -48,3 +49,15 @@ def test_every_metric_of_calls_is_on_the_page() -> None:
     names = [line.split()[2] for line in said if line.startswith("# TYPE") and "api" in line]
     assert len(names) == 7
     assert [n for n in names if f"`{n}{{" not in PAGE] == []
+
+
+def test_every_other_metric_is_on_the_page_of_what_to_watch() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "when-things-are-down.md").read_text()
+    metrics = Metrics()
+    metrics.registry.register(
+        LedgerCollector(lambda: Ledger(epoch="", has_heard_node=False), lambda: (0, 0), lambda: 0)
+    )
+    said = metrics.text().decode().splitlines()
+    names = [n for line in said if line.startswith("# TYPE") if "api" not in (n := line.split()[2])]
+    assert len(names) == 12
+    assert [n for n in names if f"`{n}" not in page] == []
