@@ -43,7 +43,8 @@ vpc-cnid reads `VPC_IPAMD_RUN_DIR` and `VPC_IPAMD_LOG_LEVEL` as above, and `AWS_
 CNI config: `vethPrefix` (1 to 4 characters, default `eni`) and `mtu` (576 to 9001, default 9001).
 
 The launcher reads `VPC_CNI_RUN_DIR` (default `/run/vpc-ipamd`) and `VPC_CNI_DEADLINE_MS`, which can
-only lower its deadlines.
+only lower its deadlines. `ipamctl max-pods` reads `VPC_IPAMD_INSTANCE_TYPES`, a table of instance
+types in place of the bundled one; ipamd does not.
 
 The AWS SDK's own variables work as they do everywhere: `AWS_ENDPOINT_URL_EC2`,
 `AWS_EC2_METADATA_SERVICE_ENDPOINT`, credentials. botocore's retries are off on purpose (an
