@@ -4,10 +4,10 @@ The file (VPC_IPAMD_TARGETS_FILE) has lines NAME=value with the names, values an
 environment; `#` begins a comment. What it does not name, and what it names wrongly, stays as the
 environment said. A file that is absent overrides nothing.
 
-    stamp = stamp_of(path)                    # before the read: a change in between shows later
+    stamp = stamp_of(path)                     # before the read: a change in between shows later
     in_force, warnings = read(path, settings)  # `settings` as loaded, without earlier overrides
     ...
-    if changed(path, stamp): ...
+    if stamp_of(path) != stamp: ...
 """
 
 from __future__ import annotations
@@ -53,11 +53,6 @@ def stamp_of(path: Path) -> Stamp | None:
     except OSError:
         return None
     return Stamp(mtime_ns=found.st_mtime_ns, size=found.st_size, inode=found.st_ino)
-
-
-def changed(path: Path, stamp: Stamp | None) -> bool:
-    """Whether the file is no longer the one of `stamp`; costs one stat."""
-    return stamp_of(path) != stamp
 
 
 def read(path: Path, settings: Settings) -> tuple[Settings, tuple[str, ...]]:
