@@ -10,7 +10,7 @@ from ipamd.cloud import Subnet
 from ipamd.model import Address, AddressState, Eni, EniId, IPNetwork, SubnetId
 from ipamd.node import NodeFacts
 from ipamd.pool.ledger import Intent, IntentKind, Ledger
-from ipamd.pool.targets import Counts, Targets
+from ipamd.pool.targets import SOON_SECONDS, Counts, Targets
 from ipamd.pool.view import EniView, PrefixView, View
 from ipamd.settings import Settings
 from ipamd.sizing import PREFIX_ADDRESSES
@@ -84,7 +84,10 @@ def build_view(
     )
     return View(
         targets=targets,
-        counts=_counts(views, by_eni, intents, targets, is_fallback, situation.waiting),
+        counts=replace(
+            _counts(views, by_eni, intents, targets, is_fallback, situation.waiting),
+            late=_late(views, by_eni, settings, now),
+        ),
         enis=views,
         slots_per_eni=slots,
         max_enis=facts.max_enis(settings, network_card=card),
@@ -173,6 +176,21 @@ def _reserved(enis: list[Eni], settings: Settings, card: int) -> int:
     """The trunk ENI of security groups for pods is attached by a controller: leave it a slot."""
     wants_trunk = settings.has_pod_eni and card == 0
     return int(wants_trunk and all(e.interface_type != "trunk" for e in enis))
+
+
+def _late(
+    enis: tuple[EniView, ...],
+    by_eni: dict[EniId, list[Address]],
+    settings: Settings,
+    now: float,
+) -> int:
+    """Cooling addresses that are not worth waiting for."""
+    ends = settings.cooldown_seconds - SOON_SECONDS
+    return sum(
+        a.state is AddressState.COOLING and a.since_boottime + ends > now
+        for e in enis
+        for a in by_eni[e.eni_id]
+    )
 
 
 def _counts(

@@ -14,6 +14,9 @@ from math import ceil
 
 from ipamd.sizing import PREFIX_ADDRESSES
 
+SOON_SECONDS = 30.0
+"""What cools for longer is not worth waiting for. The default cooldown: then none does."""
+
 SCARCE_WARM_ADDRESSES = 1
 """What is kept available while the subnet runs low: one pod starts at once, the next waits."""
 
@@ -83,6 +86,7 @@ class Counts:
     cooling: int
     incoming: int
     waiting: int  # attachments that wait for an address, or pods bound here that have none yet
+    late: int = 0  # of the cooling ones, those that need longer than SOON_SECONDS
     inactive: int = 0  # available, of the other kind: served, but not counted as warm
 
     @property
@@ -110,11 +114,11 @@ def deficit(targets: Targets, counts: Counts, *, slots_per_eni: int) -> int:
     WARM_IP_TARGET 5 with 4 or 3 available -> 0, with 2 -> 3.
     """
     warm = targets.warm(slots_per_eni)
-    # What cools comes back within the cooldown, and is worth that wait, or pods that are replaced
-    # cost two calls each, or an ENI made and deleted. Under WARM_IP_TARGET only while there is one
-    # address to hand out: that is what was asked for (amazon-vpc-cni-k8s issue 2896).
+    # What cools comes back within the cooldown, and is worth that wait (if it is not long), or pods
+    # that are replaced cost two calls each, or an ENI made and deleted. Under WARM_IP_TARGET only
+    # while there is one to hand out: that is what was asked for (amazon-vpc-cni-k8s issue 2896).
     has_one = counts.supply > 0 or not targets.is_target_mode
-    coming = counts.cooling if has_one and not counts.waiting else 0
+    coming = counts.cooling - counts.late if has_one and not counts.waiting else 0
     floor = warm - targets.slack(slots_per_eni)
     wanted = 0
     if counts.supply + coming < floor:

@@ -6,6 +6,8 @@ where ours differs on purpose, the id says how.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,3 +121,10 @@ def test_growth_never_passes_max_pods_and_never_meets_shrinking(
     # WARM_ENI 0 asks for a whole ENI; anything else is content with exactly what it asked for.
     assert deficit(wish, settled, slots_per_eni=SLOTS) == 0 or settled.supply < 0
     assert excess(wish, settled) == 0 or missing == 0
+
+
+def test_what_cools_for_long_is_not_waited_for() -> None:
+    wish = targets(warm=5)
+    assert deficit(wish, counts(3, 2, cooling=3), slots_per_eni=SLOTS) == 0
+    long = replace(counts(3, 2, cooling=3), late=2)
+    assert deficit(wish, long, slots_per_eni=SLOTS) == 2
