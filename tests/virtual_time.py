@@ -7,6 +7,7 @@ milliseconds. Only for code that waits by timers and events alone: no threads, n
 from __future__ import annotations
 
 import asyncio
+import random
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -50,8 +51,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
-    """Run `main(loop)` to its end in virtual time; boottime and wall clock follow the loop."""
+    """Run `main(loop)` to its end in virtual time; boottime and wall clock follow the loop, and
+    every run draws the same jitter, so that what fails once fails again."""
     loop = VirtualLoop()
+    random.seed(0)
     try:
         with (
             mock.patch("ipamd.clock.boottime", loop.time),
