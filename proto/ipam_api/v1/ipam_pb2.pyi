@@ -16,7 +16,7 @@ class AttachmentKey(_message.Message):
     def __init__(self, container_id: _Optional[str] = ..., ifname: _Optional[str] = ...) -> None: ...
 
 class AllocateRequest(_message.Message):
-    __slots__ = ("key", "network_name", "attempt_id", "netns_cookie", "pod_namespace", "pod_name", "pod_uid", "wait_seconds", "began_boottime", "network_card")
+    __slots__ = ("key", "network_name", "attempt_id", "netns_cookie", "pod_namespace", "pod_name", "pod_uid", "wait_seconds", "began_boottime", "network_card", "eni", "is_ipam_only")
     KEY_FIELD_NUMBER: _ClassVar[int]
     NETWORK_NAME_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,8 @@ class AllocateRequest(_message.Message):
     WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BEGAN_BOOTTIME_FIELD_NUMBER: _ClassVar[int]
     NETWORK_CARD_FIELD_NUMBER: _ClassVar[int]
+    ENI_FIELD_NUMBER: _ClassVar[int]
+    IS_IPAM_ONLY_FIELD_NUMBER: _ClassVar[int]
     key: AttachmentKey
     network_name: str
     attempt_id: str
@@ -37,7 +39,9 @@ class AllocateRequest(_message.Message):
     wait_seconds: float
     began_boottime: float
     network_card: int
-    def __init__(self, key: _Optional[_Union[AttachmentKey, _Mapping]] = ..., network_name: _Optional[str] = ..., attempt_id: _Optional[str] = ..., netns_cookie: _Optional[int] = ..., pod_namespace: _Optional[str] = ..., pod_name: _Optional[str] = ..., pod_uid: _Optional[str] = ..., wait_seconds: _Optional[float] = ..., began_boottime: _Optional[float] = ..., network_card: _Optional[int] = ...) -> None: ...
+    eni: str
+    is_ipam_only: bool
+    def __init__(self, key: _Optional[_Union[AttachmentKey, _Mapping]] = ..., network_name: _Optional[str] = ..., attempt_id: _Optional[str] = ..., netns_cookie: _Optional[int] = ..., pod_namespace: _Optional[str] = ..., pod_name: _Optional[str] = ..., pod_uid: _Optional[str] = ..., wait_seconds: _Optional[float] = ..., began_boottime: _Optional[float] = ..., network_card: _Optional[int] = ..., eni: _Optional[str] = ..., is_ipam_only: _Optional[bool] = ...) -> None: ...
 
 class AllocateReply(_message.Message):
     __slots__ = ("allocation", "is_repeat", "epoch")
@@ -152,21 +156,85 @@ class WatchNodeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeNetwork(_message.Message):
-    __slots__ = ("epoch", "sequence", "enis", "vpc_cidrs", "wants_report")
+    __slots__ = ("epoch", "sequence", "enis", "vpc_cidrs", "wants_report", "policy", "flushes")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ENIS_FIELD_NUMBER: _ClassVar[int]
     VPC_CIDRS_FIELD_NUMBER: _ClassVar[int]
     WANTS_REPORT_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    FLUSHES_FIELD_NUMBER: _ClassVar[int]
     epoch: str
     sequence: int
     enis: _containers.RepeatedCompositeFieldContainer[NodeEni]
     vpc_cidrs: _containers.RepeatedScalarFieldContainer[str]
     wants_report: bool
-    def __init__(self, epoch: _Optional[str] = ..., sequence: _Optional[int] = ..., enis: _Optional[_Iterable[_Union[NodeEni, _Mapping]]] = ..., vpc_cidrs: _Optional[_Iterable[str]] = ..., wants_report: _Optional[bool] = ...) -> None: ...
+    policy: HostPolicy
+    flushes: _containers.RepeatedCompositeFieldContainer[CooledAddress]
+    def __init__(self, epoch: _Optional[str] = ..., sequence: _Optional[int] = ..., enis: _Optional[_Iterable[_Union[NodeEni, _Mapping]]] = ..., vpc_cidrs: _Optional[_Iterable[str]] = ..., wants_report: _Optional[bool] = ..., policy: _Optional[_Union[HostPolicy, _Mapping]] = ..., flushes: _Optional[_Iterable[_Union[CooledAddress, _Mapping]]] = ...) -> None: ...
+
+class HostPolicy(_message.Message):
+    __slots__ = ("external_snat", "exclude_snat_cidrs", "randomize_snat", "node_port_support", "connmark", "external_service_cidrs", "always_snat", "v4_egress", "v6_egress", "pod_eni_mode", "network_policy_mode", "disable_tcp_early_demux")
+    EXTERNAL_SNAT_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_SNAT_CIDRS_FIELD_NUMBER: _ClassVar[int]
+    RANDOMIZE_SNAT_FIELD_NUMBER: _ClassVar[int]
+    NODE_PORT_SUPPORT_FIELD_NUMBER: _ClassVar[int]
+    CONNMARK_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_SERVICE_CIDRS_FIELD_NUMBER: _ClassVar[int]
+    ALWAYS_SNAT_FIELD_NUMBER: _ClassVar[int]
+    V4_EGRESS_FIELD_NUMBER: _ClassVar[int]
+    V6_EGRESS_FIELD_NUMBER: _ClassVar[int]
+    POD_ENI_MODE_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_POLICY_MODE_FIELD_NUMBER: _ClassVar[int]
+    DISABLE_TCP_EARLY_DEMUX_FIELD_NUMBER: _ClassVar[int]
+    external_snat: bool
+    exclude_snat_cidrs: _containers.RepeatedScalarFieldContainer[str]
+    randomize_snat: str
+    node_port_support: bool
+    connmark: int
+    external_service_cidrs: _containers.RepeatedScalarFieldContainer[str]
+    always_snat: _containers.RepeatedCompositeFieldContainer[SnatDestination]
+    v4_egress: bool
+    v6_egress: bool
+    pod_eni_mode: str
+    network_policy_mode: str
+    disable_tcp_early_demux: bool
+    def __init__(self, external_snat: _Optional[bool] = ..., exclude_snat_cidrs: _Optional[_Iterable[str]] = ..., randomize_snat: _Optional[str] = ..., node_port_support: _Optional[bool] = ..., connmark: _Optional[int] = ..., external_service_cidrs: _Optional[_Iterable[str]] = ..., always_snat: _Optional[_Iterable[_Union[SnatDestination, _Mapping]]] = ..., v4_egress: _Optional[bool] = ..., v6_egress: _Optional[bool] = ..., pod_eni_mode: _Optional[str] = ..., network_policy_mode: _Optional[str] = ..., disable_tcp_early_demux: _Optional[bool] = ...) -> None: ...
+
+class SnatDestination(_message.Message):
+    __slots__ = ("cidr", "protocol", "port")
+    CIDR_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    cidr: str
+    protocol: str
+    port: int
+    def __init__(self, cidr: _Optional[str] = ..., protocol: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
+
+class CooledAddress(_message.Message):
+    __slots__ = ("address", "since_boottime")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_BOOTTIME_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    since_boottime: float
+    def __init__(self, address: _Optional[str] = ..., since_boottime: _Optional[float] = ...) -> None: ...
+
+class ReportFlushedRequest(_message.Message):
+    __slots__ = ("epoch", "addresses")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    epoch: str
+    addresses: _containers.RepeatedCompositeFieldContainer[CooledAddress]
+    def __init__(self, epoch: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[CooledAddress, _Mapping]]] = ...) -> None: ...
+
+class ReportFlushedReply(_message.Message):
+    __slots__ = ("is_accepted",)
+    IS_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    is_accepted: bool
+    def __init__(self, is_accepted: _Optional[bool] = ...) -> None: ...
 
 class NodeEni(_message.Message):
-    __slots__ = ("eni_id", "mac", "primary_address", "subnet_cidr", "gateway", "device_index", "network_card", "route_table_id", "is_primary", "subnet_cidr_v6", "primary_address_v6", "gateway_v6")
+    __slots__ = ("eni_id", "mac", "primary_address", "subnet_cidr", "gateway", "device_index", "network_card", "route_table_id", "is_primary", "subnet_cidr_v6", "primary_address_v6", "gateway_v6", "is_trunk")
     ENI_ID_FIELD_NUMBER: _ClassVar[int]
     MAC_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -179,6 +247,7 @@ class NodeEni(_message.Message):
     SUBNET_CIDR_V6_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_ADDRESS_V6_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_V6_FIELD_NUMBER: _ClassVar[int]
+    IS_TRUNK_FIELD_NUMBER: _ClassVar[int]
     eni_id: str
     mac: str
     primary_address: str
@@ -191,7 +260,8 @@ class NodeEni(_message.Message):
     subnet_cidr_v6: str
     primary_address_v6: str
     gateway_v6: str
-    def __init__(self, eni_id: _Optional[str] = ..., mac: _Optional[str] = ..., primary_address: _Optional[str] = ..., subnet_cidr: _Optional[str] = ..., gateway: _Optional[str] = ..., device_index: _Optional[int] = ..., network_card: _Optional[int] = ..., route_table_id: _Optional[int] = ..., is_primary: _Optional[bool] = ..., subnet_cidr_v6: _Optional[str] = ..., primary_address_v6: _Optional[str] = ..., gateway_v6: _Optional[str] = ...) -> None: ...
+    is_trunk: bool
+    def __init__(self, eni_id: _Optional[str] = ..., mac: _Optional[str] = ..., primary_address: _Optional[str] = ..., subnet_cidr: _Optional[str] = ..., gateway: _Optional[str] = ..., device_index: _Optional[int] = ..., network_card: _Optional[int] = ..., route_table_id: _Optional[int] = ..., is_primary: _Optional[bool] = ..., subnet_cidr_v6: _Optional[str] = ..., primary_address_v6: _Optional[str] = ..., gateway_v6: _Optional[str] = ..., is_trunk: _Optional[bool] = ...) -> None: ...
 
 class ReportNodeRequest(_message.Message):
     __slots__ = ("epoch", "enis", "addresses")

@@ -64,6 +64,11 @@ class IpamStub:
                 request_serializer=ipam__api_dot_v1_dot_ipam__pb2.ReportNodeRequest.SerializeToString,
                 response_deserializer=ipam__api_dot_v1_dot_ipam__pb2.ReportNodeReply.FromString,
                 _registered_method=True)
+        self.ReportFlushed = channel.unary_unary(
+                '/ipam_api.v1.Ipam/ReportFlushed',
+                request_serializer=ipam__api_dot_v1_dot_ipam__pb2.ReportFlushedRequest.SerializeToString,
+                response_deserializer=ipam__api_dot_v1_dot_ipam__pb2.ReportFlushedReply.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/ipam_api.v1.Ipam/GetStatus',
                 request_serializer=ipam__api_dot_v1_dot_ipam__pb2.GetStatusRequest.SerializeToString,
@@ -121,6 +126,14 @@ class IpamServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportFlushed(self, request, context):
+        """The connection tracking entries of these addresses are gone from the kernel: NodeNetwork.flushes
+        asked for it. Only then may a cooling address become available.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """One screen for a human: pool, ENIs, subnets, the last plan and its reasons.
         """
@@ -160,6 +173,11 @@ def add_IpamServicer_to_server(servicer, server):
                     servicer.ReportNode,
                     request_deserializer=ipam__api_dot_v1_dot_ipam__pb2.ReportNodeRequest.FromString,
                     response_serializer=ipam__api_dot_v1_dot_ipam__pb2.ReportNodeReply.SerializeToString,
+            ),
+            'ReportFlushed': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportFlushed,
+                    request_deserializer=ipam__api_dot_v1_dot_ipam__pb2.ReportFlushedRequest.FromString,
+                    response_serializer=ipam__api_dot_v1_dot_ipam__pb2.ReportFlushedReply.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -329,6 +347,33 @@ class Ipam:
             '/ipam_api.v1.Ipam/ReportNode',
             ipam__api_dot_v1_dot_ipam__pb2.ReportNodeRequest.SerializeToString,
             ipam__api_dot_v1_dot_ipam__pb2.ReportNodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportFlushed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipam_api.v1.Ipam/ReportFlushed',
+            ipam__api_dot_v1_dot_ipam__pb2.ReportFlushedRequest.SerializeToString,
+            ipam__api_dot_v1_dot_ipam__pb2.ReportFlushedReply.FromString,
             options,
             channel_credentials,
             insecure,
