@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = re.compile(r"proto/ipam_api/v1/ipam_pb2|proto/compat/rpc_pb2|proto/cri_api/runtime_pb2|requirements/")
+GENERATED = re.compile(r"proto/(ipam_api/v1/ipam|compat/rpc|cri_api/runtime)_pb2|requirements/")
 
 
 def tracked(*patterns: str) -> list[Path]:
