@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
 
+from cni_shim.allocations import pb_key
 from cni_shim.ipam_client import IpamdError
 from cni_shim.spec import AttachmentKey
 
@@ -24,11 +25,6 @@ class Releaser(Protocol):
 
     def release(self, request: pb.ReleaseRequest, *, deadline_monotonic: float) -> pb.ReleaseReply:
         """See IpamClient.release."""
-
-
-def pb_key(key: AttachmentKey) -> pb.AttachmentKey:
-    """The key as the messages have it."""
-    return pb.AttachmentKey(container_id=key.container_id, ifname=key.ifname)
 
 
 class Attempt:

@@ -17,6 +17,7 @@ from typing import Protocol
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
 
+from cni_shim.allocations import PEER, addresses_of
 from cni_shim.datapath.desired import DesiredEni, DesiredHost, EniReadiness
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.families import Address
@@ -24,7 +25,7 @@ from cni_shim.datapath.notices import LinkChanged, LinkVanished, Notice
 from cni_shim.datapath.pods import ObservedPod
 from cni_shim.ipam_client import IpamdError
 from cni_shim.spec import AttachmentKey
-from cni_shim.verbs import PEER, Verbs, addresses_of
+from cni_shim.verbs import Verbs
 
 log = structlog.get_logger()
 

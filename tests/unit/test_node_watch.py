@@ -7,13 +7,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cni_shim.allocations import PEER
 from cni_shim.datapath.desired import DesiredHost, EniReadiness
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.pods import ObservedPod
 from cni_shim.ipam_client import IpamdError
 from cni_shim.node_watch import REPORT_SECONDS, SUSPECT_SECONDS, NodeWatch
 from cni_shim.spec import AttachmentKey
-from cni_shim.verbs import PEER, Verbs
+from cni_shim.verbs import Verbs
 from ipam_api.v1 import ipam_pb2 as pb
 
 from tests.unit.test_verbs import FakeDatapath, FakeIpam

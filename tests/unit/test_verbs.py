@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 
 import grpc
 import pytest
+from cni_shim.allocations import PEER
 from cni_shim.attempt import Attempt
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
 from cni_shim.datapath.families import Address
@@ -17,7 +18,7 @@ from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
 from cni_shim.results import Result
 from cni_shim.spec import AttachmentKey, CniRequest, PluginConfig, Pod, Verb
-from cni_shim.verbs import PEER, Verbs
+from cni_shim.verbs import Verbs
 from ipam_api.v1 import ipam_pb2 as pb
 
 KEY = AttachmentKey(container_id="c1", ifname="eth0")

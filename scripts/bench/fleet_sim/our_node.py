@@ -31,7 +31,7 @@ from scripts.bench.fleet_sim.loads import Load
 from scripts.bench.fleet_sim.our_cloud import VirtualCloud
 
 ADD_WAIT_SECONDS = 25.0
-"""How long vpc-cnid lets an ADD wait (cni_shim.verbs.ADD_WAIT_SECONDS)."""
+"""How long vpc-cnid lets an ADD wait (cni_shim.add.ADD_WAIT_SECONDS)."""
 
 READY_SECONDS = 0.05
 """From a new ENI in WatchNode to vpc-cnid's report that it is ready, assumed; the kernel's part of

@@ -1,0 +1,242 @@
+"""The way up of an attachment: an address from ipamd, the wiring, the result.
+
+Whatever fails undoes what was done, by the name of this attempt. What comes between the pod's
+wiring and its result belongs into `_finish`, and what it built into `Teardown.delete` and `undo`.
+
+Every method wants the key's lock held by its caller (`verbs.Verbs`).
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from ipam_api.v1 import ipam_pb2 as pb
+
+from cni_shim.allocations import PEER, pb_key, wiring_of
+from cni_shim.attempt import ROLLBACK_SECONDS, Attempt
+from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
+from cni_shim.datapath.families import ANYWHERE, host_on_link
+from cni_shim.datapath.names import POD_GATEWAYS
+from cni_shim.datapath.wiring import PodWiring, Wired
+from cni_shim.delete import Teardown
+from cni_shim.errors import CniError, CniErrorCode
+from cni_shim.ipam_client import IpamdError
+from cni_shim.ports import Datapath, Ipam
+from cni_shim.results import Interface, Ip, Result, Route
+from cni_shim.spec import AttachmentKey, CniRequest
+
+log = structlog.get_logger()
+
+ADD_WAIT_SECONDS = 25.0
+"""How long an ADD waits for an address. A failed ADD costs the pod 10 s and more in the kubelet's
+back-off, so waiting is better; past half a minute it only blocks the runtime's locks."""
+
+ANSWER_MARGIN_SECONDS = 1.0
+"""Kept back from the launcher's deadline for undoing and answering."""
+
+ADDRESS_TRIES = 4
+"""Addresses tried when the kernel already uses the one that was given: each is quarantined."""
+
+
+class Setup:
+    """Gives attachments their addresses and wires them."""
+
+    def __init__(
+        self,
+        ipam: Ipam,
+        datapath: Datapath,
+        cache: dict[AttachmentKey, pb.Allocation],
+        teardown: Teardown,
+    ) -> None:
+        self._ipam = ipam
+        self._datapath = datapath
+        self._cache = cache
+        self._teardown = teardown
+
+    def add(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
+        """The result, or CniError with everything undone, an answer that was lost included."""
+        try:
+            return self._add(request, netns_fd, attempt)
+        except CniError:
+            if attempt.is_wiring:
+                self._teardown.undo(request, attempt)
+            elif not attempt.is_settled:
+                attempt.release_soon()  # nothing is wired, and the answer must not wait for ipamd
+            raise
+        except Exception:
+            self._teardown.undo(request, attempt)
+            raise
+
+    def _add(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
+        cookie = self._cookie(netns_fd, request)
+        in_use = ""
+        for _ in range(ADDRESS_TRIES):
+            reply = self._allocate(request, cookie, attempt)
+            _refuse_peers(reply.allocation, attempt)
+            if not attempt.may_wire():
+                raise _launcher_gone()
+            wiring = wiring_of(request, attempt.key, reply.allocation)
+            try:
+                wired = self._wire(netns_fd, wiring, is_repeat=reply.is_repeat)
+            except AddressInUse as e:
+                in_use = str(e)
+                self._give_back(attempt, reply.allocation, in_use, is_foreign_use=True)
+                if attempt.is_cancelled:
+                    break
+                continue
+            except DatapathError as e:
+                if reply.is_repeat:  # what an earlier try wired goes before its address does
+                    self._teardown.unwire(request, attempt.key, reply.allocation)
+                self._give_back(attempt, reply.allocation, str(e))
+                raise _setup_error(e, request) from e
+            return self._finish(request, attempt, reply.allocation, wiring, wired)
+        raise CniError(
+            CniErrorCode.TRY_AGAIN_LATER,
+            "the kernel already uses every address that was tried",
+            f"{in_use}; they are quarantined, see ipamctl status",
+        )
+
+    def _finish(
+        self,
+        request: CniRequest,
+        attempt: Attempt,
+        allocation: pb.Allocation,
+        wiring: PodWiring,
+        wired: Wired,
+    ) -> Result:
+        """The pod is wired; a CniError from here on has everything undone by `add`."""
+        self._cache[attempt.key] = allocation
+        if attempt.is_cancelled:
+            raise _launcher_gone()
+        return _result(request, wiring, wired)
+
+    def _cookie(self, netns_fd: int, request: CniRequest) -> int:
+        try:
+            return self._datapath.netns_cookie(netns_fd)
+        except DatapathError as e:
+            raise CniError(
+                CniErrorCode.INVALID_NETNS,
+                "CNI_NETNS is no network namespace",
+                f"{request.netns_path}: {e}",
+            ) from e
+
+    def _allocate(self, request: CniRequest, cookie: int, attempt: Attempt) -> pb.AllocateReply:
+        """Ask ipamd; an attachment that still stands in another namespace is torn down first."""
+        deadline = attempt.deadline_monotonic - ANSWER_MARGIN_SECONDS
+        for is_last in (False, True):
+            wanted = pb.AllocateRequest(
+                key=pb_key(attempt.key),
+                network_name=request.network_name,
+                attempt_id=attempt.attempt_id,
+                netns_cookie=cookie,
+                pod_namespace=request.pod.namespace,
+                pod_name=request.pod.name,
+                pod_uid=request.pod.uid,
+                wait_seconds=ADD_WAIT_SECONDS,
+                began_boottime=attempt.began_boottime,
+            )
+            attempt.is_settled = False
+            try:
+                return self._ipam.allocate(wanted, deadline_monotonic=deadline)
+            except IpamdError as e:
+                # ipamd's own word means that nothing was given; silence means anything.
+                attempt.is_settled = not e.is_away
+                if is_last or e.reason != pb.ErrorDetail.ATTACHMENT_CONFLICT:
+                    raise e.cni from e
+            log.info("old_attachment_torn_down", key=str(attempt.key))
+            self._tear_down_old(request, attempt)
+        raise AssertionError("the loop returns or raises")
+
+    def _tear_down_old(self, request: CniRequest, attempt: Attempt) -> None:
+        """Same key, other namespace: the runtime lost a DEL. Take the old one down by generation.
+
+        By generation, because a plain release would also refuse this very attempt afterwards.
+        """
+        deadline = attempt.deadline_monotonic - ANSWER_MARGIN_SECONDS
+        try:
+            old = self._ipam.get(pb_key(attempt.key), deadline_monotonic=deadline)
+            if old is None:
+                return
+            _refuse_peers(old, attempt)
+            self._teardown.unwire(request, attempt.key, old)
+            self._ipam.release(
+                pb.ReleaseRequest(
+                    key=pb_key(attempt.key),
+                    generation=old.generation,
+                    reason="the attachment came back in another namespace",
+                ),
+                deadline_monotonic=deadline,
+            )
+        except IpamdError as e:
+            raise e.cni from e
+        self._cache.pop(attempt.key, None)
+        attempt.restart_clock()
+
+    def _wire(self, netns_fd: int, wiring: PodWiring, *, is_repeat: bool) -> Wired:
+        standing = self._datapath.inspect(netns_fd, wiring) if is_repeat else None
+        return standing or self._datapath.wire(netns_fd, wiring)
+
+    def _give_back(
+        self, attempt: Attempt, allocation: pb.Allocation, why: str, *, is_foreign_use: bool = False
+    ) -> None:
+        """Release what a failed try was given, by its generation."""
+        request = pb.ReleaseRequest(
+            key=pb_key(attempt.key),
+            generation=allocation.generation,
+            is_foreign_use=is_foreign_use,
+            reason=why,
+        )
+        try:
+            self._ipam.release(request, deadline_monotonic=time.monotonic() + ROLLBACK_SECONDS)
+        except IpamdError as e:
+            raise e.cni from e
+        attempt.is_settled = True
+        attempt.ask_again()
+        # The release left a tombstone for tries that began before it; this one goes on.
+        attempt.restart_clock()
+
+
+def _launcher_gone() -> CniError:
+    return CniError(CniErrorCode.TRY_AGAIN_LATER, "the launcher has gone")
+
+
+def _refuse_peers(allocation: pb.Allocation, attempt: Attempt) -> None:
+    """Raise CniError for an attachment that aws-node's plugin wired; it keeps its address."""
+    if allocation.wired_by != PEER:
+        return
+    attempt.is_settled = True
+    raise CniError(
+        CniErrorCode.INTERFACE_SETUP,
+        "another plugin has wired this attachment",
+        f"{attempt.key} has {allocation.address} from aws-node's; delete it before it is added",
+    )
+
+
+def _setup_error(error: DatapathError, request: CniRequest) -> CniError:
+    details = str(error)
+    if isinstance(error, ForeignInterface):
+        details += "; something else made it, and vpc-cni does not touch it"
+    return CniError(
+        CniErrorCode.INTERFACE_SETUP,
+        f"cannot set {request.netns_path} up",
+        details,
+    )
+
+
+def _result(request: CniRequest, wiring: PodWiring, wired: Wired) -> Result:
+    """Host end first, pod end second: portmap and bandwidth look for them in this order."""
+    return Result(
+        interfaces=(
+            Interface(name=wired.host_ifname, mac=wired.host_mac),
+            Interface(name=wiring.ifname, mac=wired.pod_mac, sandbox=request.netns_path),
+        ),
+        ips=tuple(
+            Ip(address=host_on_link(address), interface=1, gateway=POD_GATEWAYS[address.version])
+            for address in wiring.addresses
+        ),
+        routes=tuple(
+            Route(dst=ANYWHERE[address.version], gateway=POD_GATEWAYS[address.version])
+            for address in wiring.addresses
+        ),
+    )

@@ -1,0 +1,60 @@
+"""What ipamd's allocations mean to vpc-cnid: keys, addresses, whose wiring it is. Pure."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from ipam_api.v1 import ipam_pb2 as pb
+
+from cni_shim.datapath.families import Address
+from cni_shim.datapath.names import PEER_FURTHER_IFNAME, eni_mark
+from cni_shim.datapath.wiring import PodWiring
+from cni_shim.spec import AttachmentKey, CniRequest
+
+PEER = "peer"
+"""In Allocation.wired_by: aws-node's plugin wired the pod. That plugin unwires it, or we do where
+the runtime has come to call vpc-cni for the DEL."""
+
+
+def key_of(allocation: pb.Allocation) -> AttachmentKey:
+    """The attachment that holds it."""
+    return AttachmentKey(container_id=allocation.key.container_id, ifname=allocation.key.ifname)
+
+
+def pb_key(key: AttachmentKey) -> pb.AttachmentKey:
+    """The key as the messages have it."""
+    return pb.AttachmentKey(container_id=key.container_id, ifname=key.ifname)
+
+
+def is_further(allocation: pb.Allocation, first: pb.Allocation) -> bool:
+    """Whether it is one of the interfaces that aws-node's plugin made beside a pod's first."""
+    return (
+        allocation.wired_by == PEER
+        and allocation.key.container_id == first.key.container_id
+        and allocation.key.ifname.startswith(PEER_FURTHER_IFNAME)
+        and allocation.key.ifname != first.key.ifname
+        and allocation.network_name == first.network_name
+    )
+
+
+def addresses_of(allocation: pb.Allocation) -> tuple[Address, ...]:
+    """The pod's addresses, one of each family that the node serves, IPv4 first."""
+    return tuple(map(ip_address, allocation.addresses or (allocation.address,)))
+
+
+def wiring_of(request: CniRequest, key: AttachmentKey, allocation: pb.Allocation) -> PodWiring:
+    """What stands, or is to stand, in the kernel for an allocation."""
+    mark = 0
+    if allocation.device_index > 0:
+        mark = eni_mark(device_index=allocation.device_index, network_card=allocation.network_card)
+    return PodWiring(
+        container_id=key.container_id,
+        ifname=key.ifname,
+        network_name=request.network_name,
+        pod_namespace=request.pod.namespace,
+        pod_name=request.pod.name,
+        addresses=addresses_of(allocation),
+        mark=mark,
+        mtu=request.config.mtu,
+        veth_prefix=request.config.veth_prefix,
+    )

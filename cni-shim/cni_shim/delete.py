@@ -1,0 +1,138 @@
+"""The way down of an attachment: for a DEL, for an ADD that failed, and for the delete queue.
+
+In this order: the address from the cache or from ipamd's ledger; rules, route and link removed and
+their removal seen; the release, whose commit starts the cooldown; the answer. If the kernel
+refuses, the address stays allocated and the runtime tries again; if ipamd is away, the release goes
+into the durable queue and the runtime gets its success.
+
+What aws-node's plugin wired carries no name of ours: only the ledger's word of this moment says
+whose it is. So such attachments are not cached, and without that word their DEL waits in the queue.
+
+Every method wants the key's lock held by its caller (`verbs.Verbs`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+from ipam_api.v1 import ipam_pb2 as pb
+
+from cni_shim.allocations import PEER, addresses_of, is_further, key_of, pb_key
+from cni_shim.attempt import ROLLBACK_SECONDS, Attempt
+from cni_shim.datapath.errors import DatapathError
+from cni_shim.errors import CniError, CniErrorCode
+from cni_shim.ipam_client import IpamdError
+from cni_shim.ports import Datapath, Ipam
+from cni_shim.settings import DEFAULT_VETH_PREFIX
+from cni_shim.spec import AttachmentKey, CniRequest, Pod
+
+log = structlog.get_logger()
+
+GET_SECONDS = 1.0
+
+
+class Teardown:
+    """Unwires attachments and releases their addresses."""
+
+    def __init__(
+        self,
+        ipam: Ipam,
+        datapath: Datapath,
+        cache: dict[AttachmentKey, pb.Allocation],
+        queue_release: Callable[[CniRequest], None],
+    ) -> None:
+        """`queue_release` puts a DEL into the durable queue; it raises CniError."""
+        self._ipam = ipam
+        self._datapath = datapath
+        self._cache = cache
+        self._queue_release = queue_release
+
+    def delete(
+        self,
+        request: CniRequest,
+        key: AttachmentKey,
+        *,
+        deadline_monotonic: float,
+        reason: str = "DEL",
+    ) -> bool:
+        """Tear down and release; False if the release was only queued. Raises CniError 11."""
+        try:
+            standing = self._standing(key, deadline_monotonic)
+        except IpamdError as e:
+            self.unwire(request, key, None)  # what is ours is found by its names and its alias
+            return self._put_off(request, key, e)
+        had_link = [self.unwire(request, k, held) for k, held in standing.items()]
+        self._cache.pop(key, None)
+        try:
+            addresses = [self._release(k, deadline_monotonic, reason) for k in standing]
+        except IpamdError as e:
+            return self._put_off(request, key, e)
+        log.info("detached", key=str(key), address=" ".join(addresses), had_link=any(had_link))
+        return True
+
+    def undo(self, request: CniRequest, attempt: Attempt) -> None:
+        """Take back an ADD that failed or was cancelled: first the wiring, then the address."""
+        held = self._cache.pop(attempt.key, None)
+        try:
+            self.unwire(request, attempt.key, held)
+        except CniError as e:
+            # The address stays allocated; the runtime's DEL comes, and tries again.
+            log.warning("undo_failed", key=str(attempt.key), error=str(e))
+            return
+        attempt.release()
+        log.info("undone", key=str(attempt.key))
+
+    def unwire(self, request: CniRequest, key: AttachmentKey, held: pb.Allocation | None) -> bool:
+        """Remove what stands in the kernel; True if anything did. Raises CniError 11."""
+        pod = request.pod if held is None else Pod(namespace=held.pod_namespace, name=held.pod_name)
+        addresses = addresses_of(held) if held else ()
+        try:
+            if held is not None and held.wired_by == PEER:
+                pod = pod if pod.name else request.pod  # aws-node before 1.6 kept no names
+                return self._datapath.unwire_peers(
+                    key.container_id, key.ifname, pod.namespace, pod.name, addresses
+                )
+            prefix = request.config.veth_prefix or DEFAULT_VETH_PREFIX
+            return self._datapath.unwire(
+                key.container_id, key.ifname, pod.namespace, pod.name, prefix, addresses
+            )
+        except DatapathError as e:
+            raise CniError(
+                CniErrorCode.TRY_AGAIN_LATER,
+                "the pod's network could not be removed",
+                f"{e}; the address stays allocated until it can",
+            ) from e
+
+    def _put_off(self, request: CniRequest, key: AttachmentKey, error: IpamdError) -> bool:
+        """Queue a DEL that ipamd could not serve; False. Raises CniError where it would not."""
+        if not (error.is_away or error.reason == pb.ErrorDetail.STORE_FAILED):
+            raise error.cni from error
+        log.warning("release_queued", key=str(key), error=str(error))
+        self._queue_release(request)
+        return False
+
+    def _standing(
+        self, key: AttachmentKey, deadline_monotonic: float
+    ) -> Mapping[AttachmentKey, pb.Allocation | None]:
+        """What a DEL of this key ends, the key itself last: a pod of aws-node's may have further
+        interfaces, which the runtime does not name. Raises IpamdError."""
+        held = self._cache.get(key)
+        if held is not None:
+            return {key: held}
+        now = time.monotonic()
+        patience = now + min(GET_SECONDS, (deadline_monotonic - now) / 3)
+        held = self._ipam.get(pb_key(key), deadline_monotonic=patience)
+        if held is None or held.wired_by != PEER:
+            return {key: held}
+        everything = self._ipam.list(deadline_monotonic=patience).allocations
+        return {key_of(a): a for a in everything if is_further(a, held)} | {key: held}
+
+    def _release(self, key: AttachmentKey, deadline_monotonic: float, reason: str) -> str:
+        """The address that cools from now on. Raises IpamdError."""
+        release = pb.ReleaseRequest(key=pb_key(key), reason=reason)
+        # Half of what is left: if ipamd hangs, there must be time to write the queue.
+        now = time.monotonic()
+        patience = min(max((deadline_monotonic - now) / 2, 0.1), ROLLBACK_SECONDS)
+        return self._ipam.release(release, deadline_monotonic=now + patience).address
