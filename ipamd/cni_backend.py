@@ -48,10 +48,6 @@ ANSWER_MARGIN_SECONDS = 1.0
 UNKNOWN_POD = "datastore: unknown pod"
 """The plugin takes an error with these words for success: there is nothing to tear down."""
 
-USES_EXTERNAL_SNAT = True
-"""Pod traffic that leaves the VPC is not translated on the node, whatever
-AWS_VPC_K8S_CNI_EXTERNALSNAT says (docs/settings.md)."""
-
 MAIN_TABLE = 254
 
 
@@ -179,7 +175,7 @@ class CniBackend(pb_grpc.CNIBackendServicer):
                 _metadata(a.addresses, enis.get(a.eni_id))  # type: ignore[misc]
                 for a in held
             ],
-            UseExternalSNAT=USES_EXTERNAL_SNAT,
+            UseExternalSNAT=self._settings.has_external_snat,
             VPCv4CIDRs=v4,
             VPCv6CIDRs=v6,
         )

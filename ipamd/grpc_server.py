@@ -24,6 +24,7 @@ from ipamd import clock, status
 from ipamd.allocations import Allocations
 from ipamd.errors import BadRequest, IpamError
 from ipamd.handlers import Handlers, attachment_key, describe
+from ipamd.host_policy import host_policy
 from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
 from ipamd.migration_leaks import Leaks
@@ -112,6 +113,7 @@ class IpamServicer(pb_grpc.IpamServicer):
         if facts is None or not ledger.enis:
             return None
         has_v6 = 6 in self._reconciler.rules().versions
+        settings = self._reconciler.settings
         return pb.NodeNetwork(
             epoch=ledger.epoch,
             vpc_cidrs=[str(c) for c in facts.vpc_cidrs],
@@ -119,8 +121,9 @@ class IpamServicer(pb_grpc.IpamServicer):
             enis=[
                 _node_eni(e, has_v6=has_v6)
                 for e in sorted(ledger.enis.values(), key=lambda e: e.device_index)
-                if e.is_managed
+                if e.is_managed or (settings.has_pod_eni and e.is_trunk)
             ],
+            policy=host_policy(settings),
         )
 
     def _on_commit(self, change: Change, after: Ledger) -> None:
@@ -229,6 +232,7 @@ def _node_eni(eni: Eni, *, has_v6: bool) -> pb.NodeEni:
         network_card=eni.network_card,
         route_table_id=eni.route_table_id,
         is_primary=eni.is_primary,
+        is_trunk=eni.is_trunk,
     )
     if has_v6 and eni.subnet_cidr_v6 is not None:
         message.subnet_cidr_v6 = str(eni.subnet_cidr_v6)

@@ -21,6 +21,9 @@ AttemptId = NewType("AttemptId", str)
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
+TRUNK = "trunk"
+"""EC2's InterfaceType of an ENI that carries branch ENIs."""
+
 
 class AddressState(enum.Enum):
     """Where an address stands. Exactly one holds; the sum over all is the total."""
@@ -135,6 +138,11 @@ class Eni:
     def takes_pods(self) -> bool:
         """Whether new pods may get its addresses, once it is ready."""
         return self.is_managed and not self.is_excluded
+
+    @property
+    def is_trunk(self) -> bool:
+        """Whether it carries branch ENIs of pods with their own security groups."""
+        return self.interface_type == TRUNK
 
     @property
     def gateway(self) -> IPv4Address:

@@ -109,26 +109,26 @@ class Reconciler:
         self.wake()
 
     @property
-    def _settings(self) -> Settings:
+    def settings(self) -> Settings:
         """What is in force now: a node's own targets may change while we run."""
         return self._config.settings
 
     @property
     def max_pods(self) -> int:
         """The cap on addresses in use; 0 while the node is unknown."""
-        return self.facts.max_pods(self._settings) if self.facts else 0
+        return self.facts.max_pods(self.settings) if self.facts else 0
 
     def rules(self) -> Rules:
         """What handing out depends on; nothing is handed out while the node is unknown."""
-        return self.facts.rules(self._settings) if self.facts else Rules(max_pods=0)
+        return self.facts.rules(self.settings) if self.facts else Rules(max_pods=0)
 
     def limits(self) -> tuple[int, int]:
         """(ENIs, pods) at most; zeros while the node is unknown."""
-        return (self.facts.max_enis(self._settings), self.max_pods) if self.facts else (0, 0)
+        return (self.facts.max_enis(self.settings), self.max_pods) if self.facts else (0, 0)
 
     def targets(self) -> dict[str, str]:
         """The targets in force, under the names of their settings."""
-        settings = self._settings
+        settings = self.settings
         if settings.warm_addresses or settings.minimum_addresses:
             return {
                 "WARM_IP_TARGET": str(settings.warm_addresses),
@@ -140,7 +140,7 @@ class Reconciler:
 
     def mode(self) -> str:
         """What pods get, in the words of `./scripts/demo --mode`."""
-        settings = self._settings
+        settings = self.settings
         is_prefix = self.facts is not None and self.facts.uses_prefixes(settings)
         v4 = ["prefix" if is_prefix else "secondary"] if settings.has_ipv4 else []
         v6 = ["ipv6"] if settings.has_ipv6 else []
@@ -189,7 +189,7 @@ class Reconciler:
             self._keeper.commit(
                 attachments.expire(
                     self._keeper.ledger,
-                    cooldown_seconds=self._settings.cooldown_seconds,
+                    cooldown_seconds=self.settings.cooldown_seconds,
                     now=now,
                 )
             )
@@ -255,7 +255,7 @@ class Reconciler:
         """What one look changes, with no await between its answer and the ledger."""
         self._resume()
         now = clock.boottime()
-        self.actions.exclusions = exclusions(self._settings, self.actions.pacer.excluded_subnets())
+        self.actions.exclusions = exclusions(self.settings, self.actions.pacer.excluded_subnets())
         findings = observe.cloud(
             self._keeper.ledger,
             snapshot,
@@ -304,7 +304,7 @@ class Reconciler:
 
     def _open_more(self) -> None:
         """Addresses of a /80 enter the ledger as they are needed."""
-        if self._settings.has_ipv6:
+        if self.settings.has_ipv6:
             ledger, now = self._keeper.ledger, clock.boottime()
             self._keeper.commit(blocks.opened(ledger, max_pods=self.max_pods, now=now))
 
@@ -381,7 +381,7 @@ class Reconciler:
 
     def _cards(self) -> tuple[int, ...]:
         """Network cards that have a pool of their own."""
-        cards = self.facts_needed().limits.card_enis if self._settings.has_multi_nic else ()
+        cards = self.facts_needed().limits.card_enis if self.settings.has_multi_nic else ()
         return (0, *range(1, len(cards)))
 
     def _plan(self, card: int) -> plan.Plan:
@@ -398,7 +398,7 @@ class Reconciler:
             and self._config.can_create,
             network_card=card,
         )
-        return plan.plan(build_view(self._keeper.ledger, facts, self._settings, situation, now=now))
+        return plan.plan(build_view(self._keeper.ledger, facts, self.settings, situation, now=now))
 
     def _tell_plan(self, summary: str, calls: int) -> None:
         if calls or summary != self.last_plan.summary:
@@ -429,7 +429,7 @@ class Reconciler:
         """Until woken, or until the next moment at which something is due."""
         now = clock.boottime()
         cooled = attachments.next_expiry(
-            self._keeper.ledger, cooldown_seconds=self._settings.cooldown_seconds
+            self._keeper.ledger, cooldown_seconds=self.settings.cooldown_seconds
         )
         due = [now + IDLE_SECONDS, *self.actions.pacer.due_times(now)]
         # What is being asked wakes us when it is answered.
@@ -462,7 +462,7 @@ class Reconciler:
             ledger=self._keeper.ledger,
             facts=self.facts,
             max_pods=self.max_pods,
-            cooldown_seconds=self._settings.cooldown_seconds,
+            cooldown_seconds=self.settings.cooldown_seconds,
             has_observed=self.has_observed,
             cloud_error=self.cloud_error,
             last_error=self.actions.last_error,

@@ -175,7 +175,7 @@ def _is_scarce(enis: list[Eni], situation: Situation) -> bool:
 def _reserved(enis: list[Eni], settings: Settings, card: int) -> int:
     """The trunk ENI of security groups for pods is attached by a controller: leave it a slot."""
     wants_trunk = settings.has_pod_eni and card == 0
-    return int(wants_trunk and all(e.interface_type != "trunk" for e in enis))
+    return int(wants_trunk and all(not e.is_trunk for e in enis))
 
 
 def _late(

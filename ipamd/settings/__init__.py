@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from ipamd.errors import SettingsError
@@ -45,6 +46,17 @@ class Settings:
     manages_untagged_enis: bool
     cleans_orphans: bool
     has_pod_eni: bool
+    pod_eni_mode: str  # "strict" or "standard"; empty while that is not built
+    has_external_snat: bool
+    exclude_snat_cidrs: tuple[IPv4Network, ...]
+    randomize_snat: str  # "prng", "hashrandom" or "none"
+    external_service_cidrs: tuple[IPv4Network, ...]
+    has_node_port_support: bool
+    connmark: int
+    disables_tcp_early_demux: bool
+    has_v4_egress: bool
+    has_v6_egress: bool
+    network_policy_mode: str  # empty, "none", "standard" or "strict"
     cooldown_seconds: float
     run_dir: Path
     store_dir: Path
@@ -146,6 +158,17 @@ def _build(draft: Draft) -> Settings:
         manages_untagged_enis=draft.flag("MANAGE_UNTAGGED_ENI"),
         cleans_orphans=draft.flag("VPC_IPAMD_ORPHAN_CLEANUP"),
         has_pod_eni=draft.flag("ENABLE_POD_ENI"),
+        pod_eni_mode=draft.text("POD_SECURITY_GROUP_ENFORCING_MODE"),
+        has_external_snat=draft.flag("AWS_VPC_K8S_CNI_EXTERNALSNAT"),
+        exclude_snat_cidrs=draft.networks("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS"),
+        randomize_snat=draft.text("AWS_VPC_K8S_CNI_RANDOMIZESNAT"),
+        external_service_cidrs=draft.networks("AWS_EXTERNAL_SERVICE_CIDRS"),
+        has_node_port_support=draft.flag("AWS_VPC_CNI_NODE_PORT_SUPPORT"),
+        connmark=int(draft.text("AWS_VPC_K8S_CNI_CONNMARK"), 0),
+        disables_tcp_early_demux=draft.flag("DISABLE_TCP_EARLY_DEMUX"),
+        has_v4_egress=draft.flag("ENABLE_V4_EGRESS"),
+        has_v6_egress=draft.flag("ENABLE_V6_EGRESS"),
+        network_policy_mode=draft.text("NETWORK_POLICY_ENFORCING_MODE"),
         cooldown_seconds=draft.whole("IP_COOLDOWN_PERIOD"),
         run_dir=run_dir,
         store_dir=store_dir,

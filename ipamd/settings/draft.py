@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from ipamd.settings.rows import Said, Weight
@@ -51,6 +52,10 @@ class Draft:
         value = self.values[name]
         assert isinstance(value, tuple)
         return value
+
+    def networks(self, name: str) -> tuple[IPv4Network, ...]:
+        """A settled list of networks."""
+        return tuple(IPv4Network(word) for word in self.text(name).split(",") if word)
 
     def is_set(self, name: str) -> bool:
         """Whether the environment has a usable value for it, and that value holds."""

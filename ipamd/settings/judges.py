@@ -1,4 +1,4 @@
-"""What is said about variables that ipamd does not act on: sentences, judges, whole rows."""
+"""Rows of one kind, and what is said about variables that ipamd does not act on."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ def by_value(**by_text: Said | None) -> Judge:
         return by_text[text] if text in by_text else by_text["other"]
 
     return judge
+
+
+def switch(name: str, group: Group, meaning: str, **more: str) -> Setting:
+    """A switch that does as it says; a bad value falls back to its default."""
+    return Setting(
+        name=name,
+        group=group,
+        default=more.get("default", "false"),
+        parse=flag,
+        on_bad=OnBad.FALL_BACK,
+        range="true or false",
+        meaning=meaning,
+        chart=more.get("chart"),
+        differs=more.get("differs", ""),
+    )
 
 
 def fixed_switch(

@@ -18,7 +18,7 @@ from ipamd.settings.judges import (
 )
 from ipamd.settings.peer_runtime import RUNTIME
 from ipamd.settings.rows import Group, Judge, OnBad, Said, Setting, Values
-from ipamd.settings.values import cidrs, flag, mark, one_of, optional, veth_prefix, whole
+from ipamd.settings.values import flag, one_of, optional, veth_prefix, whole
 
 MTU_MIN, MTU_MAX = 576, 9001
 """aws-node's bounds: the least that every IPv4 host takes (RFC 791), a VPC's largest frame."""
@@ -96,8 +96,6 @@ ENI: tuple[Setting, ...] = (
     ),
 )
 
-NO_SNAT = "there is no SNAT yet, pods reach the VPC only"
-
 WIRING: tuple[Setting, ...] = (
     Setting(
         name="ENABLE_V4_EGRESS",
@@ -153,83 +151,6 @@ WIRING: tuple[Setting, ...] = (
         fixed=False,
         meaning="Chain the bandwidth plugin.",
     ),
-    fixed_switch(
-        "AWS_VPC_K8S_CNI_EXTERNALSNAT",
-        Group.WIRING,
-        true=None,
-        false=warning(f"asks for SNAT by the node: {NO_SNAT}, or beyond by a NAT gateway"),
-        fixed=True,
-        chart="false",
-        differs="always as if true",
-        meaning="Leave SNAT of pod traffic that leaves the VPC to a NAT gateway.",
-    ),
-    Setting(
-        name="AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS",
-        group=Group.WIRING,
-        default="",
-        parse=cidrs,
-        on_bad=OnBad.FALL_BACK,
-        range="CIDRs, comma between",
-        is_built=False,
-        judge=always(note("has no effect: without SNAT nothing has to be excluded from it")),
-        fixed="",
-        meaning="Destinations that are never SNATed.",
-    ),
-    Setting(
-        name="AWS_VPC_K8S_CNI_RANDOMIZESNAT",
-        group=Group.WIRING,
-        default="prng",
-        chart="prng",
-        parse=one_of("prng", "hashrandom", "none"),
-        on_bad=OnBad.FALL_BACK,
-        range="prng, hashrandom, none",
-        is_built=False,
-        judge=always(note(f"has no effect: {NO_SNAT}")),
-        fixed="",
-        meaning="How source ports of SNATed connections are chosen.",
-    ),
-    Setting(
-        name="AWS_EXTERNAL_SERVICE_CIDRS",
-        group=Group.WIRING,
-        default="",
-        parse=cidrs,
-        on_bad=OnBad.FALL_BACK,
-        range="CIDRs, comma between",
-        is_built=False,
-        judge=always(
-            refused_as(
-                "rules that route these destinations by the main table, which are not built: "
-                "unset it"
-            )
-        ),
-        fixed="",
-        meaning="Destinations that are always routed by the main table.",
-    ),
-    fixed_switch(
-        "AWS_VPC_CNI_NODE_PORT_SUPPORT",
-        Group.WIRING,
-        true=warning(
-            "asks for connection marks, which are not built: a NodePort does not reach pods on "
-            "secondary ENIs"
-        ),
-        false=OFF,
-        fixed=False,
-        default="true",
-        chart="true",
-        meaning="Let NodePort connections that come in by the primary ENI go back by it.",
-    ),
-    Setting(
-        name="AWS_VPC_K8S_CNI_CONNMARK",
-        group=Group.WIRING,
-        default="0x80",
-        parse=mark,
-        on_bad=OnBad.FALL_BACK,
-        range="1 to 0xffffffff",
-        is_built=False,
-        judge=always(note("has no effect: there are no connection marks yet")),
-        fixed="",
-        meaning="Mark and mask of connections that belong to the primary ENI.",
-    ),
     Setting(
         name="AWS_VPC_K8S_CNI_VETHPREFIX",
         group=Group.WIRING,
@@ -267,15 +188,6 @@ WIRING: tuple[Setting, ...] = (
         judge=always(warning("has no effect: set mtu in the CNI config to the same")),
         fixed="",
         meaning="MTU of pods' links; unset: AWS_VPC_ENI_MTU.",
-    ),
-    fixed_switch(
-        "DISABLE_TCP_EARLY_DEMUX",
-        Group.WIRING,
-        true=note("has no effect: it matters to security groups for pods only"),
-        false=OFF,
-        fixed=False,
-        meaning="Let kubelet's TCP probes reach pods with their own security groups (aws-node's "
-        "init container reads it).",
     ),
     idle(
         "AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER",

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from ipamd.settings.draft import Draft
-from ipamd.settings.values import allowed_tags
+from ipamd.settings.values import allowed_tags, usable_cidrs
 
 TARGETS = ("WARM_ENI_TARGET", "WARM_IP_TARGET", "MINIMUM_IP_TARGET", "WARM_PREFIX_TARGET")
+CONNMARK = "AWS_VPC_K8S_CNI_CONNMARK"
+CIDR_LISTS = ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "AWS_EXTERNAL_SERVICE_CIDRS")
+ENI_MARK_BITS = 0x7F
+"""The bits of a packet's mark that name its pod's ENI: `cni_shim.datapath.names.MARK_MASK`."""
+
 MTU_MIN_V6 = 1280
 """The least MTU of an IPv6 link (RFC 8200, section 5); aws-node has the same bound."""
 
@@ -14,6 +19,7 @@ def settle(draft: Draft) -> None:
     """Let the values hold that others force."""
     _settle_families(draft)
     _settle_tags(draft)
+    _settle_cidrs(draft)
     _settle_log_level(draft)
     for by in (
         "DISABLE_LEAKED_ENI_CLEANUP",
@@ -42,6 +48,12 @@ def _settle_tags(draft: Draft) -> None:
     draft.warnings.extend(f"{name}: the reserved key {key!r} is left out" for key in dropped)
 
 
+def _settle_cidrs(draft: Draft) -> None:
+    for name in CIDR_LISTS:
+        draft.values[name], dropped = usable_cidrs(draft.text(name))
+        draft.warnings.extend(f"{name}: {word!r} is no IPv4 CIDR, left out" for word in dropped)
+
+
 def _settle_log_level(draft: Draft) -> None:
     """aws-node's level counts where ours is not set."""
     ours, theirs = "VPC_IPAMD_LOG_LEVEL", "AWS_VPC_K8S_CNI_LOGLEVEL"
@@ -61,6 +73,7 @@ def refuse(draft: Draft) -> None:
     has_prefixes = draft.flag("ENABLE_PREFIX_DELEGATION")
     has_custom = draft.flag("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG")
     targets = TARGETS[1:]
+    mark = draft.text(CONNMARK)
     refusals = [
         (v4 == v6, f"exactly one of ENABLE_IPv4 and ENABLE_IPv6 must be true, not {_both(v4)}"),
         (v6 and not has_prefixes, "ENABLE_IPv6=true needs ENABLE_PREFIX_DELEGATION=true"),
@@ -75,6 +88,10 @@ def refuse(draft: Draft) -> None:
         *(
             (v6 and _is_below(draft, name), f"{name} must be at least {MTU_MIN_V6} with IPv6")
             for name in ("AWS_VPC_ENI_MTU", "POD_MTU")
+        ),
+        (
+            bool(int(mark, 0) & ENI_MARK_BITS),
+            f"{CONNMARK}={mark} has one of the bits {ENI_MARK_BITS:#x}, which name pods' ENIs here",
         ),
         (
             has_custom and draft.path("VPC_IPAMD_ENICONFIG_FILE") is None,
@@ -105,6 +122,9 @@ def note_idle(draft: Draft) -> None:
             draft.note(name, "has no effect without AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG=true")
     if has_custom and draft.is_set("ENABLE_SUBNET_DISCOVERY"):
         draft.note("ENABLE_SUBNET_DISCOVERY", "has no effect: the ENIConfig names the subnet")
+    for name in ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "AWS_VPC_K8S_CNI_RANDOMIZESNAT"):
+        if draft.is_set(name) and draft.flag("AWS_VPC_K8S_CNI_EXTERNALSNAT"):
+            draft.note(name, "has no effect: AWS_VPC_K8S_CNI_EXTERNALSNAT=true")
     cleanup = "DISABLE_LEAKED_ENI_CLEANUP"
     if draft.is_set(cleanup) and not draft.flag(cleanup):
         draft.note(cleanup, "does not turn it on: VPC_IPAMD_ORPHAN_CLEANUP=true does")

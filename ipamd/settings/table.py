@@ -6,6 +6,8 @@ its Helm chart sets); all that is only ours starts with VPC_IPAMD_.
 
 from __future__ import annotations
 
+from ipamd.settings.host import HOST
+from ipamd.settings.judges import switch
 from ipamd.settings.rows import Group, OnBad, Setting
 from ipamd.settings.values import (
     WHOLE_MAX,
@@ -18,21 +20,6 @@ from ipamd.settings.values import (
     tags,
     whole,
 )
-
-
-def _switch(name: str, group: Group, meaning: str, **more: str) -> Setting:
-    return Setting(
-        name=name,
-        group=group,
-        default=more.get("default", "false"),
-        parse=flag,
-        on_bad=OnBad.FALL_BACK,
-        range="true or false",
-        meaning=meaning,
-        chart=more.get("chart"),
-        differs=more.get("differs", ""),
-    )
-
 
 COOLING = "cooling addresses are counted apart, and it is a band while pods come and go"
 """How a warm target differs from aws-node's: docs/pool.md, "What is wanted"."""
@@ -95,7 +82,7 @@ POOL: tuple[Setting, ...] = (
         meaning="At most this many ENIs on the node, the primary included; below 1 the instance "
         "type's limit holds.",
     ),
-    _switch(
+    switch(
         "ENABLE_PREFIX_DELEGATION",
         Group.POOL,
         "Assign /28 prefixes in place of single addresses. Ends the start unless one of "
@@ -111,13 +98,13 @@ POOL: tuple[Setting, ...] = (
         range="0 to 86400",
         meaning="Seconds before a released address is given to another pod.",
     ),
-    _switch(
+    switch(
         "DISABLE_NETWORK_RESOURCE_PROVISIONING",
         Group.POOL,
         "Never create, attach or free ENIs or addresses; use what is attached.",
         chart="false",
     ),
-    _switch(
+    switch(
         "ENABLE_MULTI_NIC",
         Group.POOL,
         "Keep a pool on every network card; those of cards above 0 hold one address ready.",
@@ -127,7 +114,7 @@ POOL: tuple[Setting, ...] = (
 )
 
 ENI: tuple[Setting, ...] = (
-    _switch(
+    switch(
         "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG",
         Group.ENI,
         "Pods live on ENIs in the subnet and security groups of an ENIConfig; the primary ENI "
@@ -135,7 +122,7 @@ ENI: tuple[Setting, ...] = (
         chart="false",
         differs="the ENIConfig comes from VPC_IPAMD_ENICONFIG_FILE, not from the cluster yet",
     ),
-    _switch(
+    switch(
         "ENABLE_SUBNET_DISCOVERY",
         Group.ENI,
         "Create ENIs in any subnet of the zone that its tags allow, not only in the primary ENI's.",
@@ -163,13 +150,13 @@ ENI: tuple[Setting, ...] = (
         meaning="Further tags on created ENIs. Keys that contain k8s.amazonaws.com are left out, "
         "with a warning.",
     ),
-    _switch(
+    switch(
         "MANAGE_UNTAGGED_ENI",
         Group.ENI,
         "An attached ENI without our instance tag is managed too.",
         default="true",
     ),
-    _switch(
+    switch(
         "DISABLE_LEAKED_ENI_CLEANUP",
         Group.ENI,
         "true forces VPC_IPAMD_ORPHAN_CLEANUP off.",
@@ -178,7 +165,7 @@ ENI: tuple[Setting, ...] = (
 )
 
 FAMILY: tuple[Setting, ...] = (
-    _switch(
+    switch(
         "ENABLE_IPv4",
         Group.WIRING,
         "IPv4 pods. Exactly one of ENABLE_IPv4 and ENABLE_IPv6 must be true.",
@@ -186,7 +173,7 @@ FAMILY: tuple[Setting, ...] = (
         chart="true",
         differs="unset it is true unless ENABLE_IPv6 is true (aws-node's code: false)",
     ),
-    _switch(
+    switch(
         "ENABLE_IPv6",
         Group.WIRING,
         "IPv6 pods from a /80 prefix of the primary ENI. Needs ENABLE_PREFIX_DELEGATION=true and "
@@ -228,13 +215,13 @@ RUNTIME: tuple[Setting, ...] = (
         differs="unset it is info; fatal is as error; vpc-cnid has VPC_IPAMD_LOG_LEVEL alone",
         meaning="The least severe log lines of ipamd, where VPC_IPAMD_LOG_LEVEL is not set.",
     ),
-    _switch(
+    switch(
         "DISABLE_INTROSPECTION",
         Group.RUNTIME,
         "true turns INTROSPECTION_BIND_ADDRESS off.",
         chart="false",
     ),
-    _switch(
+    switch(
         "DISABLE_METRICS",
         Group.RUNTIME,
         "true turns VPC_IPAMD_METRICS_PORT off, and with it /healthz there.",
@@ -353,4 +340,4 @@ OURS: tuple[Setting, ...] = (
     ),
 )
 
-TABLE: tuple[Setting, ...] = (*POOL, *ENI, *FAMILY, *RUNTIME, *OURS)
+TABLE: tuple[Setting, ...] = (*POOL, *ENI, *FAMILY, *HOST, *RUNTIME, *OURS)

@@ -67,13 +67,20 @@ def optional(parse: Parser) -> Parser:
     return parse_any
 
 
-def cidrs(text: str) -> object:
-    """IPv4 networks with commas between; each may have host bits set, as aws-node allows."""
-    words = [word.strip() for word in text.split(",")] if text.strip() else []
-    try:
-        return ",".join(str(IPv4Network(word, strict=False)) for word in words)
-    except ValueError:
-        raise ValueError("IPv4 CIDRs with commas between") from None
+def usable_cidrs(text: str) -> tuple[str, tuple[str, ...]]:
+    """The IPv4 networks of a list with commas between, and the words that are none.
+
+    Host bits are cut off and doubles left out, as aws-node does: "10.0.0.1/8, x" -> "10.0.0.0/8"
+    and ("x",).
+    """
+    found: dict[str, None] = {}
+    dropped: list[str] = []
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            found[str(IPv4Network(word, strict=False))] = None
+        except ValueError:
+            dropped.append(word)
+    return ",".join(found), tuple(dropped)
 
 
 def mark(text: str) -> object:

@@ -58,7 +58,7 @@ def test_an_add_answers_every_field_of_an_ordinary_pod(tmp_path: Path) -> None:
             IPAllocationMetadata=[
                 pb.IPAllocationMetadata(IPv4Addr=str(held.address), RouteTableId=254)  # type: ignore[list-item]
             ],
-            UseExternalSNAT=True,
+            UseExternalSNAT=False,
             VPCv4CIDRs=["10.0.0.0/16"],
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import stat
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -16,6 +17,8 @@ from ipam_api.v1 import ipam_pb2_grpc as pb_grpc
 
 from ipamd import clock, grpc_server
 from ipamd.metrics import Metrics
+from ipamd.pool.ledger import Change
+from tests import builders as b
 from tests.engine import Engine, new_store, running
 from tests.memory_cloud import AsyncMemoryCloud, MemoryCloud
 
@@ -184,6 +187,36 @@ def test_the_watch_is_silent_until_the_network_is_known_and_complete_then(tmp_pa
         assert [e.route_table_id for e in first.enis][:2] == [254, 2]
 
     serve(tmp_path, work, WARM_ENI_TARGET="1")
+
+
+def test_the_watch_tells_the_policy_of_the_settings(tmp_path: Path) -> None:
+    async def work(door: Door) -> None:
+        await door.allocate()
+        first = await door.stub.WatchNode(pb.WatchNodeRequest()).read()
+        assert first.policy.external_snat
+        assert list(first.policy.external_service_cidrs) == ["10.9.0.0/16"]
+
+    serve(
+        tmp_path,
+        work,
+        AWS_VPC_K8S_CNI_EXTERNALSNAT="true",
+        AWS_EXTERNAL_SERVICE_CIDRS="10.9.0.0/16",
+    )
+
+
+def test_a_trunk_eni_is_told_only_where_pods_may_have_branch_enis(tmp_path: Path) -> None:
+    async def work(door: Door) -> None:
+        await door.allocate()
+        keeper, reconciler = door.engine.keeper, door.engine.reconciler
+        trunk = replace(b.eni("eni-0t", index=4), interface_type="trunk", is_managed=False)
+        keeper.commit(Change(put_enis=(trunk,)))
+        watch = door.stub.WatchNode(pb.WatchNodeRequest())
+        assert [e.is_trunk for e in (await watch.read()).enis if e.eni_id == "eni-0t"] == []
+        reconciler._config.settings = replace(reconciler.settings, has_pod_eni=True)
+        watch = door.stub.WatchNode(pb.WatchNodeRequest())
+        assert [e.is_trunk for e in (await watch.read()).enis if e.eni_id == "eni-0t"] == [True]
+
+    serve(tmp_path, work)
 
 
 def test_a_report_of_another_epoch_is_not_accepted(tmp_path: Path) -> None:

@@ -15,13 +15,10 @@ KNOWN = [row.name for row in ROWS]
 def test_the_stock_chart_starts_us_and_says_plainly_what_is_missing() -> None:
     loaded = load(STOCK_CHART)
     assert sorted(warning.split("=")[0] for warning in loaded.warnings) == [
-        "AWS_VPC_CNI_NODE_PORT_SUPPORT",
-        "AWS_VPC_K8S_CNI_EXTERNALSNAT",
         "NETWORK_POLICY_ENFORCING_MODE",
     ]
     assert sorted(note.split("=")[0] for note in loaded.notes) == [
         "AWS_VPC_K8S_CNI_LOG_FILE",
-        "AWS_VPC_K8S_CNI_RANDOMIZESNAT",
         "AWS_VPC_K8S_CNI_VETHPREFIX",
         "AWS_VPC_K8S_PLUGIN_LOG_FILE",
         "AWS_VPC_K8S_PLUGIN_LOG_LEVEL",
@@ -63,7 +60,6 @@ def test_aws_nodes_own_default_never_ends_the_start(row: object) -> None:
         ({"ENABLE_V6_EGRESS": "true"}, "asks for IPv6 egress of IPv4 pods, which is not built"),
         ({"DISABLE_POD_V6": "true"}, "add it to the CNI config and set this to false"),
         ({"ENABLE_BANDWIDTH_PLUGIN": "true"}, "add it to the CNI config and set this to false"),
-        ({"AWS_EXTERNAL_SERVICE_CIDRS": "10.9.0.0/16"}, "=10.9.0.0/16 asks for rules"),
         ({"ANNOTATE_POD_IP": "true"}, "asks for annotations on pods, which are not built"),
         ({"NETWORK_POLICY_ENFORCING_MODE": "STRICT"}, "set it to none or standard"),
     ],
@@ -87,11 +83,6 @@ IPV6 = {"ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true", "WARM_IP_TARG
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        (
-            {"AWS_VPC_K8S_CNI_EXTERNALSNAT": "false"},
-            "there is no SNAT yet, pods reach the VPC only",
-        ),
-        ({"AWS_VPC_CNI_NODE_PORT_SUPPORT": "true"}, "a NodePort does not reach pods on secondary"),
         ({"NETWORK_POLICY_ENFORCING_MODE": "standard"}, "which are not enforced"),
         ({**IPV6, "ENABLE_V4_EGRESS": "true"}, "IPv6 pods have no IPv4 egress"),
         ({"AWS_VPC_K8S_CNI_VETHPREFIX": "cali"}, "set vethPrefix in the CNI config to the same"),
@@ -109,6 +100,12 @@ def test_what_is_missing_but_aws_nodes_default_or_elsewhere_is_one_warning(
     "environ",
     [
         {"AWS_VPC_K8S_CNI_EXTERNALSNAT": "true"},
+        {"AWS_VPC_K8S_CNI_EXTERNALSNAT": "false", "AWS_VPC_K8S_CNI_RANDOMIZESNAT": "none"},
+        {"AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS": "10.9.0.0/16"},
+        {"AWS_EXTERNAL_SERVICE_CIDRS": "10.9.0.0/16"},
+        {"AWS_VPC_CNI_NODE_PORT_SUPPORT": "false"},
+        {"AWS_VPC_K8S_CNI_CONNMARK": "128"},
+        {"DISABLE_TCP_EARLY_DEMUX": "true"},
         {"AWS_MANAGE_ENIS_NON_SCHEDULABLE": "true"},
         {"AWS_VPC_ENI_MTU": "1500"},
         {"AWS_REGION": "eu-west-1"},
@@ -129,9 +126,11 @@ def test_what_does_as_it_says_is_no_line(environ: dict[str, str]) -> None:
         ({"AWS_MANAGE_ENIS_NON_SCHEDULABLE": "false"}, "a cordoned one keeps its targets"),
         ({"AWS_VPC_K8S_CNI_LOG_FILE": "stdout"}, "has no effect: logs go to stderr"),
         ({"AWS_VPC_K8S_PLUGIN_LOG_FILE": "stdout"}, "has no effect"),
-        ({"AWS_VPC_K8S_CNI_CONNMARK": "128"}, "AWS_VPC_K8S_CNI_CONNMARK=0x80 has no effect"),
-        ({"AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS": "10.0.0.1/8, 10.1.0.0/16"},
-         "=10.0.0.0/8,10.1.0.0/16 has no effect"),
+        ({"AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS": "10.0.0.1/8, 10.1.0.0/16",
+          "AWS_VPC_K8S_CNI_EXTERNALSNAT": "true"},
+         "=10.0.0.0/8,10.1.0.0/16 has no effect: AWS_VPC_K8S_CNI_EXTERNALSNAT=true"),
+        ({"AWS_VPC_K8S_CNI_RANDOMIZESNAT": "prng", "AWS_VPC_K8S_CNI_EXTERNALSNAT": "true"},
+         "=prng has no effect: AWS_VPC_K8S_CNI_EXTERNALSNAT=true"),
         ({"ENABLE_NFTABLES": "true"}, "has no effect: nftables is always used"),
         ({"USE_CLOUDWATCH": "true"}, "cni-metrics-helper reads it"),
     ],

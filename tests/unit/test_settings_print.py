@@ -36,7 +36,7 @@ def test_the_document_has_every_variable_with_value_origin_and_status() -> None:
     assert found["WARM_IP_TARGET"] == ("3", "env")
     assert found["MAX_ENI"] == ("-1", "default")
     assert found["VPC_IPAMD_METRICS_PORT"] == ("0", "forced by DISABLE_METRICS")
-    assert found["AWS_VPC_K8S_CNI_EXTERNALSNAT"] == ("true", "fixed")
+    assert found["ENABLE_POD_ENI"] == ("false", "fixed")
     assert document["warnings"] == list(loaded.warnings)
     assert document["notes"] == list(loaded.notes)
 
