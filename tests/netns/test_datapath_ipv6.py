@@ -284,6 +284,15 @@ def test_inspect_sees_damage_on_the_host(lab: VpcLab, what: str) -> None:
     place = [] if what == "neigh" else ["table", "5120"]
     run("ip", "-6", what, "delete", str(wanted.addresses[1]), "dev", wired.host_ifname, *place)
     assert lab.pods.inspect(pod.fd, wanted) is None
+    (said,) = lab.pods.check(pod.fd, wanted)
+    assert str(wanted.addresses[1]) in said
+
+
+@pytest.mark.parametrize("families", ["6", "46"])
+def test_a_wired_pod_misses_nothing(lab: VpcLab, families: str) -> None:
+    pod, wanted = lab.make_netns(), wiring(1, SECONDARY, families)
+    lab.pods.wire(pod.fd, wanted)
+    assert lab.pods.check(pod.fd, wanted) == ()
 
 
 @pytest.mark.parametrize("families", ["6", "46"])

@@ -337,6 +337,13 @@ def add_neighbour(ifindex: int, address: Address, mac: bytes) -> Request:
     return Request(op=f"add neighbour {address}", kind=RTM_NEWNEIGH, flags=flags, body=body)
 
 
+def get_neighbour(ifindex: int, address: Address) -> Request:
+    """Ask for one neighbour of a link; ENOENT where there is none (kernel >= 5.0)."""
+    body = NDMSG.pack(FAMILIES[address.version], ifindex, 0, 0, 0)
+    body += attribute(NDA_DST, address.packed)
+    return Request(op=f"get neighbour {address}", kind=RTM_GETNEIGH, flags=0, body=body)
+
+
 def dump_neighbours(family: int = AF_UNSPEC) -> Request:
     """Ask for every neighbour."""
     body = NDMSG.pack(family, 0, 0, 0, 0)

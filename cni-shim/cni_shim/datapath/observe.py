@@ -1,4 +1,4 @@
-"""Reading the kernel: every pod address in use, and whether one attachment stands whole.
+"""Reading the kernel: every pod address in use, and what names one address.
 
 Called by `pods` on each verb (the short questions) and by the server's reconciler (`observe_pods`,
 three dumps). Changes nothing.
@@ -7,22 +7,15 @@ three dumps). Changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cni_shim.datapath import answers, messages, names
-from cni_shim.datapath.answers import Link, LinkAddress, Neighbour
-from cni_shim.datapath.families import (
-    AF_INET6,
-    AF_UNSPEC,
-    FAMILIES,
-    Address,
-    host_network,
-    host_on_link,
-)
-from cni_shim.datapath.identity import ALIAS_START, encode_alias
+from cni_shim.datapath.answers import Link
+from cni_shim.datapath.families import AF_UNSPEC, FAMILIES, Address, host_network
+from cni_shim.datapath.identity import ALIAS_START
 from cni_shim.datapath.messages import Route, Rule
 from cni_shim.datapath.netlink import NetlinkSocket, find_link_by_index, find_links
-from cni_shim.datapath.wiring import PodWiring, Wired, host_route, is_of, pod_routes
+from cni_shim.datapath.wiring import is_of
 
 _ALIAS_BYTES = ALIAS_START.encode()
 _POD_TABLE_ATTRIBUTE = messages.u32(messages.RTA_TABLE, names.POD_TABLE)
@@ -146,79 +139,6 @@ def describe_route(sock: NetlinkSocket, body: bytes) -> str:
     link = find_link_by_index(sock, route.ifindex)
     name = link.ifname if link else f"link {route.ifindex}"
     return f"a route to {name} in table {route.table}"
-
-
-def find_wired(host: NetlinkSocket, pod: NetlinkSocket, wiring: PodWiring) -> Wired | None:
-    """What stands for an attachment if all of it stands exactly as wanted, else None."""
-    cookie = pod.netns_cookie()
-    alias = encode_alias(wiring.identity(cookie))
-    found = find_links(host, wiring.host_ifnames())
-    link = next((link for link in found if link is not None and link.alias == alias), None)
-    if link is None or not _is_host_side_whole(host, link, wiring):
-        return None
-    if not _is_pod_side_whole(pod, link, wiring):
-        return None
-    return Wired(
-        host_ifname=link.ifname,
-        host_ifindex=link.ifindex,
-        host_mac=link.mac,
-        pod_mac=names.mac_text(names.pod_mac(wiring.addresses[0])),
-        netns_cookie=cookie,
-    )
-
-
-def _is_host_side_whole(host: NetlinkSocket, link: Link, wiring: PodWiring) -> bool:
-    routes = {host_route(address, link.ifindex) for address in wiring.addresses}
-    return (
-        link.is_up
-        and link.mtu == wiring.mtu
-        and link.group == names.link_group(wiring.mark)
-        and routes <= set(pod_table_routes(host))
-        and (not wiring.has_v6 or _knows_pod(host, link, wiring))
-    )
-
-
-def _knows_pod(host: NetlinkSocket, link: Link, wiring: PodWiring) -> bool:
-    """Whether the pod's IPv6 address has its permanent neighbour entry on the host."""
-    pod = Neighbour(
-        ifindex=link.ifindex,
-        address=wiring.addresses[-1],
-        mac=names.pod_mac(wiring.addresses[0]),
-        is_permanent=True,
-    )
-    return pod in host.dump(messages.dump_neighbours(AF_INET6), answers.neighbour_of)
-
-
-def _is_pod_side_whole(pod: NetlinkSocket, host_link: Link, wiring: PodWiring) -> bool:
-    (inside,) = find_links(pod, (wiring.ifname,))
-    if inside is None or inside.ifindex != host_link.peer_ifindex:
-        return False
-    return (
-        inside.is_up
-        and inside.mtu == wiring.mtu
-        and inside.mac == names.mac_text(names.pod_mac(wiring.addresses[0]))
-        and all(_has_family(pod, inside, host_link, address) for address in wiring.addresses)
-    )
-
-
-def _has_family(pod: NetlinkSocket, inside: Link, host_link: Link, address: Address) -> bool:
-    """Whether the pod has the address, with its routes and its gateway's neighbour entry."""
-    family, index = FAMILIES[address.version], inside.ifindex
-    wanted = LinkAddress(ifindex=index, address=host_on_link(address), protocol=0)
-    addresses = pod.dump(messages.dump_addresses(family), answers.address_of)
-    routes = pod.dump(messages.dump_routes(family), answers.route_of)
-    neighbours = pod.dump(messages.dump_neighbours(family), answers.neighbour_of)
-    gateway = Neighbour(
-        ifindex=index,
-        address=names.POD_GATEWAYS[address.version],
-        mac=bytes.fromhex(host_link.mac.replace(":", "")),
-        is_permanent=True,
-    )
-    return (
-        wanted in {replace(found, protocol=0) for found in addresses}
-        and set(pod_routes(address.version, index)) <= set(routes)
-        and gateway in neighbours
-    )
 
 
 def _observed(link: Link | None, address: Address | None) -> ObservedPod:

@@ -35,13 +35,13 @@ from cni_shim.datapath.notices import LinkNotices
 from cni_shim.datapath.observe import (
     ObservedPod,
     describe_route,
-    find_wired,
     links_of,
     observe_pods,
     pod_table_routes,
     rules_naming,
 )
 from cni_shim.datapath.removal import LinkRemover
+from cni_shim.datapath.standing import find_wired, look
 from cni_shim.datapath.wiring import (
     PodWiring,
     Wired,
@@ -128,6 +128,16 @@ class PodDatapath:
         """What stands, if every part of this wiring stands exactly so; else None."""
         with self._netlink.pod_socket(netns_fd) as pod:
             return find_wired(self._netlink.socket(), pod, wiring)
+
+    def check(self, netns_fd: int, wiring: PodWiring, *, pod_mac: str = "") -> tuple[str, ...]:
+        """A sentence for each thing of this wiring that does not stand; empty if all does.
+
+        What later plugins add is no fault; `pod_mac` is the MAC that the final result gives the
+        pod, where tuning changed it ("" is ours). The wiring's mtu and names are not compared,
+        since the config may have changed since the ADD. Raises DatapathError where it cannot look.
+        """
+        with self._netlink.pod_socket(netns_fd) as pod:
+            return look(self._netlink.socket(), pod, wiring, pod_mac=pod_mac).missing
 
     def unwire(
         self,
