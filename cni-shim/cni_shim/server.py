@@ -26,6 +26,7 @@ from types import FrameType
 import structlog
 
 from cni_shim import frames, results, settings, spec
+from cni_shim.accepting import Accepting
 from cni_shim.attempt import Attempt
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.host import HostDatapath
@@ -284,8 +285,9 @@ class Daemon:
         self._thread("watch", self._watch_ipamd)
         self._thread("node", lambda: self._watch.run(self._is_stopping.is_set))
         self._thread("queue", lambda: self._queue_worker.run(self._is_stopping.is_set))
+        accepting = Accepting(listener)
         for number in range(WORKERS):
-            self._thread(f"verb-{number}", lambda: self._accept(listener, server))
+            self._thread(f"verb-{number}", lambda: self._accept(accepting, server))
         log.info(
             "serving",
             socket=str(self._settings.cni_socket),
@@ -323,10 +325,10 @@ class Daemon:
 
         threading.Thread(target=guarded, name=name, daemon=True).start()
 
-    def _accept(self, listener: socket.socket, server: Server) -> None:
+    def _accept(self, accepting: Accepting, server: Server) -> None:
         """One worker: the kernel wakes one of them per connection, with no hand-over between."""
         while not self._is_stopping.is_set():
-            connection, _ = listener.accept()
+            connection = accepting.accept()
             with self._busy:
                 server.handle(connection)
 
