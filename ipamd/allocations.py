@@ -7,8 +7,8 @@ number is demand that the planner sees, and each arrival wakes the reconciler.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -16,10 +16,11 @@ import structlog
 from ipamd import clock
 from ipamd.errors import NoAddressAvailable, NotReady
 from ipamd.keeper import Keeper
-from ipamd.model import AddressState, Allocation, AttachmentKey, AttemptId
-from ipamd.pool import attachments
+from ipamd.model import AddressState, Allocation, AttachmentKey, AttemptId, EniId
+from ipamd.pool import attachments, turns
 from ipamd.pool.attachments import Granted, Outcome, Released, Request, Rules
 from ipamd.pool.ledger import Change, Ledger
+from ipamd.pool.turns import Claim
 
 log = structlog.get_logger()
 
@@ -36,25 +37,29 @@ class Shortage:
     sentence: str
     retry_after_seconds: float
     subnet_id: str = ""
+    eni_id: str = ""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Turn:
-    """An attachment that waits; a card other than 0 is served by that card alone."""
+    """An attachment that waits. A card other than 0 is served by that card alone, and who wants an
+    ENI ("primary" or its id) by that ENI alone."""
 
     network_card: int
+    eni: str
     has_come: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Allocations:
-    """Serves Allocate and Release. `explain` tells why none is free; `wake` starts a cycle."""
+    """Serves Allocate and Release. `explain` tells why none is free, on one ENI where the
+    attachment insists on it; `wake` starts a cycle."""
 
     def __init__(
         self,
         keeper: Keeper,
         *,
         rules: Callable[[], Rules],
-        explain: Callable[[], Shortage],
+        explain: Callable[[EniId | None], Shortage],
         wake: Callable[[], None],
     ) -> None:
         self._keeper = keeper
@@ -70,17 +75,24 @@ class Allocations:
         """Attachments that wait for an address right now."""
         return len(self._queue)
 
+    @property
+    def pinned(self) -> Mapping[EniId, int]:
+        """Of `waiting` those that insist on an ENI, by ENI."""
+        ledger = self._keeper.ledger
+        found = (turns.find_eni(ledger, turn.eni) for turn in self._queue if turn.eni)
+        return Counter(eni.eni_id for eni in found if eni is not None)
+
     async def allocate(self, request: Request, *, wait_seconds: float) -> Granted:
         """An address for the attachment, durable when this returns.
 
-        Raises NoAddressAvailable or NotReady after `wait_seconds`, AttemptRevoked and
+        Raises NoAddressAvailable or NotReady after `wait_seconds`, AttemptRevoked, BadRequest and
         AttachmentConflict at once, StoreError when the ledger could not be written.
         """
         granted = self._try(request, queued=None)
         return granted or await self._wait_for_one(request, wait_seconds)
 
     async def _wait_for_one(self, request: Request, wait_seconds: float) -> Granted:
-        turn = _Turn(network_card=request.network_card)
+        turn = _Turn(network_card=request.network_card, eni=request.eni)
         self._queue.append(turn)
         self._wake()
         try:
@@ -92,7 +104,7 @@ class Allocations:
                     if granted:
                         return granted
         except TimeoutError:
-            raise self._refusal(wait_seconds) from None
+            raise self._refusal(request, wait_seconds) from None
         finally:
             self._queue.remove(turn)
             # The one behind may have been waiting for its turn only, not for an address.
@@ -100,8 +112,11 @@ class Allocations:
 
     def _try(self, request: Request, queued: _Turn | None) -> Granted | None:
         is_repeat = request.key in self._keeper.ledger.allocations  # takes nothing from others
-        if not is_repeat and not self._is_turn(request, queued):
+        among = None if is_repeat else self._open_enis(request, queued)
+        if among is not None and not among:
             attachments.refuse_revoked(self._keeper.ledger, request)
+            if request.eni and self._keeper.ledger.enis:
+                turns.wanted_eni(self._keeper.ledger, request.eni)
             return None
         try:
             granted = attachments.grant(
@@ -110,6 +125,7 @@ class Allocations:
                 rules=self._rules(),
                 now=clock.boottime(),
                 now_unix=clock.unix(),
+                among=among,
             )
         except NotReady:
             return None  # a start takes a second or two; `_refusal` tells it when it takes longer
@@ -120,28 +136,43 @@ class Allocations:
             self._wake_soon()
         return granted
 
-    def _is_turn(self, request: Request, queued: _Turn | None) -> bool:
-        """First come, first served: a newcomer may not pass those who wait for the same card."""
-        ahead = 0
+    def _open_enis(self, request: Request, queued: _Turn | None) -> frozenset[EniId] | None:
+        """First come, first served: the ENIs that those ahead leave for this one; None is all."""
+        ahead: list[Claim] = []
         for waiting in self._queue:
             if waiting is queued:
                 break
-            ahead += waiting.network_card in (0, request.network_card)
-        if ahead == 0:
-            return True
-        return attachments.usable(self._keeper.ledger, request.network_card) > ahead
+            ahead.append(self._claim(waiting.network_card, waiting.eni))
+        if not ahead:
+            return None
+        ledger = self._keeper.ledger
+        return turns.open_enis(
+            attachments.free_by_eni(ledger, self._rules()),
+            {e.eni_id: e.network_card for e in ledger.enis.values()},
+            ahead,
+            self._claim(request.network_card, request.eni),
+        )
 
-    def _refusal(self, waited_seconds: float) -> NoAddressAvailable | NotReady:
+    def _claim(self, network_card: int, wish: str) -> Claim:
+        if not wish:
+            return Claim(network_card=network_card)
+        # An ENI that is not known has nothing to give: the claim is on that much.
+        eni = turns.find_eni(self._keeper.ledger, wish)
+        return Claim(eni_id=eni.eni_id if eni else EniId(wish))
+
+    def _refusal(self, request: Request, waited_seconds: float) -> NoAddressAvailable | NotReady:
         if not self._keeper.ledger.has_heard_node:
             return NotReady(
                 f"waited {waited_seconds:.1f} s: the store is new or was lost, and vpc-cnid has "
                 "not reported which addresses the kernel uses; is vpc-cnid running?"
             )
-        why = self._explain()
+        eni = turns.find_eni(self._keeper.ledger, request.eni) if request.eni else None
+        why = self._explain(eni.eni_id if eni else None)
         return NoAddressAvailable(
             f"no address became available in {waited_seconds:.1f} s: {why.sentence}",
             retry_after_seconds=why.retry_after_seconds,
             subnet_id=why.subnet_id,
+            eni_id=why.eni_id,
         )
 
     def release(

@@ -164,7 +164,14 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
     cloud.on_api_call = metrics.api_called
     keeper = Keeper(store)
     config = LiveConfig(settings)
-    reconciler = Reconciler(keeper, cloud, config, metrics, waiting=lambda: allocations.waiting)
+    reconciler = Reconciler(
+        keeper,
+        cloud,
+        config,
+        metrics,
+        waiting=lambda: allocations.waiting,
+        pinned=lambda: allocations.pinned,
+    )
     allocations = Allocations(
         keeper,
         rules=reconciler.rules,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ipamd.allocations import Shortage
-from ipamd.model import AddressState, SubnetId
+from ipamd.model import AddressState, EniId, SubnetId
 from ipamd.node import NodeFacts
 from ipamd.pool import attachments
 from ipamd.pool.ledger import Ledger, sort_key
@@ -36,8 +36,13 @@ class Condition:
     now: float
 
 
-def shortage(condition: Condition) -> Shortage:
-    """Why no address is available now: the subnet, the limits, the cloud or the node."""
+def shortage(condition: Condition, eni_id: EniId | None = None) -> Shortage:
+    """Why no address is available now: the subnet, the limits, the cloud or the node. With an ENI
+    why none of its addresses is, for an attachment that insists on it."""
+    full = "" if eni_id is None or _is_full(condition) else _full_eni(condition, eni_id)
+    if eni_id is not None and full:
+        cooling = _cooling(_cooling_ends(condition, eni_id))
+        return Shortage(sentence=full + cooling, retry_after_seconds=5.0, eni_id=eni_id)
     cooled = attachments.next_expiry(condition.ledger, cooldown_seconds=condition.cooldown_seconds)
     cooling_ends = max(cooled - condition.now, 0.0) if cooled is not None else None
     if condition.exhausted and condition.has_observed and not _is_full(condition):
@@ -54,6 +59,40 @@ def shortage(condition: Condition) -> Shortage:
         sentence=_why(condition) + _cooling(cooling_ends),
         retry_after_seconds=max(min(cooling_ends or 5.0, 5.0), 1.0),
     )
+
+
+def _full_eni(condition: Condition, eni_id: EniId) -> str:
+    """That every slot of the ENI is taken, or max pods leaves it none; "" if neither is so."""
+    if condition.facts is None or eni_id not in condition.ledger.enis:
+        return ""
+    rows = [a for a in condition.ledger.on_eni(eni_id) if a.address.version == 4]
+    taken = sum(a.prefix is None for a in rows) + len({a.prefix for a in rows} - {None})
+    slots = condition.facts.limits.slots_per_eni
+    pods = sum(a.state is AddressState.ALLOCATED for a in rows)
+    advice = 'delete pods on it, or have the network name another ENI ("eni" in its ipam object)'
+    if taken >= slots:
+        return f"ENI {eni_id} is full: {pods} pods, {taken} of {slots} slots taken; {advice}"
+    if _held(condition) >= condition.max_pods:
+        return (
+            f"ENI {eni_id} has {pods} pods in {taken} of {slots} slots, but the node holds its "
+            f"{condition.max_pods} addresses, the idle ones on other ENIs; lower WARM_* targets, "
+            f"or {advice}"
+        )
+    return ""
+
+
+def _held(condition: Condition) -> int:
+    states = (AddressState.ALLOCATED, AddressState.AVAILABLE, AddressState.PREPARING)
+    return sum(1 for a in condition.ledger.in_state(*states) if a.address.version == 4)
+
+
+def _cooling_ends(condition: Condition, eni_id: EniId) -> float | None:
+    ends = (
+        max(a.since_boottime + condition.cooldown_seconds - condition.now, 0.0)
+        for a in condition.ledger.in_state(AddressState.COOLING)
+        if a.eni_id == eni_id
+    )
+    return min(ends, default=None)
 
 
 def _why(condition: Condition) -> str:

@@ -183,6 +183,8 @@ def _request(message: pb.AllocateRequest) -> Request:
         pod_uid=message.pod_uid,
         began_boottime=message.began_boottime,
         network_card=message.network_card,
+        eni=message.eni,
+        wired_by=WiredBy.MAIN_PLUGIN if message.is_ipam_only else WiredBy.US,
     )
 
 
@@ -203,7 +205,7 @@ def allocation_message(ledger: Ledger, allocation: Allocation) -> pb.Allocation:
         addresses=[str(a) for a in allocation.addresses],
         eni_id=allocation.eni_id,
         allocated_unix=allocation.allocated_unix,
-        wired_by="peer" if allocation.wired_by is WiredBy.PEER else "",
+        wired_by="" if allocation.wired_by is WiredBy.US else allocation.wired_by.value,
     )
     eni = ledger.enis.get(allocation.eni_id)
     if eni is not None:

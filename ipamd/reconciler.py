@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Never
 
@@ -25,10 +25,11 @@ from ipamd.hints import Hints
 from ipamd.keeper import Keeper
 from ipamd.live_config import LiveConfig
 from ipamd.metrics import Metrics
-from ipamd.model import EniId, SubnetId
+from ipamd.model import EniId, IPNetwork, SubnetId
 from ipamd.node import NOTE, NodeFacts, exclusions, from_json
 from ipamd.pool import attachments, blocks, observe, plan
 from ipamd.pool.attachments import Rules
+from ipamd.pool.hint import VpcNetworks
 from ipamd.pool.ledger import Change, IntentKind
 from ipamd.pool.lifecycle import IllegalTransition
 from ipamd.questions import Questions
@@ -57,8 +58,9 @@ IDLE_SECONDS = 60.0
 class Reconciler:
     """Owns the pace of all cloud calls.
 
-    `waiting` tells how many attachments wait; `unserved_pods` how many pods are bound to this node
-    and have no address yet, from whoever watches them (nobody does so far).
+    `waiting` tells how many attachments wait, `pinned` how many of them for addresses of one ENI;
+    `unserved_pods` how many pods are bound to this node and have no address yet, from whoever
+    watches them (nobody does so far).
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Reconciler:
         metrics: Metrics,
         *,
         waiting: Callable[[], int],
+        pinned: Callable[[], Mapping[EniId, int]] = dict,
         unserved_pods: Callable[[], int] = lambda: 0,
     ) -> None:
         self._keeper = keeper
@@ -76,10 +79,11 @@ class Reconciler:
         self._config = config
         self._metrics = metrics
         self._waiting = waiting
+        self._pinned = pinned
         self._unserved_pods = unserved_pods
         self._wake = asyncio.Event()
         self._observe_at = 0.0
-        self._hints = Hints(keeper, cloud)
+        self._hints = Hints(keeper, cloud, networks_read=self._networks_read)
         self._questions = Questions(self._answered)
         self._failures = 0
         self.cloud_error = ""
@@ -87,6 +91,8 @@ class Reconciler:
         self.has_observed = False
         self._has_resumed = False
         self.facts: NodeFacts | None = from_json(keeper.noted(NOTE))
+        self._networks = VpcNetworks(known=self.facts.vpc_cidrs if self.facts else ())
+        self.on_facts: Callable[[], None] = lambda: None  # called after each change of `facts`
         self.last_plan = plan.Plan(actions=(), summary="nothing planned yet")
         self.planned_boottime = self.started_boottime = clock.boottime()
         self.actions = Actions(keeper, cloud, metrics, wake=self.wake, look_again=self.look_soon)
@@ -180,6 +186,15 @@ class Reconciler:
         if facts != self.facts:
             self.facts = facts
             self._keeper.note(NOTE, facts.to_json())
+            self.on_facts()
+
+    def _networks_read(self, shown: tuple[IPNetwork, ...]) -> None:
+        """The metadata service was asked for the VPC's networks."""
+        self._networks = self._networks.after(shown, now=clock.boottime())
+        facts = self.facts_needed()
+        if self._networks.known != facts.vpc_cidrs:
+            log.info("vpc_networks_changed", networks=[str(c) for c in self._networks.known])
+            self._set_facts(replace(facts, vpc_cidrs=self._networks.known))
 
     async def _cycle(self) -> None:
         now = clock.boottime()
@@ -264,8 +279,7 @@ class Reconciler:
             now=now,
         )
         self._keeper.commit(findings.change)
-        facts = self.facts_needed()
-        self._set_facts(replace(facts, vpc_cidrs=snapshot.vpc_cidrs or facts.vpc_cidrs))
+        self._networks_read(snapshot.vpc_cidrs)
         # An ENI that is being created is loose for a moment: such a look says nothing of strays.
         seen = () if was_creating or self._is_creating() else findings.stray_enis
         missing = tuple(str(a) for a in findings.missing_allocated)
@@ -388,10 +402,13 @@ class Reconciler:
         now = clock.boottime()
         facts, pacer = self.facts_needed(), self.actions.pacer
         known = {subnet_id: seen.free for subnet_id, seen in pacer.subnets.items()}
+        pinned = self._pinned()
+        # Pods that are bound here and attachments that wait are the same pods, seen twice.
+        waiting = max(self._waiting(), self._unserved_pods()) - sum(pinned.values())
         situation = Situation(
             pace=pacer.pace(now),
-            # Pods that are bound here and attachments that wait are the same pods, seen twice.
-            waiting=max(self._waiting(), self._unserved_pods()) if card == 0 else 0,
+            waiting=waiting if card == 0 else 0,
+            pinned=pinned,
             stray_enis=self._confirmed_strays() if card == 0 else (),
             candidate_subnets=candidates(known, facts, self._config.subnet_id),
             can_create_interfaces=self._capabilities.can_create_interfaces
@@ -448,9 +465,10 @@ class Reconciler:
         except TimeoutError:
             return None
 
-    def shortage(self) -> Shortage:
-        """Why no address is available now: the subnet, the limits, the cloud or the node."""
-        return explain.shortage(self._condition())
+    def shortage(self, eni_id: EniId | None = None) -> Shortage:
+        """Why no address is available now: the subnet, the limits, the cloud or the node; of one
+        ENI where the attachment insists on it."""
+        return explain.shortage(self._condition(), eni_id)
 
     def problems(self) -> tuple[str, ...]:
         """Sentences for `ipamctl status`: what is wrong now and what to do."""

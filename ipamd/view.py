@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 
 from ipamd.cloud import Subnet
@@ -49,11 +50,12 @@ class Situation:
     """What a view needs beside the ledger, the node and the settings."""
 
     pace: Pace
-    waiting: int  # attachments that wait, or pods bound to the node without an address
+    waiting: int  # attachments that wait for any ENI, or pods bound to the node without an address
     stray_enis: tuple[EniId, ...]
     candidate_subnets: tuple[SubnetId, ...]
     can_create_interfaces: bool
     network_card: int = 0
+    pinned: Mapping[EniId, int] = field(default_factory=dict)  # that wait for one ENI's addresses
 
 
 def build_view(
@@ -82,10 +84,15 @@ def build_view(
         _eni_view(eni, by_eni[eni.eni_id], in_flight.get(eni.eni_id), settings, now)
         for eni in sorted(enis, key=lambda e: e.device_index)
     )
+    wanted = {e: n for e, n in situation.pinned.items() if e in on_card}
+    lacking = {e: n - _supply(by_eni[e], in_flight.get(e)) for e, n in wanted.items()}
+    pinned = {e: n for e, n in lacking.items() if n > 0}
+    # Those that their ENI will serve count as demand; what the others lack is that ENI's own.
+    waiting = situation.waiting + sum(wanted.values()) - sum(pinned.values())
     return View(
         targets=targets,
         counts=replace(
-            _counts(views, by_eni, intents, targets, is_fallback, situation.waiting),
+            _counts(views, by_eni, intents, targets, is_fallback, waiting),
             late=_late(views, by_eni, settings, now),
         ),
         enis=views,
@@ -101,7 +108,7 @@ def build_view(
         subnet_spare=pace.subnet_spare,
         subnet_room=pace.subnet_room,
         eni_caps=pace.eni_caps,
-        paused_seconds=pace.awaited_paused_seconds if situation.waiting else pace.paused_seconds,
+        paused_seconds=pace.awaited_paused_seconds if waiting or pinned else pace.paused_seconds,
         growth_paused_seconds=pace.growth_paused_seconds,
         creation_paused_seconds=pace.creation_paused_seconds,
         shrink_paused_seconds=pace.shrink_paused_seconds,
@@ -114,7 +121,15 @@ def build_view(
         provisions=settings.provisions,
         has_ipv4=settings.has_ipv4,
         has_ipv6=settings.has_ipv6,
+        pinned=pinned,
     )
+
+
+def _supply(addresses: list[Address], in_flight: Intent | None) -> int:
+    """IPv4 addresses of one ENI that are free or soon will be."""
+    soon = (AddressState.AVAILABLE, AddressState.PREPARING)
+    free = sum(a.state in soon and a.address.version == 4 for a in addresses)
+    return free + (incoming(in_flight) if in_flight else 0)
 
 
 def last_activity(ledger: Ledger) -> float:

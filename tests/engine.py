@@ -36,6 +36,7 @@ class Engine:
             LiveConfig(settings),
             Metrics(),
             waiting=lambda: self.allocations.waiting,
+            pinned=lambda: self.allocations.pinned,
         )
         self.allocations = Allocations(
             self.keeper,

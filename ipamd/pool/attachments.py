@@ -25,6 +25,7 @@ from ipamd.model import (
 )
 from ipamd.pool.ledger import Change, Ledger, Tombstone
 from ipamd.pool.reports import FOREIGN
+from ipamd.pool.turns import wanted_eni
 
 TOMBSTONE_SECONDS = 600.0
 """How long a release refuses older attempts: twice the 5 minutes that CRI-O gives an ADD."""
@@ -44,7 +45,8 @@ class Request:
     """What an ADD asks for. `began_boottime` is when its try began, for tombstones.
 
     `network_card` 0 takes the default card's ENIs first and any other's when those have nothing;
-    another number takes that card's only.
+    another number takes that card's only. `eni` is "" for that, or "primary" or an ENI's id: then
+    the address is that ENI's, whatever its card.
     """
 
     key: AttachmentKey
@@ -57,6 +59,7 @@ class Request:
     began_boottime: float
     network_card: int = 0
     wired_by: WiredBy = WiredBy.US
+    eni: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +89,20 @@ class Released:
 
 
 def grant(
-    ledger: Ledger, request: Request, *, rules: Rules, now: float, now_unix: float
+    ledger: Ledger,
+    request: Request,
+    *,
+    rules: Rules,
+    now: float,
+    now_unix: float,
+    among: frozenset[EniId] | None = None,
 ) -> Granted | None:
     """Give the attachment an address, or None when there is none right now.
 
-    Idempotent by (key, netns_cookie). Raises NotReady before the node was heard, AttemptRevoked
-    when a tombstone is newer than the attempt, AttachmentConflict when the key holds an allocation
-    of another namespace.
+    `among` are the ENIs that others who wait leave for it; None is all. Idempotent by (key,
+    netns_cookie). Raises NotReady before the node was heard, AttemptRevoked when a tombstone is
+    newer than the attempt, AttachmentConflict when the key holds an allocation of another
+    namespace, BadRequest for an ENI that gives pods no addresses.
     """
     refuse_revoked(ledger, request)
     held = ledger.allocations.get(request.key)
@@ -103,9 +113,13 @@ def grant(
             "the store is new or was lost, and vpc-cnid has not yet reported which addresses the "
             "kernel uses; is vpc-cnid running?"
         )
-    if request.network_card == 0 and pods_on_default_card(ledger) >= rules.max_pods:
+    card = request.network_card
+    if request.eni:
+        eni = wanted_eni(ledger, request.eni)
+        card, among = eni.network_card, frozenset({eni.eni_id}) & (among or {eni.eni_id})
+    if card == 0 and pods_on_default_card(ledger) >= rules.max_pods:
         return None
-    chosen = choose(ledger, rules, network_card=request.network_card)
+    chosen = choose(ledger, rules, network_card=card, among=among)
     return _granted(ledger, request, chosen, now, now_unix) if chosen else None
 
 
@@ -139,6 +153,11 @@ def _repeat(held: Allocation, request: Request) -> Granted:
         raise AttachmentConflict(
             f"attachment {request.key} already holds {held.address} in another network namespace"
         )
+    if held.wired_by is not request.wired_by:
+        # The network config changed its mode: what the other mode made goes first.
+        raise AttachmentConflict(
+            f"attachment {request.key} already holds {held.address}, wired by {held.wired_by.value}"
+        )
     again = replace(held, attempt_id=request.attempt_id)
     return Granted(allocation=again, change=Change(put_allocations=(again,)), is_repeat=True)
 
@@ -171,15 +190,27 @@ def _granted(
     return Granted(allocation=allocation, change=change, is_repeat=False)
 
 
-def choose(ledger: Ledger, rules: Rules, *, network_card: int = 0) -> tuple[Address, ...]:
+def choose(
+    ledger: Ledger,
+    rules: Rules,
+    *,
+    network_card: int = 0,
+    among: frozenset[EniId] | None = None,
+) -> tuple[Address, ...]:
     """The next addresses to hand out, one of each version and all of one ENI; empty for none.
+
+    `among` names the ENIs to choose from, None all.
 
     In order of preference: the lower card, the kind of address in use, the fullest ENI, the
     fullest prefix, the longest idle. Fullest first empties the others, so that whole prefixes and
     ENIs can go back; longest idle first keeps an address away from its old peers as long as
     possible. Ties go to the lower device index and address, so equal ledgers choose alike.
     """
-    usable = _usable_enis(ledger, network_card)
+    usable = {
+        eni_id: eni
+        for eni_id, eni in _usable_enis(ledger, network_card).items()
+        if among is None or eni_id in among
+    }
     pods: Counter[EniId | IPNetwork] = Counter()
     candidates: list[Address] = []
     for address in ledger.addresses.values():
@@ -198,10 +229,16 @@ def choose(ledger: Ledger, rules: Rules, *, network_card: int = 0) -> tuple[Addr
     return _whole_set(best, rules)
 
 
-def usable(ledger: Ledger, network_card: int = 0) -> int:
-    """How many addresses could be handed out now to who asks for this card."""
-    enis = _usable_enis(ledger, network_card)
-    return sum(a.eni_id in enis for a in ledger.in_state(AddressState.AVAILABLE))
+def free_by_eni(ledger: Ledger, rules: Rules) -> dict[EniId, int]:
+    """How many attachments each ENI could serve now; ENIs that could serve none are left out."""
+    enis = _usable_enis(ledger, 0)
+    free: Counter[tuple[EniId, int]] = Counter(
+        (a.eni_id, a.address.version)
+        for a in ledger.in_state(AddressState.AVAILABLE)
+        if a.eni_id in enis
+    )
+    counts = {e: min(free[e, version] for version in rules.versions) for e in enis}
+    return {eni_id: count for eni_id, count in counts.items() if count}
 
 
 def _usable_enis(ledger: Ledger, network_card: int) -> dict[EniId, Eni]:

@@ -178,7 +178,9 @@ def usable_subnets(view: View) -> tuple[SubnetId, ...]:
     return tuple(s for s in view.candidate_subnets if s not in refusing)
 
 
-def _is_growable(view: View, eni: EniView, *, with_prefixes: bool) -> bool:
+def is_growable(view: View, eni: EniView, *, with_prefixes: bool) -> bool:
+    """Whether the ENI and its subnet may be asked for more; whether it has a free slot is another
+    question."""
     if not eni.takes_pods or eni.is_stuck or eni.subnet_id in view.exhausted_subnets:
         return False
     return not with_prefixes or eni.subnet_id not in view.prefixless_subnets
@@ -188,7 +190,7 @@ def _growable(view: View, need: _Need) -> list[EniView]:
     usable = (
         e
         for e in view.enis
-        if not e.is_busy and _is_growable(view, e, with_prefixes=need.is_of_prefixes)
+        if not e.is_busy and is_growable(view, e, with_prefixes=need.is_of_prefixes)
     )
     return sorted(usable, key=lambda e: (-e.pods, e.device_index))
 
@@ -199,7 +201,7 @@ def _busy_room(view: View, need: _Need) -> int:
     return view.creating_room + sum(
         e.room(view.slots_per_eni)
         for e in view.enis
-        if e.is_busy and _is_growable(view, e, with_prefixes=need.is_of_prefixes)
+        if e.is_busy and is_growable(view, e, with_prefixes=need.is_of_prefixes)
     )
 
 
@@ -221,7 +223,7 @@ def _make_room(view: View, need: _Need, reason: str) -> list[Action]:
     made: list[Action] = []
     for eni in sorted(view.enis, key=lambda e: (-len(e.idle), e.device_index)):
         is_full = not eni.is_busy and not eni.room(view.slots_per_eni)
-        if not is_full or not _is_growable(view, eni, with_prefixes=need.is_of_prefixes):
+        if not is_full or not is_growable(view, eni, with_prefixes=need.is_of_prefixes):
             continue
         singles = eni.idle[:units] if need.is_of_prefixes else ()
         whole = () if need.is_of_prefixes else eni.idle_prefixes[:units]

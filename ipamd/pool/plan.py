@@ -7,6 +7,7 @@ Called by the reconciler after every change, once per network card. A plan depen
 from __future__ import annotations
 
 from ipamd.pool.growth import grow, missing_prefix_v6, usable_subnets
+from ipamd.pool.pinned import grow_pinned
 from ipamd.pool.shrink import (
     HOLD_SECONDS,
     MINIMUM_ENI_SECONDS,
@@ -56,10 +57,14 @@ def plan(view: View) -> Plan:
     repairs = _repairs(view) if view.shrink_paused_seconds <= 0 else ()
     targets = view.targets.in_scarcity() if view.is_scarce else view.targets
     missing = _missing(view)
-    if view.growth_paused_seconds > 0 and (missing > 0 or missing_prefix_v6(view)):
+    if view.growth_paused_seconds > 0 and (missing > 0 or missing_prefix_v6(view) or view.pinned):
         waits = f"; the cloud refused, next try in {view.growth_paused_seconds:.0f} s"
         return Plan(actions=repairs, summary=_growth_reason(view, missing) + waits)
-    needed = missing_prefix_v6(view)
+    pinned = grow_pinned(view)
+    if pinned.actions:
+        view = pinned.view
+        missing = _missing(view)
+    needed = pinned.actions + missing_prefix_v6(view)
     if missing > 0:
         urgent = min(_deficit(view, view.targets.in_scarcity()), missing)
         growth = grow(view, missing, _growth_reason(view, missing), urgent=urgent)

@@ -120,6 +120,8 @@ class View:
     provisions: bool = True  # False: DISABLE_NETWORK_RESOURCE_PROVISIONING
     has_ipv4: bool = True  # False: pods have IPv6 only, and the IPv4 pool stays as it is
     has_ipv6: bool = False  # a new ENI brings a /80
+    # What attachments that insist on an ENI lack there; `counts.waiting` is without them.
+    pinned: dict[EniId, int] = field(default_factory=dict)
 
     @property
     def uses_prefixes(self) -> bool:

@@ -132,6 +132,7 @@ class World:
             LiveConfig(b.settings(**self.environ)),
             Metrics(),
             waiting=lambda: self.allocations.waiting,
+            pinned=lambda: self.allocations.pinned,
         )
         self.allocations = Allocations(
             self.keeper,
