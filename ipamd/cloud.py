@@ -118,6 +118,14 @@ class EniHint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """The metadata service's picture: this node's ENIs, and the networks of its VPC."""
+
+    enis: tuple[EniHint, ...]
+    vpc_cidrs: tuple[IPNetwork, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InterfaceRequest:
     """An ENI to create and attach. `token` makes a repeated request return the same ENI."""
 
@@ -200,9 +208,11 @@ class CloudProvider(Protocol):
         May lag a change of seconds ago (EC2 is eventually consistent).
         """
 
-    def hint(self) -> tuple[EniHint, ...]:
-        """What the node's metadata service shows of its ENIs: costs no API call, lags, and has been
-        wrong. Never evidence; a difference is a reason to look. `Unsupported` where there is none.
+    def hint(self) -> Hint:
+        """What the node's metadata service shows: costs no API call, lags, and has been wrong.
+
+        Of ENIs it is never evidence; a difference is a reason to look. `Unsupported` where there is
+        none.
         """
 
     def apply(self, change: AddressChange) -> AddressOutcome:

@@ -33,7 +33,7 @@ from ipamd.cloud import (
     CloudEni,
     CloudProvider,
     CloudSnapshot,
-    EniHint,
+    Hint,
     InterfaceRequest,
     NodeIdentity,
     NodeLimits,
@@ -71,7 +71,7 @@ class Cloud(Protocol):
     async def snapshot(self) -> CloudSnapshot:
         """See CloudProvider.snapshot."""
 
-    async def hint(self) -> tuple[EniHint, ...]:
+    async def hint(self) -> Hint:
         """See CloudProvider.hint."""
 
     async def apply(self, change: AddressChange) -> AddressOutcome:
@@ -118,8 +118,8 @@ class _Bound:
         answer: CloudSnapshot = await self._call("snapshot")
         return answer
 
-    async def hint(self) -> tuple[EniHint, ...]:
-        answer: tuple[EniHint, ...] = await self._call("hint")
+    async def hint(self) -> Hint:
+        answer: Hint = await self._call("hint")
         return answer
 
     async def apply(self, change: AddressChange) -> AddressOutcome:

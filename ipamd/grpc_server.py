@@ -61,6 +61,7 @@ class IpamServicer(pb_grpc.IpamServicer):
         self.reported_boottime = 0.0
         self.reports: dict[str, pb.EniReport] = {}
         keeper.listen(self._on_commit)
+        reconciler.on_facts = self.network_changed
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateReply:
         """See ipam.proto."""

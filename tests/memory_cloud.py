@@ -23,6 +23,7 @@ from ipamd.cloud import (
     CloudSnapshot,
     EniHint,
     EniStatus,
+    Hint,
     InterfaceRequest,
     NodeIdentity,
     NodeLimits,
@@ -63,6 +64,7 @@ class MemoryCloud:
         if SUBNET not in self.vpc.subnets:
             self.vpc.add(MemorySubnet(SUBNET, cidr, cidr_v6))
         self.enis: dict[EniId, CloudEni] = {}
+        self.vpc_cidrs: tuple[IPv4Network, ...] = VPC_CIDRS
         self.tokens: dict[str, EniId] = {}
         self.made: dict[str, InterfaceRequest] = {}
         self.calls: Counter[str] = Counter()
@@ -97,10 +99,10 @@ class MemoryCloud:
         return self._limits
 
     def snapshot(self) -> CloudSnapshot:
-        return CloudSnapshot(enis=tuple(self.enis.values()), vpc_cidrs=VPC_CIDRS)
+        return CloudSnapshot(enis=tuple(self.enis.values()), vpc_cidrs=self.vpc_cidrs)
 
-    def hint(self) -> tuple[EniHint, ...]:
-        return tuple(
+    def hint(self) -> Hint:
+        enis = tuple(
             EniHint(
                 eni_id=e.eni_id,
                 items=tuple(sorted(str(x) for x in (*e.addresses, *e.prefixes))),
@@ -108,6 +110,7 @@ class MemoryCloud:
             for e in self.snapshot().enis
             if e.status is EniStatus.ATTACHED
         )
+        return Hint(enis=enis, vpc_cidrs=self.vpc_cidrs)
 
     def apply(self, change: AddressChange) -> AddressOutcome:
         if change.remove or change.remove_prefixes:
@@ -430,8 +433,8 @@ class AsyncMemoryCloud:
         answer: CloudSnapshot = await self._call("snapshot")
         return answer
 
-    async def hint(self) -> tuple[EniHint, ...]:
-        answer: tuple[EniHint, ...] = await self._call("hint")
+    async def hint(self) -> Hint:
+        answer: Hint = await self._call("hint")
         return answer
 
     async def apply(self, change: AddressChange) -> AddressOutcome:

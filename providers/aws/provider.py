@@ -21,6 +21,7 @@ from ipamd.cloud import (
     CloudEni,
     CloudSnapshot,
     EniHint,
+    Hint,
     InterfaceRequest,
     NodeIdentity,
     NodeLimits,
@@ -155,7 +156,7 @@ class AwsProvider:
             self._interfaces.tracking = dict(raw.get("ConnectionTrackingConfiguration") or {})
         return eni
 
-    def hint(self) -> tuple[EniHint, ...]:
+    def hint(self) -> Hint:
         """IMDS, the tree of this machine's interfaces; an ENI that goes meanwhile is left out."""
         tree = "meta-data/network/interfaces/macs"
         found = []
@@ -164,7 +165,7 @@ class AwsProvider:
             eni_id = self._imds.get(f"{root}/interface-id")
             if eni_id is not None:
                 found.append(EniHint(eni_id=EniId(eni_id), items=self._hinted(root)))
-        return tuple(sorted(found))
+        return Hint(enis=tuple(sorted(found)), vpc_cidrs=self._vpc_cidrs())
 
     def _hinted(self, root: str) -> tuple[str, ...]:
         addresses = (self._imds.get(f"{root}/local-ipv4s") or "").split()[1:]  # the primary first

@@ -363,3 +363,14 @@ def test_an_efa_is_shown_and_left_alone(carded: Node, kind: str) -> None:
     carded.lab.attach(made, node, NetworkCardIndex=1)
     (shown,) = [e for e in carded.provider.snapshot().enis if e.eni_id == made]
     assert (shown.interface_type, shown.is_managed, shown.addresses) == (kind, False, ())
+
+
+def test_a_cidr_that_the_vpc_gets_is_in_the_next_hint_and_costs_no_call(make: MakeNode) -> None:
+    node = make()
+    added = IPv4Network("100.64.0.0/16")
+    vpc_id = node.provider.discover_node().vpc_id
+    assert added not in node.provider.hint().vpc_cidrs
+    node.calls.clear()
+    node.lab.emulator.backend.associate_vpc_cidr_block(vpc_id, str(added), False)  # noqa: FBT003 - moto
+    assert added in node.provider.hint().vpc_cidrs
+    assert node.called() == []

@@ -63,6 +63,10 @@ def test_the_vpc_has_cidrs_that_hold_the_node(cloud: Judged) -> None:
     assert any(primary(cloud).primary_address in cidr for cidr in cidrs)
 
 
+def test_the_metadata_service_names_the_same_cidrs_as_a_look(cloud: Judged) -> None:
+    assert cloud.provider.hint().vpc_cidrs == cloud.provider.snapshot().vpc_cidrs
+
+
 def test_an_assign_answers_with_the_new_addresses_only(cloud: Judged) -> None:
     first = assign(cloud, 2)
     second = assign(cloud, 3)
