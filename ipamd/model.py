@@ -65,6 +65,7 @@ class WiredBy(enum.Enum):
 
     US = "us"
     PEER = "peer"  # aws-node's plugin, through rpc.CNIBackend: its links are not ours to sweep
+    MAIN_PLUGIN = "main-plugin"  # ptp, bridge and the like; we are its IPAM and make rules alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
