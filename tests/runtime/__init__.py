@@ -1,0 +1,1 @@
+"""Real container runtimes drive the plugin, its daemons and the emulated cloud behind them."""
