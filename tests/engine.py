@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from ipamd import clock
@@ -73,10 +74,10 @@ class Engine:
         self.keeper.commit(findings.change)
         self.reconciler.wake()
 
-    async def add(self, name: str, *, wait: float = 25.0) -> Granted:
+    async def add(self, name: str, *, wait: float = 25.0, eni: str = "") -> Granted:
         """One ADD's Allocate."""
         request = b.request(name, cookie=abs(hash(name)) + 1, began=clock.boottime())
-        return await self.allocations.allocate(request, wait_seconds=wait)
+        return await self.allocations.allocate(replace(request, eni=eni), wait_seconds=wait)
 
     def count(self, state: AddressState) -> int:
         return self.keeper.ledger.count(state)

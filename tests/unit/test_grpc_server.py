@@ -108,6 +108,27 @@ def test_a_repeat_says_that_it_is_one(tmp_path: Path) -> None:
     serve(tmp_path, work)
 
 
+def test_an_attachment_of_a_main_plugin_says_so_wherever_it_is_told(tmp_path: Path) -> None:
+    async def work(door: Door) -> None:
+        reply = await door.allocate(is_ipam_only=True, eni="primary")
+        assert isinstance(reply, pb.AllocateReply)
+        assert (reply.allocation.wired_by, reply.allocation.device_index) == ("main-plugin", 0)
+        listed = await door.stub.List(pb.ListRequest())
+        assert list(listed.allocations) == [reply.allocation]
+
+    serve(tmp_path, work)
+
+
+def test_an_eni_that_the_node_has_not_is_a_bad_request(tmp_path: Path) -> None:
+    async def work(door: Door) -> None:
+        code, detail = await door.refused(door.allocate(eni="eni-elsewhere"))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert detail.reason == pb.ErrorDetail.BAD_REQUEST
+        assert "'eni-elsewhere' is not one of this node" in detail.message
+
+    serve(tmp_path, work)
+
+
 def test_another_namespace_is_a_conflict(tmp_path: Path) -> None:
     async def work(door: Door) -> None:
         await door.allocate(cookie=7)

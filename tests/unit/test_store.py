@@ -9,7 +9,7 @@ import pytest
 
 from ipamd.errors import Corrupt, ForeignStore, StoreError, UnknownVersion
 from ipamd.keeper import Keeper
-from ipamd.model import AddressState, AttemptId
+from ipamd.model import AddressState, AttemptId, WiredBy
 from ipamd.pool.ledger import Change, Intent, IntentKind, Tombstone
 from ipamd.store import Store
 from tests import builders as b
@@ -37,7 +37,9 @@ def full_change() -> Change:
             b.address("10.0.0.5", S.ALLOCATED, since=12.5),
             b.address("10.0.0.6", S.COOLING, since=13.25, reason="DEL"),
         ),
-        put_allocations=(b.allocation("10.0.0.5", cookie=2**64 - 1),),
+        put_allocations=(
+            replace(b.allocation("10.0.0.5", cookie=2**64 - 1), wired_by=WiredBy.MAIN_PLUGIN),
+        ),
         put_intents=(
             Intent(
                 token="t1",
