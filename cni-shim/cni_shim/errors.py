@@ -14,6 +14,11 @@ from types import MappingProxyType
 from ipam_api.v1 import ipam_pb2
 
 
+def shown(text: str) -> str:
+    """Text of others inside a message: bounded, and free of what JSON or a terminal minds."""
+    return ascii(text[:250])
+
+
 class CniErrorCode(enum.IntEnum):
     """Codes 1-99 are the CNI specification's, 8 is libcni's own, from 100 they are ours."""
 

@@ -16,6 +16,7 @@ import structlog
 from cni_shim import frames, spec
 from cni_shim.delete_queue import DeleteQueue, QueuedDelete, QueueError
 from cni_shim.errors import CniError, CniErrorCode
+from cni_shim.plugin_config import PluginConfig
 from cni_shim.spec import AttachmentKey, CniRequest, Verb
 from cni_shim.verbs import Verbs
 
@@ -136,7 +137,7 @@ def _request(entry: QueuedDelete) -> CniRequest:
             pod=spec.Pod(),
             network_name="",
             cni_version=spec.NEWEST_VERSION,
-            config=spec.PluginConfig(),
+            config=PluginConfig(),
             prev_result=None,
         )
 

@@ -1,7 +1,7 @@
 """What a runtime asks, judged by the rules of the CNI specification: `CniRequest` or `CniError`.
 
 Pure. `parse` is called by the server for every frame; the name rules also by the delete queue.
-Sources: CNI SPEC 1.0 sections 1 (configuration) and 2 (parameters, errors); where the text leaves
+Sources: CNI SPEC 1.1 sections 1 (configuration) and 2 (parameters, errors); where the text leaves
 room, what libcni and its skel package do, as every runtime is built on those.
 
 Lenient where a runtime would suffer for what is not its fault: CNI_ARGS in any shape, plugin keys
@@ -15,32 +15,22 @@ import enum
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from cni_shim.errors import CniError, CniErrorCode
+from cni_shim import runtime_keys
+from cni_shim.errors import CniError, CniErrorCode, shown
+from cni_shim.plugin_config import PluginConfig, parse_own_keys
 
-# 1.1.0 joins when GC and STATUS are done: printing it promises both. The launchers carry the same
-# list as a constant; a test compares them.
-SUPPORTED_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0")
+# The launchers carry the same list as a constant; a test compares them.
+SUPPORTED_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST_VERSION = SUPPORTED_VERSIONS[-1]
 OLDEST_VERSION = SUPPORTED_VERSIONS[0]  # also what a config without a version means (SPEC 0.1.0)
 
 CONTAINER_ID_LIMIT = 200  # ours: id, comma and ifname make a file name; real ids have 64 hex digits
 IFNAME_LIMIT = 15  # IFNAMSIZ less its NUL
-VETH_PREFIX_LIMIT = 4  # prefix + 11 hex digits make 15; aws-node has the same limit
-MTU_RANGE = (576, 9001)  # aws-node's AWS_VPC_ENI_MTU; 9001 is the largest frame in a VPC
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_VETH_PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _IFNAME_FORBIDDEN = re.compile(r"[/: \t\n\v\f\r]")
-
-# Keys of others: the runtime's, libcni's and the specification's well-known ones. The list-level
-# ones are here because single-plugin configs carry them in the same object.
-_FOREIGN_KEYS = frozenset({
-    "args", "capabilities", "cniVersion", "cniVersions", "disableCheck", "disableGC", "dns",
-    "ipMasq", "ipam", "loadOnlyInlinedPlugins", "name", "prevResult", "runtimeConfig", "type",
-})  # fmt: skip
-_FOREIGN_PREFIX = "cni.dev/"
 
 
 class Verb(enum.Enum):
@@ -88,20 +78,14 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PluginConfig:
-    """Our own keys of the plugin configuration."""
-
-    veth_prefix: str = "eni"
-    mtu: int = 9001
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CniRequest:
     """A request whose form is right.
 
     `key` is None for GC and STATUS, which name no attachment. `netns_path` is for messages only:
     the namespace itself travels as an fd. `prev_result` is the decoded object as it came, or None
-    where there was none or something else than an object.
+    where there was none or something else than an object. `valid_attachments` is what GC must keep,
+    None for every other verb. `ipam` is the object of that key as it came; where `ipam_type` names
+    us and `plugin_type` does not, a main plugin asks us for the address alone.
     """
 
     verb: Verb
@@ -113,6 +97,11 @@ class CniRequest:
     cni_version: str
     config: PluginConfig
     prev_result: Mapping[str, object] | None
+    pod_annotations: Mapping[str, str] = field(default_factory=dict)
+    valid_attachments: frozenset[AttachmentKey] | None = None
+    plugin_type: str = ""
+    ipam_type: str = ""
+    ipam: Mapping[str, object] = field(default_factory=dict)
 
 
 def parse(env: Callable[[str], str], stdin: bytes) -> CniRequest:
@@ -128,6 +117,7 @@ def parse(env: Callable[[str], str], stdin: bytes) -> CniRequest:
     network_name = _parse_network_name(config)
     cni_version = _parse_version(config)
     _check_version(verb, cni_version)
+    ipam = _as_object(config.get("ipam")) or {}
     return CniRequest(
         verb=verb,
         key=key,
@@ -136,8 +126,13 @@ def parse(env: Callable[[str], str], stdin: bytes) -> CniRequest:
         pod=_parse_pod(env("CNI_ARGS")),
         network_name=network_name,
         cni_version=cni_version,
-        config=PluginConfig() if verb is Verb.DEL else _parse_own_keys(config),
+        config=PluginConfig() if verb is Verb.DEL else parse_own_keys(config),
         prev_result=_as_object(config.get("prevResult")),
+        pod_annotations=runtime_keys.pod_annotations(config),
+        valid_attachments=_parse_valid(config) if verb is Verb.GC else None,
+        plugin_type=_as_text(config.get("type")),
+        ipam_type=_as_text(ipam.get("type")),
+        ipam=ipam,
     )
 
 
@@ -155,7 +150,7 @@ def check_container_id(container_id: str) -> None:
         raise CniError(
             CniErrorCode.INVALID_ENVIRONMENT,
             "CNI_CONTAINERID cannot be used",
-            f"{_shown(container_id)}: 1 to {CONTAINER_ID_LIMIT} letters, digits and _.-, "
+            f"{shown(container_id)}: 1 to {CONTAINER_ID_LIMIT} letters, digits and _.-, "
             "the first a letter or digit",
         )
 
@@ -168,13 +163,8 @@ def check_ifname(ifname: str) -> None:
         raise CniError(
             CniErrorCode.INVALID_ENVIRONMENT,
             "CNI_IFNAME cannot be used",
-            f"{_shown(ifname)}: 1 to {IFNAME_LIMIT} bytes without slash, colon or space",
+            f"{shown(ifname)}: 1 to {IFNAME_LIMIT} bytes without slash, colon or space",
         )
-
-
-def _shown(text: str) -> str:
-    """Text of others inside a message: bounded, and free of what JSON or a terminal minds."""
-    return ascii(text[:250])
 
 
 def _parse_verb(command: str) -> Verb:
@@ -185,7 +175,7 @@ def _parse_verb(command: str) -> Verb:
         return Verb(command.lower() if command.isupper() else "")
     except ValueError:
         raise CniError(
-            CniErrorCode.INVALID_ENVIRONMENT, "CNI_COMMAND is unknown", _shown(command)
+            CniErrorCode.INVALID_ENVIRONMENT, "CNI_COMMAND is unknown", shown(command)
         ) from None
 
 
@@ -224,7 +214,7 @@ def _decode(stdin: bytes) -> Mapping[str, object]:
         decoded = json.loads(stdin)
     except (ValueError, RecursionError) as e:
         raise CniError(
-            CniErrorCode.UNDECODABLE_CONTENT, "stdin is not a JSON document", _shown(str(e))
+            CniErrorCode.UNDECODABLE_CONTENT, "stdin is not a JSON document", shown(str(e))
         ) from None
     config = _as_object(decoded)
     if config is None:
@@ -240,13 +230,23 @@ def _as_object(value: object) -> Mapping[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _parse_valid(config: Mapping[str, object]) -> frozenset[AttachmentKey]:
+    """Names are not judged here: what cannot be an attachment of ours is in nobody's way."""
+    pairs = runtime_keys.valid_attachments(config)
+    return frozenset(AttachmentKey(container_id=cid, ifname=ifname) for cid, ifname in pairs)
+
+
 def _parse_network_name(config: Mapping[str, object]) -> str:
     name = config.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise CniError(
             CniErrorCode.INVALID_NETWORK_CONFIG,
             "the network has no usable name",
-            f"name={_shown(str(name))}: letters, digits and _.-, the first a letter or digit",
+            f"name={shown(str(name))}: letters, digits and _.-, the first a letter or digit",
         )
     return name
 
@@ -257,7 +257,7 @@ def _parse_version(config: Mapping[str, object]) -> str:
         raise CniError(
             CniErrorCode.UNDECODABLE_CONTENT,
             "cniVersion is not a string",
-            f"cniVersion={_shown(str(version))}",
+            f"cniVersion={shown(str(version))}",
         )
     return version or OLDEST_VERSION
 
@@ -267,7 +267,7 @@ def _check_version(verb: Verb, version: str) -> None:
         raise CniError(
             CniErrorCode.INCOMPATIBLE_VERSION,
             "incompatible CNI versions",
-            f"config is {_shown(version)}, plugin supports {', '.join(SUPPORTED_VERSIONS)}",
+            f"config is {shown(version)}, plugin supports {', '.join(SUPPORTED_VERSIONS)}",
         )
     since = _SINCE_VERSION.get(verb, OLDEST_VERSION)
     if _as_numbers(version) < _as_numbers(since):
@@ -280,49 +280,3 @@ def _check_version(verb: Verb, version: str) -> None:
 
 def _as_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
-
-
-def _parse_own_keys(config: Mapping[str, object]) -> PluginConfig:
-    defaults = PluginConfig()
-    for key, value in config.items():
-        is_foreign = key in _FOREIGN_KEYS or key.startswith(_FOREIGN_PREFIX)
-        if not is_foreign and key not in ("vethPrefix", "mtu"):
-            raise CniError(
-                CniErrorCode.UNSUPPORTED_FIELD,
-                f"unsupported key {_shown(key)} with value {_shown(json.dumps(value))}",
-                "vpc-cni knows vethPrefix and mtu",
-            )
-    return PluginConfig(
-        veth_prefix=_parse_veth_prefix(config.get("vethPrefix", defaults.veth_prefix)),
-        mtu=_parse_mtu(config.get("mtu", defaults.mtu)),
-    )
-
-
-def _parse_veth_prefix(value: object) -> str:
-    """As aws-node's: other software treats eth*, lo* and vlan* as its own."""
-    is_usable = isinstance(value, str) and _VETH_PREFIX.fullmatch(value)
-    if not is_usable or len(str(value)) > VETH_PREFIX_LIMIT or value in ("eth", "lo", "vlan"):
-        raise _bad_value(
-            "vethPrefix",
-            value,
-            f"1 to {VETH_PREFIX_LIMIT} letters, digits and _-, and neither eth, lo nor vlan",
-        )
-    return str(value)
-
-
-def _parse_mtu(value: object) -> int:
-    """A number, or one as text, as aws-node's conflist has it. True is a number only to Python."""
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    is_text = isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}", value)
-    low, high = MTU_RANGE
-    if not (is_number or is_text) or not low <= int(str(value)) <= high:
-        raise _bad_value("mtu", value, f"a number from {low} to {high}")
-    return int(str(value))
-
-
-def _bad_value(key: str, value: object, expected: str) -> CniError:
-    return CniError(
-        CniErrorCode.INVALID_NETWORK_CONFIG,
-        f"{key} has an unusable value",
-        f"{key}={_shown(json.dumps(value))}: {expected}",
-    )

@@ -25,19 +25,18 @@
 #include <unistd.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "use vpc_cni.py: frames are little endian");
-#define VERSION_DOCUMENT "{\"cniVersion\":\"1.0.0\",\"supportedVersions\":" \
-    "[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\"]}\n"
+#define VERSION_DOCUMENT "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":" \
+    "[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n"
 #define ID_BYTES "_.-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-enum { PROTOCOL = 1, HEADER = 24, ANSWER_HEADER = 16,
+enum { PROTOCOL = 1, HEADER = 24, ANSWER_HEADER = 16, PAUSE_US = 50000, LOCK_MS = 3000,
        ENV_LIMIT = 64 << 10, STDIN_LIMIT = 4 << 20, STDOUT_LIMIT = 4 << 20, STDERR_LIMIT = 64 << 10,
-       QUEUE_LIMIT = 4096, ID_LIMIT = 200, RUN_LIMIT = 98 /* "/cni.sock" must fit behind it */,
-       PAUSE_US = 50000, LOCK_MS = 3000, HEARTBEAT_SECONDS = 60 };
+       QUEUE_LIMIT = 4096, ID_LIMIT = 200, HEARTBEAT_SECONDS = 60, RUN_LIMIT = 98 /* + "/cni.sock" */ };
 
-/* deadline: for the whole verb. away: how long to knock at the door of a vpc-cnid that was not
- * reached yet; an ADD waits long enough for an upgrade, the others have another way out. */
+/* In ms. deadline: for the whole verb; the runtime holds its locks over STATUS. away: how long to knock
+ * while vpc-cnid was not reached yet: an ADD waits for an upgrade, the others have another way out. */
 static const struct verb { const char *name; int deadline, away, wants_netns; } verbs[] = {
     {"ADD", 30000, 10000, 1}, {"DEL", 10000, 750, 1}, {"CHECK", 5000, 750, 1},
-    {"GC", 30000, 750, 0}, {"STATUS", 1000, 0, 0}, {0}}, *verb = verbs;
+    {"GC", 30000, 750, 0}, {"STATUS", 80, 0, 0}, {0}}, *verb = verbs;
 
 /* Static and mostly untouched: pages that are never used cost nothing. */
 static struct { char magic[4]; uint16_t protocol, flags; uint32_t deadline_ms, netns_errno, env_len,
@@ -45,7 +44,7 @@ static struct { char magic[4]; uint16_t protocol, flags; uint32_t deadline_ms, n
 static struct { char magic[4]; uint16_t protocol, status; uint32_t out_len, err_len;
                 char body[STDOUT_LIMIT + STDERR_LIMIT]; } answer;
 static const char *run = "/run/vpc-ipamd";
-static char config_version[16] = "1.0.0"; /* what an error carries if stdin names no version */
+static char config_version[16] = "1.1.0"; /* what an error carries if stdin names no version */
 static int netns = -1;
 static int64_t deadline;
 
@@ -166,8 +165,8 @@ static int connect_daemon(void) {
     return -error;
 }
 
-/* The fd rides on the first byte. A daemon that refuses a frame answers and closes without having
- * read all of it, so a broken connection is no end yet: the answer is looked for all the same. */
+/* The fd rides on the first byte. A daemon that refuses a frame answers and closes before it has read
+ * all, so a broken connection is no end yet: the answer is looked for all the same. */
 static void send_request(int sock) {
     union { struct cmsghdr head; char bytes[CMSG_SPACE(sizeof netns)]; } control = {
         .head = {.cmsg_len = CMSG_LEN(sizeof netns), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
@@ -197,7 +196,8 @@ static void exchange(int sock) {
         if (have + (size_t)n != ANSWER_HEADER) continue;
         if (memcmp(answer.magic, "VCNA", 4) != 0 || answer.protocol != PROTOCOL ||
             answer.status > 255 || answer.out_len > STDOUT_LIMIT || answer.err_len > STDERR_LIMIT)
-            fail(5, "vpc-cnid answered in another protocol", "%s/cni.sock: are both of one version?", run);
+            fail(answer.protocol == PROTOCOL ? 5 : 11, "vpc-cnid answered in another protocol",
+                 "%s/cni.sock speaks %d, vpc-cni %d; install one version", run, answer.protocol, PROTOCOL);
         wanted += answer.out_len + answer.err_len;
     }
     write_all(2, answer.body + answer.out_len, answer.err_len);
@@ -234,10 +234,10 @@ static void check_room(int dir, const char *entry) {
 static void write_entry(int dir, const char *entry) {
     char temp[ID_LIMIT + 55];
     snprintf(temp, sizeof temp, ".%s.%d.%lld", entry, getpid(), (long long)now_ms());
-    int fd = openat(dir, temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), error;
+    int fd = openat(dir, temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd >= 0 && write_all(fd, (char *)&request, pack_header(0)) == 0 && fsync(fd) == 0 &&
         renameat(dir, temp, dir, entry) == 0 && fsync(dir) == 0) return;
-    error = errno;
+    int error = errno;
     unlinkat(dir, temp, 0);
     fail_queue("cannot write", error);
 }
@@ -285,7 +285,7 @@ int main(void) {
     int64_t started = now_ms(), lower_ms = limit ? atoi(limit) : 0;
     for (int fd = 0; fd >= 0 && fd < 3;) fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     signal(SIGPIPE, SIG_IGN);
-    if (!command) fail(4, "CNI_COMMAND is missing", "vpc-cni is started by a container runtime");
+    if (!command || !*command) _exit(dprintf(2, "vpc-cni: CNI plugin, started by a container runtime\n") < 0);
     if (strcmp(command, "VERSION") == 0) finish(0, VERSION_DOCUMENT, sizeof VERSION_DOCUMENT - 1);
     while (verb->name && strcmp(verb->name, command) != 0) verb++;
     if (!verb->name) fail(4, "CNI_COMMAND is unknown", "%.200s", command);

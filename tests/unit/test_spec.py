@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from cni_shim import spec
+from cni_shim import runtime_keys, spec
 from cni_shim.errors import CniError
+from cni_shim.plugin_config import PluginConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,8 +54,9 @@ def test_an_add_of_containerd_is_understood() -> None:
         pod=spec.Pod(namespace="ns", name="web", uid="u"),
         network_name="net",
         cni_version="1.0.0",
-        config=spec.PluginConfig(veth_prefix="eni", mtu=1500),
+        config=PluginConfig(veth_prefix="eni", mtu=1500),
         prev_result=None,
+        plugin_type="vpc-cni",
     )
 
 
@@ -64,14 +66,23 @@ def test_our_conflist_is_understood() -> None:
     stdin = plugin | {"name": conflist["name"], "cniVersion": conflist["cniVersion"]}
     request = parse(stdin=stdin)
     assert (request.network_name, request.cni_version) == ("vpc-ipamd", "1.0.0")
-    assert request.config == spec.PluginConfig(veth_prefix="eni", mtu=9001)
+    assert request.config == PluginConfig(veth_prefix="eni", mtu=9001)
 
 
-def test_our_conflist_promises_no_check_yet() -> None:
+def test_our_conflist_lets_old_runtimes_have_1_0_and_new_ones_1_1() -> None:
+    """libcni before 1.2 hands `cniVersion` on and knows no `cniVersions`."""
     conflist = json.loads(CONFLIST.read_text())
-    assert conflist["disableCheck"] is True
+    assert conflist["cniVersion"] == "1.0.0"
+    assert "1.0.0" in conflist["cniVersions"]
+    assert conflist["cniVersions"][-1] == spec.NEWEST_VERSION
+    assert set(conflist["cniVersions"]) <= set(spec.SUPPORTED_VERSIONS)
+
+
+def test_our_conflist_has_every_verb_called_and_asks_for_annotations() -> None:
+    conflist = json.loads(CONFLIST.read_text())
+    assert {"disableCheck", "disableGC"}.isdisjoint(conflist)
     assert [plugin["type"] for plugin in conflist["plugins"]] == ["vpc-cni"]
-    assert "capabilities" not in conflist["plugins"][0]
+    assert conflist["plugins"][0]["capabilities"] == {runtime_keys.ANNOTATIONS: True}
 
 
 @pytest.mark.parametrize("command", ["", "add", "Add", "VERSION", "ADD ", "\udcff"])
@@ -150,11 +161,22 @@ def test_a_network_without_any_name_is_code_7() -> None:
     assert error(stdin={"cniVersion": "1.0.0"}).code == 7
 
 
-@pytest.mark.parametrize("command", ["ADD", "DEL"])
-@pytest.mark.parametrize("version", spec.SUPPORTED_VERSIONS)
-def test_add_and_del_take_every_supported_version(command: str, version: str) -> None:
-    request = parse(stdin=config(cniVersion=version), CNI_COMMAND=command)
-    assert request.cni_version == version
+VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+SINCE = {"ADD": "0.1.0", "DEL": "0.1.0", "CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+
+
+@pytest.mark.parametrize("command", SINCE)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_verb_is_taken_from_its_first_version_on_and_code_1_before(
+    command: str, version: str
+) -> None:
+    stdin = config(cniVersion=version, **{"cni.dev/attachments": []})
+    if VERSIONS.index(version) >= VERSIONS.index(SINCE[command]):
+        assert parse(stdin=stdin, CNI_COMMAND=command).cni_version == version
+        return
+    found = error(stdin=stdin, CNI_COMMAND=command)
+    assert (found.code, found.msg) == (1, "incompatible CNI versions")
+    assert found.details == f"config is {version}, {command} exists since {SINCE[command]}"
 
 
 @pytest.mark.parametrize("stdin", [config(cniVersion=""), {"name": "net", "type": "vpc-cni"}])
@@ -162,35 +184,13 @@ def test_no_version_means_the_oldest(stdin: dict[str, object]) -> None:
     assert parse(stdin=stdin).cni_version == "0.1.0"
 
 
-@pytest.mark.parametrize("version", ["1.1.0", "1.0", "0.5.0", "01.0.0", "x", "\n"])
+@pytest.mark.parametrize("version", ["1.2.0", "1.0", "0.5.0", "01.0.0", "x", "\n"])
 @pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK", "GC", "STATUS"])
 def test_another_version_is_code_1_and_names_both_sides(command: str, version: str) -> None:
     found = error(stdin=config(cniVersion=version), CNI_COMMAND=command)
     assert (found.code, found.msg) == (1, "incompatible CNI versions")
     assert ascii(version) in found.details
-    assert "0.4.0, 1.0.0" in found.details
-
-
-@pytest.mark.parametrize(
-    ("command", "version", "is_refused"),
-    [
-        ("CHECK", "0.3.1", True),
-        ("CHECK", "0.4.0", False),
-        ("CHECK", "1.0.0", False),
-        ("GC", "1.0.0", True),
-        ("STATUS", "1.0.0", True),
-    ],
-)
-def test_a_verb_is_refused_in_versions_before_it(
-    command: str, version: str, is_refused: bool
-) -> None:
-    stdin = config(cniVersion=version)
-    if not is_refused:
-        assert parse(stdin=stdin, CNI_COMMAND=command).cni_version == version
-        return
-    found = error(stdin=stdin, CNI_COMMAND=command)
-    assert found.code == 1
-    assert f"{command} exists since" in found.details
+    assert "0.4.0, 1.0.0, 1.1.0" in found.details
 
 
 def test_an_unknown_key_of_ours_is_code_2_with_key_and_value() -> None:
@@ -219,7 +219,7 @@ def test_an_unknown_key_of_ours_is_code_2_with_key_and_value() -> None:
     ],
 )
 def test_keys_of_runtimes_and_libcni_pass(key: str, value: object) -> None:
-    assert parse(stdin=config(**{key: value})).config == spec.PluginConfig()
+    assert parse(stdin=config(**{key: value})).config == PluginConfig()
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_another_veth_prefix_is_code_7(prefix: object) -> None:
 def test_a_del_does_not_depend_on_our_keys(key: str) -> None:
     """The conflist may be of another version by then; the address must come back all the same."""
     request = parse(stdin=config(**{key: "?"}), CNI_COMMAND="DEL", CNI_NETNS="")
-    assert request.config == spec.PluginConfig()
+    assert request.config == PluginConfig()
 
 
 @pytest.mark.parametrize(
@@ -301,12 +301,129 @@ def test_the_netns_override_is_one_or_true(value: str, is_allowed: bool) -> None
         (b'{"cniVersion": "0.4.0"}', "0.4.0"),
         (b'{"cniVersion": "9.9.9"}', "9.9.9"),
         (b"{}", "0.1.0"),
-        (b"", "1.0.0"),
-        (b'{"cniVersion": []}', "1.0.0"),
+        (b"", "1.1.0"),
+        (b'{"cniVersion": []}', "1.1.0"),
     ],
 )
 def test_an_error_carries_the_configs_version_where_it_can(stdin: bytes, version: str) -> None:
     assert spec.error_version(stdin) == version
+
+
+DUMMIES = dict.fromkeys(BARE_ENV, "dummy")
+
+
+@pytest.mark.parametrize("command", ["GC", "STATUS"])
+@pytest.mark.parametrize("others", [{}, BARE_ENV, DUMMIES], ids=["absent", "empty", "dummy"])
+def test_what_a_verb_does_not_use_may_be_absent_empty_or_anything(
+    command: str, others: dict[str, str]
+) -> None:
+    stdin = config(cniVersion="1.1.0", **{"cni.dev/attachments": None})
+    env = {"CNI_COMMAND": command, "CNI_PATH": "/opt/cni/bin"} | others
+    assert parse(env, stdin).key is None
+
+
+def test_status_needs_no_path() -> None:
+    parse({"CNI_COMMAND": "STATUS"}, config(cniVersion="1.1.0"))
+
+
+def valid(**lists: object) -> frozenset[tuple[str, str]] | None:
+    keys = {"new": "cni.dev/valid-attachments", "old": "cni.dev/attachments"}
+    stdin = config(cniVersion="1.1.0") | {keys[name]: value for name, value in lists.items()}
+    found = parse(stdin=stdin, CNI_COMMAND="GC").valid_attachments
+    return None if found is None else frozenset((k.container_id, k.ifname) for k in found)
+
+
+A, B = ({"containerID": cid, "ifname": "eth0"} for cid in "ab")
+
+
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        pytest.param({"new": None, "old": None}, set(), id="null-as-go-encodes-an-empty-list"),
+        pytest.param({"new": [], "old": []}, set(), id="empty"),
+        pytest.param({"new": [A]}, {"a"}, id="libcni-1.2.0-to-1.2.2"),
+        pytest.param({"old": [A]}, {"a"}, id="the-key-of-the-older-text"),
+        pytest.param({"new": [A, B], "old": [A, B]}, {"a", "b"}, id="both-alike"),
+        pytest.param({"new": [A], "old": [B]}, {"a", "b"}, id="both-differing"),
+        pytest.param({"new": None, "old": [B]}, {"b"}, id="null-and-a-list"),
+        pytest.param({"new": [A, A]}, {"a"}, id="twice"),
+        pytest.param(
+            {"new": [{"ContainerID": "a", "IfName": "eth0", "x": 1}]}, {"a"}, id="any-case"
+        ),
+    ],
+)
+def test_gc_keeps_what_either_list_names(lists: dict[str, object], expected: set[str]) -> None:
+    assert valid(**lists) == frozenset((cid, "eth0") for cid in expected)
+
+
+def test_gc_without_any_list_is_code_7_and_no_release() -> None:
+    found = error(stdin=config(cniVersion="1.1.0"), CNI_COMMAND="GC")
+    assert found.code == 7
+    assert "nothing was released" in found.details
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "a",
+        7,
+        {},
+        ["a"],
+        [None],
+        [{}],
+        [{"containerID": "a"}],
+        [{"containerID": 1, "ifname": 2}],
+    ],
+)
+def test_a_list_that_gc_cannot_read_is_code_7_and_no_release(value: object) -> None:
+    stdin = config(cniVersion="1.1.0", **{"cni.dev/valid-attachments": value})
+    found = error(stdin=stdin, CNI_COMMAND="GC")
+    assert found.code == 7
+    assert "nothing was released" in found.details
+
+
+def test_a_gc_of_libcni_1_3_with_nothing_running_is_understood() -> None:
+    """As libcni 1.3.0 encodes it: a nil slice under both keys; every variable is set but empty."""
+    data = (Path(__file__).with_name("data") / "gc_libcni_1_3_0.json").read_bytes()
+    request = parse(BARE_ENV | {"CNI_COMMAND": "GC", "CNI_PATH": "/opt/cni/bin"}, data)
+    assert request.valid_attachments == frozenset()
+    assert (request.network_name, request.cni_version) == ("vpc-ipamd", "1.1.0")
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK", "STATUS"])
+def test_only_gc_reads_the_lists(command: str) -> None:
+    stdin = config(cniVersion="1.1.0", **{"cni.dev/valid-attachments": "?"})
+    assert parse(stdin=stdin, CNI_COMMAND=command).valid_attachments is None
+
+
+@pytest.mark.parametrize(
+    ("runtime_config", "annotations"),
+    [
+        pytest.param({runtime_keys.ANNOTATIONS: {"a": "1"}}, {"a": "1"}, id="containerd"),
+        pytest.param({runtime_keys.ANNOTATIONS.upper(): {"a": "1"}}, {"a": "1"}, id="any-case"),
+        pytest.param({runtime_keys.ANNOTATIONS: {"a": 1, "b": "2"}}, {"b": "2"}, id="no-text"),
+        pytest.param({runtime_keys.ANNOTATIONS: None}, {}, id="null"),
+        pytest.param({runtime_keys.ANNOTATIONS: ["a"]}, {}, id="list"),
+        pytest.param({"portMappings": [{"HostPort": 1}]}, {}, id="cri-o"),
+        pytest.param(None, {}, id="absent"),
+    ],
+)
+def test_the_pods_annotations_are_read_from_the_runtimes_config(
+    runtime_config: object, annotations: dict[str, str]
+) -> None:
+    assert parse(stdin=config(runtimeConfig=runtime_config)).pod_annotations == annotations
+
+
+def test_a_config_shows_whose_it_is_and_its_ipam_object() -> None:
+    ipam = {"type": "vpc-cni", "prefix": "host"}
+    request = parse(stdin=config(type="ptp", ipam=ipam))
+    assert (request.plugin_type, request.ipam_type, request.ipam) == ("ptp", "vpc-cni", ipam)
+
+
+@pytest.mark.parametrize("ipam", [None, [], "x", {"type": 7}])
+def test_an_ipam_of_any_shape_is_no_error_of_ours(ipam: object) -> None:
+    assert parse(stdin=config(ipam=ipam)).ipam_type == ""
 
 
 @given(

@@ -16,8 +16,9 @@ from cni_shim.datapath.families import Address
 from cni_shim.datapath.pods import PodWiring, Wired
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
+from cni_shim.plugin_config import PluginConfig
 from cni_shim.results import Result
-from cni_shim.spec import AttachmentKey, CniRequest, PluginConfig, Pod, Verb
+from cni_shim.spec import AttachmentKey, CniRequest, Pod, Verb
 from cni_shim.verbs import Verbs
 from ipam_api.v1 import ipam_pb2 as pb
 
