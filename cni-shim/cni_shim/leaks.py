@@ -1,0 +1,510 @@
+"""Which allocations no pod uses any more: what the signs of one look at the node mean. Pure.
+
+A runtime that loses a DEL would cost an address for ever. `leak_watch` collects the signs and acts;
+here it is decided, on values, with the time as an argument.
+
+**Signs.** For each allocation: a host veth of ours with its name (the veth dies with the pod's
+namespace), a route to its address by some other link, its namespace's cookie among the mounted
+namespaces and among those of processes, its entry in libcni's cache, its sandbox in the runtime's
+list. Each is seen, missing or unknown, and **unknown never counts as missing**: it is what becomes
+of a socket that does not answer, a directory that is not there, an entry that cannot be opened, a
+dump that was torn.
+
+**Trust.** Missing is worth something only from a witness that would have shown it. The mounts and
+the cache are believed when, in this look, they show every attachment that another sign proves
+alive, and have shown one since this process began; the runtime's list, when it has at least as
+many of the living as it lacks. Pods (named by Kubernetes) and other containers are weighed apart,
+since `ctr` and podman neither stand in the CRI's list nor mount every namespace. Processes are
+believed where the whole host's can be seen.
+
+**Rules**, the first that holds, for each allocation:
+
+====  =====================================================================  ====================
+ #    What is seen                                                           Verdict
+====  =====================================================================  ====================
+ 1    its DEL is queued, a verb holds its lock, or it is younger than 60 s   live
+ 2    the runtime has its sandbox ready                                      live
+ 3    ours; link and route missing; cookie missing among the mounts or the   gone: candidate
+      processes and seen in neither; and the runtime's list has it not
+      ready or not at all, or the cache has no entry, or no process of the
+      whole host is in the namespace
+ 4    another plugin's (we served as IPAM); route missing; cookie as in 3;   gone: candidate
+      and the list has it not ready or not at all, or the cache has no
+      entry
+ 5    ours; a link or a namespace stands, but the runtime's list does not    forgotten: candidate
+      have the sandbox, the cache has no entry, no process is seen in the
+      namespace, no route leads elsewhere, a pod, known for 300 s
+ 6    aws-node's; the runtime's list does not have the sandbox, no route to  forgotten: candidate
+      its addresses, no entry in the cache seen, no sign of its namespace, a
+      pod, known for 300 s
+ 7    any sign of life                                                       live
+ 8    anything else                                                          unsure
+====  =====================================================================  ====================
+
+A candidate that the same rule names again 30 s later or more is confirmed; any other verdict in
+between starts it anew, and so do a new epoch of the store, a new generation and a restart. A
+confirmed one is looked at once more under its key's lock before anything is done (`leak_watch`).
+
+No single witness, however wrong, makes a living attachment a candidate: each rule needs two that
+know nothing of each other (the kernel's links and routes, the namespaces, the cache, the runtime).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from cni_shim.datapath.families import Address
+from cni_shim.datapath.identity import Identity
+from cni_shim.spec import AttachmentKey
+
+
+class Sight(Enum):
+    """What a witness says of one attachment."""
+
+    SEEN = "seen"
+    MISSING = "missing"
+    UNKNOWN = "unknown"
+
+
+class Sandbox(Enum):
+    """What the runtime's list says of one sandbox."""
+
+    READY = "ready"
+    NOT_READY = "not ready"
+    MISSING = "missing"
+    UNKNOWN = "unknown"
+
+
+class Wiring(Enum):
+    """Who wired the attachment; the values are those of Allocation.wired_by."""
+
+    OURS = ""
+    MAIN_PLUGIN = "main-plugin"
+    PEER = "peer"
+
+
+class Rule(Enum):
+    """Why an allocation is a candidate."""
+
+    GONE = "gone"
+    FORGOTTEN = "forgotten"
+
+
+class Standing(Enum):
+    """What is thought of one allocation."""
+
+    LIVE = "live"
+    UNSURE = "unsure"
+    CANDIDATE = "candidate"
+    CONFIRMED = "confirmed"
+
+
+class Witness(Enum):
+    """Those whose silence has to be earned; see Trust above."""
+
+    MOUNTS = "mounted namespaces"
+    CACHE = "libcni's cache"
+    RUNTIME = "the runtime's list"
+
+
+Trust = frozenset[tuple[Witness, bool]]
+"""Who has shown a living attachment so far: of pods (True) and of other containers (False)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """In seconds.
+
+    `young` is twice what a launcher has for an ADD. `forgotten` is above the 240 s that the kubelet
+    gives a sandbox to start, in which containerd 1.6 does not list it. `confirm` is I5's.
+    """
+
+    young: float = 60.0
+    forgotten: float = 300.0
+    confirm: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An allocation of the ledger, as far as it matters here. `netns_cookie` 0: never known."""
+
+    key: AttachmentKey
+    generation: int
+    netns_cookie: int
+    network_name: str
+    addresses: frozenset[Address]
+    wiring: Wiring
+    is_pod: bool
+    allocated_unix: float
+
+    @property
+    def name(self) -> HeldName:
+        """What tells it from an earlier or later allocation of its key."""
+        return self.key, self.generation
+
+
+HeldName = tuple[AttachmentKey, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespaces:
+    """Cookies of network namespaces that were found; whether these are all of their kind."""
+
+    cookies: frozenset[int] = frozenset()
+    is_whole: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutedAddress:
+    """An address that a route leads to, and whose link that is; None: not a link of ours."""
+
+    address: Address
+    owner: Identity | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """All that was seen at one time. None stands for what could not be read, or was not asked.
+
+    `held` was read first: what is newer than the ledger's answer can only be alive. `cache` holds
+    file names; `sandboxes` says of each id whether it is ready.
+    """
+
+    epoch: str
+    held: tuple[Held, ...]
+    links: tuple[Identity, ...] | None = None
+    routes: tuple[RoutedAddress, ...] | None = None
+    mounts: Namespaces = Namespaces()
+    processes: Namespaces = Namespaces()
+    cache: frozenset[str] | None = None
+    sandboxes: Mapping[str, bool] | None = None
+    busy: frozenset[AttachmentKey] = frozenset()
+    queued: frozenset[AttachmentKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signs:
+    """What each witness says of one attachment."""
+
+    link: Sight
+    route: Sight
+    mounts: Sight
+    processes: Sight
+    cache: Sight
+    runtime: Sandbox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspicion:
+    """Since when, in monotonic seconds, one rule has held without a break."""
+
+    rule: Rule
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What is carried from look to look. `known` is when each allocation was first seen."""
+
+    epoch: str = ""
+    trust: Trust = frozenset()
+    known: Mapping[HeldName, float] = field(default_factory=dict)
+    suspicions: Mapping[HeldName, Suspicion] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What is thought of one allocation, and why; `rule` where it is suspected."""
+
+    held: Held
+    standing: Standing
+    reason: str
+    rule: Rule | None = None
+    signs: Signs | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """The verdicts in the order of the ledger, and the memory for the next look."""
+
+    memory: Memory
+    verdicts: tuple[Verdict, ...]
+
+    def of(self, standing: Standing) -> tuple[Verdict, ...]:
+        """The verdicts of one kind."""
+        return tuple(v for v in self.verdicts if v.standing is standing)
+
+
+def assess(
+    memory: Memory, look: Look, *, now: float, now_unix: float, waits: Waits = Waits()
+) -> Assessment:
+    """The verdict on every allocation of the look. `now` is monotonic, `now_unix` the wall clock's:
+    a wall clock that was set back makes allocations young, one that was set forward ends the 60 s
+    of rule 1 early and nothing else."""
+    if memory.epoch != look.epoch:
+        memory = Memory(epoch=look.epoch)
+    known = {h.name: memory.known.get(h.name, now) for h in look.held}
+    raw = _signs_of(look)
+    settled = [h for h in look.held if now_unix - h.allocated_unix >= waits.young]
+    trusted, trust = _weigh(memory.trust, settled, raw)
+
+    found = []
+    for held in look.held:
+        ages = _Ages(wall=now_unix - held.allocated_unix, known=now - known[held.name])
+        signs = _believed(raw[held.name], held, trusted)
+        found.append(_judge(held, signs, look, ages, waits))
+    suspicions = {
+        v.held.name: _suspicion(memory.suspicions.get(v.held.name), v.rule, now)
+        for v in found
+        if v.rule is not None
+    }
+    verdicts = tuple(_confirmed(v, suspicions, now, waits) for v in found)
+    return Assessment(
+        memory=Memory(epoch=look.epoch, trust=trust, known=known, suspicions=suspicions),
+        verdicts=verdicts,
+    )
+
+
+def explains_all(look: Look) -> bool:
+    """Whether links and sandboxes alone show every allocation alive, so that nothing else need be
+    read: the usual look."""
+    links = _Links(look.links)
+    return all(
+        held.wiring is Wiring.OURS
+        and links.sight(held.key) is Sight.SEEN
+        and _sandbox(held, look.sandboxes) is not Sandbox.MISSING
+        for held in look.held
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ages:
+    """Seconds since the allocation by the wall clock, and since this process first saw it."""
+
+    wall: float
+    known: float
+
+
+class _Links:
+    """Finds an attachment among our links; names that had to be hashed are compared one by one."""
+
+    def __init__(self, links: tuple[Identity, ...] | None) -> None:
+        self._is_known = links is not None
+        self._plain = {(i.container_id, i.ifname) for i in links or ()}
+        self._hashed = [i for i in links or () if "~" in (i.container_id[:1], i.ifname[:1])]
+
+    def sight(self, key: AttachmentKey) -> Sight:
+        if not self._is_known:
+            return Sight.UNKNOWN
+        is_there = (key.container_id, key.ifname) in self._plain or any(
+            i.is_of(key.container_id, key.ifname) for i in self._hashed
+        )
+        return _sight(is_there=is_there)
+
+
+def _signs_of(look: Look) -> dict[HeldName, Signs]:
+    links = _Links(look.links)
+    routed: dict[Address, list[Identity | None]] = {}
+    for route in look.routes or ():
+        routed.setdefault(route.address, []).append(route.owner)
+    return {
+        held.name: Signs(
+            link=links.sight(held.key) if held.wiring is Wiring.OURS else Sight.UNKNOWN,
+            route=Sight.UNKNOWN if look.routes is None else _route(held, routed),
+            mounts=_namespace(held, look.mounts),
+            processes=_namespace(held, look.processes),
+            cache=_cached(held, look.cache),
+            runtime=_sandbox(held, look.sandboxes),
+        )
+        for held in look.held
+    }
+
+
+def _sight(*, is_there: bool) -> Sight:
+    return Sight.SEEN if is_there else Sight.MISSING
+
+
+def _route(held: Held, routed: Mapping[Address, list[Identity | None]]) -> Sight:
+    owners = [owner for address in held.addresses for owner in routed.get(address, ())]
+    key = held.key
+    return _sight(
+        is_there=any(o is None or not o.is_of(key.container_id, key.ifname) for o in owners)
+    )
+
+
+def _namespace(held: Held, found: Namespaces) -> Sight:
+    if held.netns_cookie and held.netns_cookie in found.cookies:
+        return Sight.SEEN
+    return Sight.MISSING if held.netns_cookie and found.is_whole else Sight.UNKNOWN
+
+
+def _cached(held: Held, cache: frozenset[str] | None) -> Sight:
+    """libcni names its files <network>-<container id>-<interface>. A network of another name than
+    the ledger's counts, too: the config may have been renamed since."""
+    if cache is None:
+        return Sight.UNKNOWN
+    ending = f"-{held.key.container_id}-{held.key.ifname}"
+    is_there = f"{held.network_name}{ending}" in cache or any(n.endswith(ending) for n in cache)
+    return _sight(is_there=is_there)
+
+
+def _sandbox(held: Held, sandboxes: Mapping[str, bool] | None) -> Sandbox:
+    if sandboxes is None:
+        return Sandbox.UNKNOWN
+    is_ready = sandboxes.get(held.key.container_id)
+    if is_ready is None:
+        return Sandbox.MISSING if held.is_pod else Sandbox.UNKNOWN
+    return Sandbox.READY if is_ready else Sandbox.NOT_READY
+
+
+def _signs_of_life(signs: Signs) -> tuple[Witness | None, ...]:
+    """Who sees it alive; None for the kernel's own witnesses. A cache entry is no sign of life: it
+    stays until a DEL."""
+    own = (signs.link, signs.route, signs.processes)
+    seen: list[Witness | None] = [None for sight in own if sight is Sight.SEEN]
+    if signs.mounts is Sight.SEEN:
+        seen.append(Witness.MOUNTS)
+    if signs.runtime is Sandbox.READY:
+        seen.append(Witness.RUNTIME)
+    return tuple(seen)
+
+
+_SAYS: Mapping[Witness, Callable[[Signs], Sight]] = {
+    Witness.MOUNTS: lambda signs: signs.mounts,
+    Witness.CACHE: lambda signs: signs.cache,
+    Witness.RUNTIME: lambda signs: {
+        Sandbox.READY: Sight.SEEN,
+        Sandbox.NOT_READY: Sight.SEEN,
+        Sandbox.MISSING: Sight.MISSING,
+        Sandbox.UNKNOWN: Sight.UNKNOWN,
+    }[signs.runtime],
+}
+
+
+def _weigh(
+    earlier: Trust, settled: Iterable[Held], raw: Mapping[HeldName, Signs]
+) -> tuple[Trust, Trust]:
+    """Who is believed in this look when it misses something, and who has shown anything so far."""
+    hits, misses = dict.fromkeys(_WEIGHED, 0), dict.fromkeys(_WEIGHED, 0)
+    for held in settled:
+        signs = raw[held.name]
+        alive = _signs_of_life(signs)
+        for witness, says in _SAYS.items():
+            if not any(other is not witness for other in alive):
+                continue  # nobody else says that it lives
+            sight = says(signs)
+            hits[witness, held.is_pod] += sight is Sight.SEEN
+            misses[witness, held.is_pod] += sight is Sight.MISSING
+    trust = frozenset(
+        name
+        for name in _WEIGHED
+        if (hits[name] or name in earlier)
+        and misses[name] <= (hits[name] if name[0] is Witness.RUNTIME else 0)
+    )
+    return trust, trust
+
+
+_WEIGHED = tuple((witness, is_pod) for witness in Witness for is_pod in (True, False))
+
+
+def _believed(signs: Signs, held: Held, trusted: Trust) -> Signs:
+    """The signs, with unknown for what an unproven witness misses."""
+    if signs.mounts is Sight.MISSING and (Witness.MOUNTS, held.is_pod) not in trusted:
+        signs = replace(signs, mounts=Sight.UNKNOWN)
+    if signs.cache is Sight.MISSING and (Witness.CACHE, held.is_pod) not in trusted:
+        signs = replace(signs, cache=Sight.UNKNOWN)
+    if signs.runtime is Sandbox.MISSING and (Witness.RUNTIME, held.is_pod) not in trusted:
+        signs = replace(signs, runtime=Sandbox.UNKNOWN)
+    return signs
+
+
+def _judge(held: Held, signs: Signs, look: Look, ages: _Ages, waits: Waits) -> Verdict:
+    """The rule table of the module's docstring, top down."""
+    at_work = _at_work(held, look, ages, waits)
+    if at_work:
+        return Verdict(held=held, standing=Standing.LIVE, reason=at_work)
+    if signs.runtime is Sandbox.READY:
+        reason = "the runtime has its sandbox ready"
+        return Verdict(held=held, standing=Standing.LIVE, reason=reason)
+    rule = None
+    if _is_gone(held, signs):
+        rule = Rule.GONE
+    elif held.is_pod and ages.known >= waits.forgotten and _is_forgotten(held, signs):
+        rule = Rule.FORGOTTEN
+    if rule is not None:
+        standing = Standing.CANDIDATE
+    else:
+        standing = Standing.LIVE if _signs_of_life(signs) else Standing.UNSURE
+    return Verdict(held=held, standing=standing, reason=_words(signs), rule=rule, signs=signs)
+
+
+def _at_work(held: Held, look: Look, ages: _Ages, waits: Waits) -> str:
+    if held.key in look.queued:
+        return "its DEL is queued"
+    if held.key in look.busy:
+        return "a verb is at work on it"
+    if ages.wall < waits.young:
+        return f"allocated less than {waits.young:.0f} s ago"
+    return ""
+
+
+def _is_gone(held: Held, signs: Signs) -> bool:
+    """Rules 3 and 4."""
+    if signs.route is not Sight.MISSING or not _is_namespace_gone(signs):
+        return False
+    is_doubted = (
+        signs.runtime in {Sandbox.MISSING, Sandbox.NOT_READY} or signs.cache is Sight.MISSING
+    )
+    match held.wiring:
+        case Wiring.OURS:
+            is_doubted = is_doubted or signs.processes is Sight.MISSING
+            return signs.link is Sight.MISSING and is_doubted
+        case Wiring.MAIN_PLUGIN:
+            return is_doubted
+        case Wiring.PEER:
+            return False
+
+
+def _is_namespace_gone(signs: Signs) -> bool:
+    both = (signs.mounts, signs.processes)
+    return Sight.SEEN not in both and Sight.MISSING in both
+
+
+def _is_forgotten(held: Held, signs: Signs) -> bool:
+    """Rules 5 and 6."""
+    if (
+        signs.runtime is not Sandbox.MISSING
+        or signs.route is not Sight.MISSING
+        or signs.processes is Sight.SEEN
+    ):
+        return False
+    match held.wiring:
+        case Wiring.OURS:
+            return signs.cache is Sight.MISSING
+        case Wiring.MAIN_PLUGIN:
+            return False
+        case Wiring.PEER:
+            return signs.cache is not Sight.SEEN and signs.mounts is not Sight.SEEN
+
+
+def _words(signs: Signs) -> str:
+    return (
+        f"link {signs.link.value}, other route {signs.route.value}, "
+        f"namespace {signs.mounts.value} among mounts and {signs.processes.value} among processes, "
+        f"cache entry {signs.cache.value}, sandbox {signs.runtime.value}"
+    )
+
+
+def _suspicion(earlier: Suspicion | None, rule: Rule, now: float) -> Suspicion:
+    return earlier if earlier and earlier.rule is rule else Suspicion(rule=rule, since=now)
+
+
+def _confirmed(
+    verdict: Verdict, suspicions: Mapping[HeldName, Suspicion], now: float, waits: Waits
+) -> Verdict:
+    suspicion = suspicions.get(verdict.held.name)
+    if suspicion is None or now - suspicion.since < waits.confirm:
+        return verdict
+    return replace(verdict, standing=Standing.CONFIRMED)
