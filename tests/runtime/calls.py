@@ -23,6 +23,8 @@ class Call:
     env: Mapping[str, str]
     stdin: Mapping[str, Any]
     pid: int
+    order: int
+    """Nanoseconds of the monotonic clock at its start."""
 
     @property
     def container_id(self) -> str:
@@ -49,7 +51,7 @@ class Tap:
 
     def __init__(self, bin_dir: Path, name: str, plugin: Path | None) -> None:
         """`plugin` None: a chained plugin that passes on what it was given."""
-        self.name = name
+        self.path = bin_dir / name
         self._folder = bin_dir / f"{name}.tap"
         (self._folder / "calls").mkdir(parents=True)
         if plugin is not None:
@@ -57,7 +59,7 @@ class Tap:
         made = bin_dir / f".{name}"
         made.write_text(f"#!{interpreter()} -IS\n{SOURCE.read_text()}")
         made.chmod(0o755)
-        made.rename(bin_dir / name)
+        made.rename(self.path)
 
     def calls(self, container_id: str = "") -> list[Call]:
         """All calls since the last `forget`, oldest first; those of one sandbox if named."""
@@ -88,7 +90,7 @@ class Tap:
     def remove(self) -> None:
         """Away with it."""
         shutil.rmtree(self._folder)
-        (self._folder.with_suffix("")).unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         return sorted(

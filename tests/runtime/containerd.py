@@ -119,6 +119,10 @@ class Containerd:
     def start(self) -> None:
         """Start it and wait until it answers; the images of an earlier start are still there."""
         self.daemon.start()
+        self.await_ready()
+
+    def await_ready(self) -> None:
+        """Wait until it answers."""
         self.daemon.wait_ready(lambda: is_listening(self.socket))
         _await(self._answers, what="an answer of containerd")
 
@@ -272,4 +276,9 @@ def _kill_cgroups(name: str) -> None:
 def _unmount_below(top: Path) -> None:
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for path in reversed([one for one in mounted if one.startswith(f"{top}/")]):
-        subprocess.run(["umount", "-l", path], env={"PATH": PATH}, check=False, timeout=10)
+        unmount(Path(path))
+
+
+def unmount(path: Path) -> None:
+    """Take a mount away at once, whoever uses it; nothing happens where there is none."""
+    subprocess.run(["umount", "-l", str(path)], env={"PATH": PATH}, check=False, timeout=10)

@@ -39,11 +39,12 @@ def main() -> None:
 def note(verb: str, stdin: bytes) -> None:
     """One file, whole or not there; its name sorts by time."""
     kept = {name: value for name, value in os.environ.items() if name.startswith("CNI_")}
-    name = f"{time.monotonic_ns():020}-{os.getpid()}"
-    text = json.dumps({"verb": verb, "env": kept, "stdin": json.loads(stdin), "pid": os.getpid()})
+    order, pid = time.monotonic_ns(), os.getpid()
+    name = f"{order:020}-{pid}"
+    call = {"verb": verb, "env": kept, "stdin": json.loads(stdin), "pid": pid, "order": order}
     hidden = os.path.join(HERE, "calls", "." + name)
     with open(hidden, "w") as file:
-        file.write(text)
+        json.dump(call, file)
     os.rename(hidden, os.path.join(HERE, "calls", name))
 
 

@@ -139,9 +139,13 @@ class World:
             raise AssertionError("\n".join(seen)) from None
 
     def traces(self, sandbox_id: str) -> list[str]:
-        """What the node still has of a sandbox; empty when all is gone."""
-        kernel = self.site.traces(pod_named(sandbox_id))
-        return [*kernel, *(["the runtime's record"] if sandbox_id in self.cri.listed() else [])]
+        """What is left of a sandbox anywhere; empty when all is gone."""
+        record = ["the runtime's record"] if sandbox_id in self.cri.listed() else []
+        return [*self.traces_on_node(sandbox_id), *record]
+
+    def traces_on_node(self, sandbox_id: str) -> list[str]:
+        """What kernel and ledger have of a sandbox."""
+        return self.site.traces(pod_named(sandbox_id))
 
     def can_reach_router(self, sandbox: Sandbox) -> bool:
         """Whether the VPC answers the pod."""
@@ -153,13 +157,25 @@ class World:
         self.lab.control.call("set_fault", action="AssignPrivateIpAddresses", kind="throttle")
         held: list[Sandbox] = []
         try:
-            while self.site.ledger().in_state("available"):
-                held.append(self.cri.run(f"filler-{len(held)}"))
+            until(lambda: self._has_used_up(held), what="a pool without addresses")
             yield
         finally:
             self.lab.control.call("clear_faults")
             for sandbox in held:
                 self.cri.end(sandbox.sandbox_id)
+
+    def run_soon(self, name: str) -> Sandbox:
+        """Start a sandbox whose name the runtime may hold for another moment."""
+
+        def started() -> Sandbox | None:
+            try:
+                return self.cri.run(name)
+            except Refused as refusal:
+                if "is reserved" in refusal.text:
+                    return None
+                raise
+
+        return until(started, what=f"the name {name} to be free")
 
     def failed_run(self, name: str, *, seconds: float = 60.0) -> Refused:
         """Start a sandbox that must not start; the runtime's refusal."""
@@ -168,6 +184,13 @@ class World:
         except Refused as refusal:
             return refusal
         raise AssertionError(f"{name} started with {started.ip}")
+
+    def _has_used_up(self, held: list[Sandbox]) -> bool:
+        """Whether no address is available nor about to be; pods take those that are."""
+        ledger = self.site.ledger()
+        for _ in ledger.in_state("available"):
+            held.append(self.cri.run(f"filler-{len(held)}"))
+        return not any(map(ledger.in_state, ("available", "cooling", "preparing")))
 
 
 def pod_of(sandbox: Sandbox) -> Pod:
