@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cni_shim.datapath.routing import RoutingRules
+
 DEFAULT_RUN_DIR = "/run/vpc-ipamd"
 DEFAULT_VETH_PREFIX = "eni"
 LEVELS = ("debug", "info", "warning", "error")
+ROUTING_RULES = tuple(mode.value for mode in RoutingRules)
 
 
 class SettingsError(Exception):
@@ -22,6 +25,7 @@ class Settings:
     run_dir: Path
     log_level: str
     eni_mtu: int
+    routing_rules: RoutingRules = RoutingRules.GROUPED
 
     @property
     def ipamd_socket(self) -> Path:
@@ -44,6 +48,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     run_dir = environ.get("VPC_IPAMD_RUN_DIR") or DEFAULT_RUN_DIR
     level = (environ.get("VPC_IPAMD_LOG_LEVEL") or "info").strip().lower()
     mtu = environ.get("AWS_VPC_ENI_MTU") or "9001"
+    routing = (environ.get("VPC_IPAMD_ROUTING_RULES") or "grouped").strip().lower()
     bad = []
     if not run_dir.startswith("/"):
         bad.append(f"VPC_IPAMD_RUN_DIR={run_dir!r} must be an absolute path")
@@ -51,6 +56,13 @@ def load(environ: Mapping[str, str]) -> Settings:
         bad.append(f"VPC_IPAMD_LOG_LEVEL={level!r} must be one of {', '.join(LEVELS)}")
     if not mtu.isdecimal() or not 576 <= int(mtu) <= 9001:
         bad.append(f"AWS_VPC_ENI_MTU={mtu!r} must be a whole number from 576 to 9001")
+    if routing not in ROUTING_RULES:
+        bad.append(f"VPC_IPAMD_ROUTING_RULES={routing!r} must be one of {', '.join(ROUTING_RULES)}")
     if bad:
         raise SettingsError("unusable settings: " + "; ".join(bad))
-    return Settings(run_dir=Path(run_dir), log_level=level, eni_mtu=int(mtu))
+    return Settings(
+        run_dir=Path(run_dir),
+        log_level=level,
+        eni_mtu=int(mtu),
+        routing_rules=RoutingRules(routing),
+    )

@@ -157,9 +157,9 @@ def test_a_link_of_another_name_stays_and_its_route_to_the_address_goes(
 def test_what_is_not_of_the_plugins_making_is_left(lab: Lab, words: str) -> None:
     make_bridge()
     run("ip", *words.split())
-    before = run("ip", "rule"), run("ip", "route", "show", "table", "all")
+    before = run("ip", "-4", "rule"), run("ip", "-4", "route", "show", "table", "all")
     assert not unwire(lab, A)
-    assert (run("ip", "rule"), run("ip", "route", "show", "table", "all")) == before
+    assert (run("ip", "-4", "rule"), run("ip", "-4", "route", "show", "table", "all")) == before
 
 
 def test_a_pod_of_ours_is_left_alone(lab: Lab) -> None:

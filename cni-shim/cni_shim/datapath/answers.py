@@ -86,13 +86,21 @@ class Neighbour:
 
 def split(data: bytes) -> Iterator[Message]:
     """The netlink messages in one datagram."""
+    for kind, flags, sequence, start, end in spans(data):
+        yield Message(kind=kind, flags=flags, sequence=sequence, body=data[start:end])
+
+
+def spans(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+    """Of each message in a datagram kind, flags, sequence, and where its body starts and ends.
+
+    For dumps: a `Message` for each of 2000 rules costs three times as much as all the rest.
+    """
     offset = 0
     while offset + m.HEADER.size <= len(data):
         size, kind, flags, sequence, _ = m.HEADER.unpack_from(data, offset)
         if size < m.HEADER.size:
             return
-        body = data[offset + m.HEADER.size : offset + size]
-        yield Message(kind=kind, flags=flags, sequence=sequence, body=body)
+        yield kind, flags, sequence, offset + m.HEADER.size, offset + size
         offset += (size + 3) & ~3
 
 

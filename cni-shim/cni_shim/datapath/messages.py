@@ -385,6 +385,29 @@ def delete_rule(rule: Rule) -> Request:
     return Request(op=op, kind=RTM_DELRULE, flags=0, body=_rule_body(rule))
 
 
+def pod_rule_selectors(address: Address) -> tuple[Request, Request]:
+    """To remove one rule of ours to exactly this address (512), and one from it (1536), whichever
+    table it names; ENOENT where there is none. A field that is left out is not compared."""
+    family, length, packed = FAMILIES[address.version], address.max_prefixlen, address.packed
+    ours = attribute(FRA_PROTOCOL, bytes([names.PROTOCOL]))
+    to_pod = (
+        RULE.pack(family, length, 0, 0, 0, FR_ACT_TO_TBL, 0)
+        + u32(FRA_PRIORITY, names.POD_RULE_PRIORITY)
+        + ours
+        + attribute(FRA_DST, packed)
+    )
+    from_pod = (
+        RULE.pack(family, 0, length, 0, 0, FR_ACT_TO_TBL, 0)
+        + u32(FRA_PRIORITY, names.MARK_RULE_PRIORITY)
+        + ours
+        + attribute(FRA_SRC, packed)
+    )
+    return (
+        Request(op=f"delete the rule to {address}", kind=RTM_DELRULE, flags=0, body=to_pod),
+        Request(op=f"delete the rule from {address}", kind=RTM_DELRULE, flags=0, body=from_pod),
+    )
+
+
 def dump_rules(family: int = AF_UNSPEC) -> Request:
     """Ask for every rule."""
     body = RULE.pack(family, 0, 0, 0, 0, 0, 0)

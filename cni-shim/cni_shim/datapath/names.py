@@ -15,9 +15,12 @@ from ipaddress import IPv4Address, IPv6Address
 POD_TABLE = 5120
 MAIN_TABLE = 254
 
-# Rule priorities: 512 ("to a pod"), 1536 ("from a pod on a secondary ENI") and 32765 ("from the
-# ENI's own address") are the AWS agent's. 1024 is left free for its 0x80/0x80 node-port rule.
+# Rule priorities, all of them the AWS agent's: 512 ("to a pod"), 1024 ("a connection of the primary
+# ENI's"), 1535 ("to an external service"), 1536 ("from a pod on a secondary ENI") and 32765 ("from
+# the ENI's own address").
 POD_RULE_PRIORITY = 512
+CONNECTION_RULE_PRIORITY = 1024
+EXTERNAL_RULE_PRIORITY = 1535
 MARK_RULE_PRIORITY = 1536
 ENI_RULE_PRIORITY = 32765
 
@@ -128,11 +131,22 @@ def eni_mark(*, device_index: int, network_card: int = 0) -> int:
     return mark
 
 
+def eni_table(mark: int) -> int:
+    """The route table of the secondary ENI with this mark: the same number, as only card 0 has
+    marks (see `eni_mark`) and tables there are device index + 1."""
+    return mark
+
+
 def link_group(mark: int) -> int:
     """The interface group of pods on the ENI with this mark; mark 0 is the primary ENI."""
     if not 0 <= mark <= MARK_MASK:
         raise ValueError(f"mark {mark:#x}: want 0 to {MARK_MASK:#x}")
     return GROUP_BASE | mark
+
+
+def mark_of_group(group: int) -> int:
+    """The mark of the ENI whose pods are in this interface group of ours."""
+    return group & MARK_MASK
 
 
 def is_our_group(group: int) -> bool:

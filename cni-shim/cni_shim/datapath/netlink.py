@@ -133,20 +133,23 @@ class NetlinkSocket:
         raise DatapathError(request.op, errno.EINTR, "the table changed during every try")
 
     def _dump_once(self, request: Request) -> list[bytes] | None:
-        sequence = self._send((request,), ack=False)
+        wanted = self._send((request,), ack=False)
         bodies: list[bytes] = []
         is_torn = False
-        for message in self._receive():
-            if message.sequence != sequence:
-                continue
-            is_torn = is_torn or bool(message.flags & _NLM_F_DUMP_INTR)
-            if message.kind == _NLMSG_DONE:
-                break
-            if message.kind == _NLMSG_ERROR:
-                error = _error_of(message, request.op)
-                raise error or DatapathError(request.op, errno.ENODATA)
-            bodies.append(message.body)
-        return None if is_torn else bodies
+        while True:
+            data = self._datagram()
+            for kind, flags, sequence, start, end in answers.spans(data):
+                if sequence != wanted:
+                    continue
+                is_torn = is_torn or bool(flags & _NLM_F_DUMP_INTR)
+                if kind == _NLMSG_DONE:
+                    return None if is_torn else bodies
+                body = data[start:end]
+                if kind == _NLMSG_ERROR:
+                    message = Message(kind=kind, flags=flags, sequence=sequence, body=body)
+                    error = _error_of(message, request.op)
+                    raise error or DatapathError(request.op, errno.ENODATA)
+                bodies.append(body)
 
     def _send(self, requests: Sequence[Request], *, ack: bool = True) -> int:
         first = self._sequence + 1
@@ -165,11 +168,13 @@ class NetlinkSocket:
 
     def _receive(self) -> Iterator[Message]:
         while True:
-            try:
-                data = self._socket.recv(_RECEIVE_BYTES)
-            except OSError as e:
-                raise DatapathError("receive", e.errno or errno.EIO, "no answer") from e
-            yield from answers.split(data)
+            yield from answers.split(self._datagram())
+
+    def _datagram(self) -> bytes:
+        try:
+            return self._socket.recv(_RECEIVE_BYTES)
+        except OSError as e:
+            raise DatapathError("receive", e.errno or errno.EIO, "no answer") from e
 
 
 def _error_of(message: Message, op: str) -> DatapathError | None:

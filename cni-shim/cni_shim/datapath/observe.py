@@ -15,14 +15,14 @@ from cni_shim.datapath.families import AF_UNSPEC, FAMILIES, Address, host_networ
 from cni_shim.datapath.identity import ALIAS_START
 from cni_shim.datapath.messages import Route, Rule
 from cni_shim.datapath.netlink import NetlinkSocket, find_link_by_index, find_links
+from cni_shim.datapath.routing import is_pod_route, names_pod
 from cni_shim.datapath.wiring import is_of
 
 _ALIAS_BYTES = ALIAS_START.encode()
 _POD_TABLE_ATTRIBUTE = messages.u32(messages.RTA_TABLE, names.POD_TABLE)
 _MAIN_TABLE_ATTRIBUTE = messages.u32(messages.RTA_TABLE, names.MAIN_TABLE)
-# Where pods' rules stand, ours and the AWS agent's. Rules elsewhere may name a node address.
-POD_RULE_PRIORITIES = frozenset({names.POD_RULE_PRIORITY, names.MARK_RULE_PRIORITY})
 _HOST_LENGTHS = frozenset({32, 128})
+_PROTOCOL_AT = 5  # in struct rtmsg
 # linux/rtnetlink.h, RTPROT_KERNEL and RTPROT_RA: what an address or a router of the node brings.
 _NODES_OWN_PROTOCOLS = frozenset({2, 9})
 
@@ -34,7 +34,8 @@ class ObservedPod:
     A pod with addresses of both families is two of these, with one link.
 
     Without a route `link_name` is empty and `ifindex` 0. The key, cookie and names are from the
-    link's alias, and empty where the link is not ours or was left before it got its alias.
+    link's alias, and empty where the link is not ours or was left before it got its alias. Where
+    only rules name the address, `is_ours` says that one of ours does.
     """
 
     address: Address | None
@@ -50,11 +51,11 @@ class ObservedPod:
 
 
 def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
-    """Every pod address in the pod table, in main behind another agent's veth and in pods' rules,
-    and our links without one."""
+    """Every pod address in our pods' routes, in main behind another agent's veth and in pods'
+    rules, and our links without one."""
     links = {link.ifindex: link for link in sock.dump(messages.dump_links(), answers.link_of)}
     bodies = sock.dump_raw(messages.dump_routes())
-    routes = _in_pod_table(bodies)
+    routes = _of_pods(bodies)
     rules = sock.dump(messages.dump_rules(), answers.rule_of)
 
     routed = {route.ifindex for route in routes}
@@ -62,30 +63,46 @@ def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
     theirs = [r for r in host_routes(bodies) if r.destination.network_address not in ours]
     foreign = [r for r in theirs if r.ifindex in links and is_foreign_veth(links[r.ifindex])]
     routed_addresses = ours | {route.destination.network_address for route in foreign}
-    named = {address for rule in rules if (address := _pod_address_of(rule)) is not None}
-    return (
+    ruled = {
+        address: rule.protocol == names.PROTOCOL
+        for rule in sorted(rules, key=lambda rule: rule.protocol == names.PROTOCOL)
+        if (address := names_pod(rule)) is not None and address not in routed_addresses
+    }
+    found = (
         *(_observed(links.get(r.ifindex), r.destination.network_address) for r in routes),
         *(_observed(links[r.ifindex], r.destination.network_address) for r in foreign),
-        *(ObservedPod(address=address) for address in _sorted(named - routed_addresses)),
+        *(ObservedPod(address=a, is_ours=ruled[a]) for a in _sorted(ruled)),
         *(
             _observed(link, None)
             for link in links.values()
             if _is_host_veth(link) and link.ifindex not in routed
         ),
     )
+    return tuple(dict.fromkeys(found))  # while a pod's route changes its table it stands in both
 
 
-def pod_table_routes(sock: NetlinkSocket, family: int = AF_UNSPEC) -> tuple[Route, ...]:
-    """The routes of the pod table."""
-    return _in_pod_table(sock.dump_raw(messages.dump_routes(family)))
+def pod_routes(sock: NetlinkSocket, family: int = AF_UNSPEC) -> tuple[Route, ...]:
+    """The routes of the pod table, and those of ours in main."""
+    return _of_pods(sock.dump_raw(messages.dump_routes(family)))
 
 
-def _in_pod_table(bodies: Iterable[bytes]) -> tuple[Route, ...]:
+def _of_pods(bodies: Iterable[bytes]) -> tuple[Route, ...]:
     """Bytes are compared first: a parse costs 20 times as much."""
     return tuple(
         route
         for body in bodies
-        if _POD_TABLE_ATTRIBUTE in body and (route := answers.route_of(body)) is not None
+        if (_POD_TABLE_ATTRIBUTE in body or may_be_pods_in_main(body))
+        and (route := answers.route_of(body)) is not None
+        and is_pod_route(route)
+    )
+
+
+def may_be_pods_in_main(body: bytes) -> bool:
+    """Whether a dumped route has the looks of a pod's in main; costs no parse."""
+    return (
+        body[_PROTOCOL_AT] == names.PROTOCOL
+        and answers.matched_length(body) in _HOST_LENGTHS
+        and _MAIN_TABLE_ATTRIBUTE in body
     )
 
 
@@ -176,14 +193,5 @@ def _is_host_veth(link: Link) -> bool:
     return link.identity is not None or (not link.alias and names.is_our_group(link.group))
 
 
-def _sorted(addresses: set[Address]) -> list[Address]:
+def _sorted(addresses: Iterable[Address]) -> list[Address]:
     return sorted(addresses, key=lambda address: (address.version, int(address)))
-
-
-def _pod_address_of(rule: Rule) -> Address | None:
-    if rule.priority not in POD_RULE_PRIORITIES:
-        return None
-    for network in (rule.destination, rule.source):
-        if network is not None and network.prefixlen == network.max_prefixlen:
-            return network.network_address
-    return None

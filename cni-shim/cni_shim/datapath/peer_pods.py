@@ -20,12 +20,12 @@ from cni_shim.datapath.families import Address
 from cni_shim.datapath.messages import Request, Route, Rule
 from cni_shim.datapath.netlink import NetlinkSocket, find_link_by_index
 from cni_shim.datapath.observe import (
-    POD_RULE_PRIORITIES,
     host_routes,
     is_foreign_veth,
     rules_naming,
 )
 from cni_shim.datapath.removal import LinkRemover
+from cni_shim.datapath.routing import POD_RULE_PRIORITIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

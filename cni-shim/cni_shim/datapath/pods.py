@@ -7,7 +7,8 @@ wires what it is told, and refuses an address that the node already uses for som
 What is built: a veth pair, host end in the interface group of the pod's ENI and named by its alias;
 the pod's /32 in the pod table; in the pod lo up, the /32, and a default route by 169.254.1.1, whose
 permanent neighbour entry is the host end. IPv6 the same with /128 and fe80::1, and a neighbour
-entry for the pod on the host. No proxy ARP, and no rule per pod.
+entry for the pod on the host. No proxy ARP, and no rule for a single pod unless asked for
+(`routing`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TypeGuard
 
 from cni_shim.datapath import answers, messages, names, peer_pods, sysctls
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
-from cni_shim.datapath.families import FAMILIES, LEAST_MTU_V6, Address
+from cni_shim.datapath.families import LEAST_MTU_V6, Address
 from cni_shim.datapath.identity import encode_alias
 from cni_shim.datapath.messages import VethPair
 from cni_shim.datapath.netlink import (
@@ -37,10 +38,12 @@ from cni_shim.datapath.observe import (
     describe_route,
     links_of,
     observe_pods,
-    pod_table_routes,
+    pod_routes,
     rules_naming,
 )
+from cni_shim.datapath.pod_routing import Held, PodRouting
 from cni_shim.datapath.removal import LinkRemover
+from cni_shim.datapath.routing import RoutingRules
 from cni_shim.datapath.standing import find_wired, look
 from cni_shim.datapath.wiring import (
     PodWiring,
@@ -82,8 +85,15 @@ class IfindexChooser:
 class PodDatapath:
     """Wires pods in the network namespace of the thread that makes this object."""
 
-    def __init__(self, netlink: HostNetlink, notices: LinkNotices) -> None:
+    def __init__(
+        self,
+        netlink: HostNetlink,
+        notices: LinkNotices,
+        *,
+        mode: RoutingRules = RoutingRules.GROUPED,
+    ) -> None:
         self._netlink = netlink
+        self._routing = PodRouting(netlink, mode)
         self._remover = LinkRemover(netlink, notices)
         self._indexes = IfindexChooser()
         # Host ends between their creation and the end of their wire; for remove_leftover alone.
@@ -119,7 +129,7 @@ class PodDatapath:
                     self._prepare_v6(pair)
                 return self._dress(pod, pair, wiring)
             except BaseException as e:
-                self._undo(pair.host_ifindex, e)
+                self._undo(pair.host_ifindex, wiring.addresses, e)
                 raise
             finally:
                 self._unfinished.discard(pair.host_ifindex)
@@ -127,7 +137,7 @@ class PodDatapath:
     def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
         """What stands, if every part of this wiring stands exactly so; else None."""
         with self._netlink.pod_socket(netns_fd) as pod:
-            return find_wired(self._netlink.socket(), pod, wiring)
+            return find_wired(self._netlink.socket(), pod, wiring, self._routing.mode)
 
     def check(self, netns_fd: int, wiring: PodWiring, *, pod_mac: str = "") -> tuple[str, ...]:
         """A sentence for each thing of this wiring that does not stand; empty if all does.
@@ -137,7 +147,8 @@ class PodDatapath:
         since the config may have changed since the ADD. Raises DatapathError where it cannot look.
         """
         with self._netlink.pod_socket(netns_fd) as pod:
-            return look(self._netlink.socket(), pod, wiring, pod_mac=pod_mac).missing
+            found = look(self._netlink.socket(), pod, wiring, self._routing.mode, pod_mac=pod_mac)
+            return found.missing
 
     def unwire(
         self,
@@ -157,11 +168,11 @@ class PodDatapath:
         with self._locked(container_id, ifname):
             links = links_of(self._netlink.socket(), container_id, ifname, candidates)
             ifindexes = {link.ifindex for link in links}
+            # Before the link, by which a look of ours at leftovers would know whose they are.
+            had_rules = [self._routing.remove_rules(a, ifindexes) for a in addresses]
             with ExitStack() as removals:
                 for ifindex in ifindexes:
                     removals.enter_context(self._remover.removing(ifindex))
-                # Meanwhile; the routes go with the link.
-                had_rules = [self._remove_rules(address, ifindexes) for address in addresses]
         return any(had_rules) or bool(ifindexes)
 
     def unwire_peers(
@@ -182,6 +193,10 @@ class PodDatapath:
         with self._locked(container_id, ifname):
             return peer_pods.remove(self._netlink.socket(), self._remover, digits, addresses)
 
+    def settle(self, held: Held) -> int:
+        """See PodRouting.settle: after a start, and whenever pods' routes or rules may be gone."""
+        return self._routing.settle(held, self._locked)
+
     def observe(self) -> tuple[ObservedPod, ...]:
         """Every pod address found in the kernel, and every host veth of ours. Not a snapshot in
         time: a wire under way may show as a link without an address.
@@ -197,7 +212,7 @@ class PodDatapath:
         if observed.ifindex in self._unfinished:
             return False
         with self._locked(observed.container_id, observed.ifname):
-            had_rules = observed.address is not None and self._remove_rules(
+            had_rules = observed.address is not None and self._routing.remove_rules(
                 observed.address, {observed.ifindex}
             )
             if observed in observe_pods(self._netlink.socket()) and observed.is_ours:
@@ -225,6 +240,9 @@ class PodDatapath:
             self._require_unused(wiring, address)
             return
         rules = rules_naming(host, address)
+        if any(r.protocol == names.PROTOCOL for r in rules):
+            self._routing.remove_stale_rules(address)
+            rules = rules_naming(host, address)
         if rules:
             where = f"rule {rules[0].priority} to table {rules[0].table}"
             raise AddressInUse(address, where)
@@ -305,14 +323,18 @@ class PodDatapath:
     def _dress(self, pod: NetlinkSocket, pair: VethPair, wiring: PodWiring) -> Wired:
         cookie = pod.netns_cookie()
         alias = encode_alias(wiring.identity(cookie))
-        batch = host_requests(pair, alias, wiring.addresses, has_ipv6=self._has_ipv6)
+        batch = host_requests(
+            pair, alias, wiring.addresses, has_ipv6=self._has_ipv6, mode=self._routing.mode
+        )
         try:
             self._netlink.socket().execute(batch)
         except DatapathError as e:
             if e.errno == errno.EEXIST:
                 address = next(a for a in wiring.addresses if f" {a}/" in e.op)
-                raise AddressInUse(address, f"a route in table {names.POD_TABLE}") from e
+                where = f"a route in table {self._routing.mode.pod_table}"
+                raise AddressInUse(address, where) from e
             raise
+        self._routing.add_rules(wiring.addresses, wiring.mark)
         pod.execute(pod_requests(pair, wiring.addresses))
         # The host end was up before the pod end gave it a carrier, so the kernel starts its queue
         # from a work queue, and until then drops what is sent to the pod. Asking for the link
@@ -326,40 +348,24 @@ class PodDatapath:
             netns_cookie=cookie,
         )
 
-    def _undo(self, host_ifindex: int, cause: BaseException) -> None:
-        """Take the pair away, and with it every route; `cause` is what the caller will hear."""
+    def _undo(
+        self, host_ifindex: int, addresses: tuple[Address, ...], cause: BaseException
+    ) -> None:
+        """Take rules and the pair away, and with it every route; `cause` is what the caller will
+        hear."""
         try:
+            for address in addresses:
+                self._routing.remove_rules(address, {host_ifindex})
             self._remover.remove(host_ifindex)
         except DatapathError as e:
             cause.add_note(f"undoing it failed too: {e}")
 
-    def _remove_rules(self, address: Address, ifindexes: set[int]) -> bool:
-        """Remove rules of ours that name the address, unless its route leads to another link."""
-        host = self._netlink.socket()
-        rules = [r for r in rules_naming(host, address) if r.protocol == names.PROTOCOL]
-        if not rules or self._is_routed_elsewhere(address, ifindexes):
-            return False
-        for rule in rules:
-            try:
-                host.execute((messages.delete_rule(rule),))
-            except DatapathError as e:
-                if e.errno != errno.ENOENT:
-                    raise
-        return True
-
-    def _is_routed_elsewhere(self, address: Address, ifindexes: set[int]) -> bool:
-        routes = pod_table_routes(self._netlink.socket(), FAMILIES[address.version])
-        return any(
-            route.destination.network_address == address and route.ifindex not in ifindexes
-            for route in routes
-        )
-
     def _remove_stray_route(self, observed: ObservedPod) -> bool:
-        """Remove a route of ours in the pod table that leads to a link which is not ours."""
+        """Remove a route of ours to a pod that leads to a link which is not ours."""
         host = self._netlink.socket()
         strays = [
             route
-            for route in pod_table_routes(host)
+            for route in pod_routes(host)
             if route.destination.network_address == observed.address
             and route.protocol == names.PROTOCOL
             and route.ifindex == observed.ifindex

@@ -1,7 +1,8 @@
 """Whether one attachment stands: asked by CHECK, and by an ADD that comes again.
 
 Changes nothing. On the host only single questions are asked, so that the cost does not grow with
-the number of pods; in the pod's namespace, which is small, one dump of a kind.
+the number of pods, but for the rules of `per-pod`; in the pod's namespace, which is small, one dump
+of a kind.
 
 Plugins that come after us in the chain add addresses, routes and queueing disciplines, lower the
 pod's MTU, or change its MAC (tuning): none of that is missing from what we made.
@@ -20,6 +21,8 @@ from cni_shim.datapath.families import Address, host_on_link
 from cni_shim.datapath.identity import encode_alias
 from cni_shim.datapath.messages import Route
 from cni_shim.datapath.netlink import NetlinkSocket, find_link_by_index, find_links
+from cni_shim.datapath.observe import rules_naming
+from cni_shim.datapath.routing import RoutingRules, rules_of
 from cni_shim.datapath.wiring import PodWiring, Wired, is_of, pod_routes
 
 
@@ -33,7 +36,12 @@ class Standing:
 
 
 def look(
-    host: NetlinkSocket, pod: NetlinkSocket, wiring: PodWiring, *, pod_mac: str = ""
+    host: NetlinkSocket,
+    pod: NetlinkSocket,
+    wiring: PodWiring,
+    mode: RoutingRules,
+    *,
+    pod_mac: str = "",
 ) -> Standing:
     """What stands. `pod_mac` is what a later plugin made of the pod's MAC; "" is ours."""
     (inside,) = find_links(pod, (wiring.ifname,))
@@ -44,14 +52,17 @@ def look(
         missing.append(f"{what} that leads to {wiring.ifname} in this namespace")
     else:
         missing += _missing_on_host(host, outside, inside, wiring)
+    missing += _missing_rules(host, wiring, mode)
     if inside is not None:
         missing += _missing_in_pod(pod, outside, inside, wiring, pod_mac)
     return Standing(host=outside, pod=inside, missing=tuple(missing))
 
 
-def find_wired(host: NetlinkSocket, pod: NetlinkSocket, wiring: PodWiring) -> Wired | None:
+def find_wired(
+    host: NetlinkSocket, pod: NetlinkSocket, wiring: PodWiring, mode: RoutingRules
+) -> Wired | None:
     """What stands for an attachment if all of it stands exactly as wanted, else None."""
-    found = look(host, pod, wiring)
+    found = look(host, pod, wiring, mode)
     if found.missing or found.host is None or found.pod is None:
         return None
     cookie = pod.netns_cookie()
@@ -115,6 +126,20 @@ def _missing_on_host(
         address = wiring.addresses[-1]
         if not _knows_neighbour(host, outside, address, inside.mac):
             yield f"the host has no permanent neighbour entry for {address} on {name}"
+
+
+def _missing_rules(host: NetlinkSocket, wiring: PodWiring, mode: RoutingRules) -> Iterator[str]:
+    """The one thing that must be listed, and only where each pod has rules of its own: the kernel
+    answers no question about a single rule."""
+    for address in wiring.addresses:
+        wanted = rules_of(address, wiring.mark, mode)
+        if not wanted:
+            continue
+        found = {replace(r, protocol=names.PROTOCOL) for r in rules_naming(host, address)}
+        for rule in wanted:
+            if rule not in found:
+                way = "to" if rule.destination else "from"
+                yield f"the host has no rule {rule.priority} {way} {address} for table {rule.table}"
 
 
 def _leads_to(answer: bytes | DatapathError, address: Address, link: Link) -> bool:

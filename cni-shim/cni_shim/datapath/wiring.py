@@ -11,6 +11,7 @@ from cni_shim.datapath.answers import Link
 from cni_shim.datapath.families import ANYWHERE, Address, host_network, host_on_link
 from cni_shim.datapath.identity import Identity
 from cni_shim.datapath.messages import Request, Route, VethPair
+from cni_shim.datapath.routing import RoutingRules, host_route
 
 _GATEWAY_NETWORK = host_network(names.POD_GATEWAYS[4])
 
@@ -115,13 +116,6 @@ def veth_pair(
     )
 
 
-def host_route(address: Address, ifindex: int) -> Route:
-    """The pod's /32 or /128 in the pod table."""
-    return Route(
-        table=names.POD_TABLE, destination=host_network(address), gateway=None, ifindex=ifindex
-    )
-
-
 def pod_routes(version: int, ifindex: int) -> tuple[Route, ...]:
     """The pod's routes of a family: everything by its gateway, which for IPv4 needs a route itself
     (IPv6 takes a link-local gateway without)."""
@@ -138,13 +132,18 @@ def pod_routes(version: int, ifindex: int) -> tuple[Route, ...]:
 
 
 def host_requests(
-    pair: VethPair, alias: str, addresses: tuple[Address, ...], *, has_ipv6: bool
+    pair: VethPair,
+    alias: str,
+    addresses: tuple[Address, ...],
+    *,
+    has_ipv6: bool,
+    mode: RoutingRules = RoutingRules.GROUPED,
 ) -> tuple[Request, ...]:
-    """The batch on the host, after the pair was created."""
+    """The batch on the host, after the pair was created. The rules of `per-pod` come after it."""
     index = pair.host_ifindex
     return (
         messages.dress_host_veth(index, alias, has_ipv6=has_ipv6),
-        *(messages.add_route(host_route(address, index)) for address in addresses),
+        *(messages.add_route(host_route(address, index, mode)) for address in addresses),
         # IPv4 asks the pod by ARP; IPv6 would need a link-local address on this end to ask from.
         *(messages.add_neighbour(index, a, pair.pod_mac) for a in addresses if a.version == 6),
     )
