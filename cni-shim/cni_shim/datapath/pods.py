@@ -150,6 +150,14 @@ class PodDatapath:
             found = look(self._netlink.socket(), pod, wiring, self._routing.mode, pod_mac=pod_mac)
             return found.missing
 
+    def has_link(
+        self, container_id: str, ifname: str, pod_namespace: str, pod_name: str, veth_prefix: str
+    ) -> bool:
+        """Whether a host veth of the attachment stands, and with it the pod's namespace: a pair
+        goes with either end. Raises DatapathError."""
+        candidates = host_ifnames(veth_prefix, container_id, ifname, pod_namespace, pod_name)
+        return bool(links_of(self._netlink.socket(), container_id, ifname, candidates))
+
     def unwire(
         self,
         container_id: str,
