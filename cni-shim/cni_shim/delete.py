@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
 
+from cni_shim import spec
 from cni_shim.allocations import PEER, addresses_of, is_further, key_of, pb_key
 from cni_shim.attempt import ROLLBACK_SECONDS, Attempt
 from cni_shim.datapath.errors import DatapathError
@@ -71,6 +72,21 @@ class Teardown:
             return self._put_off(request, key, e)
         log.info("detached", key=str(key), address=" ".join(addresses), had_link=any(had_link))
         return True
+
+    def end(
+        self, held: pb.Allocation, *, reason: str, deadline_monotonic: float
+    ) -> pb.ReleaseReply:
+        """Tear down and release this very allocation, which no runtime will name again.
+
+        By its generation: an attachment that has come back meanwhile loses nothing. Raises CniError
+        where the kernel refuses (it stays allocated), IpamdError where ipamd does.
+        """
+        key = key_of(held)
+        self.unwire(spec.blank_delete(key), key, held)
+        release = pb.ReleaseRequest(key=pb_key(key), generation=held.generation, reason=reason)
+        reply = self._ipam.release(release, deadline_monotonic=deadline_monotonic)
+        self._cache.pop(key, None)
+        return reply
 
     def undo(self, request: CniRequest, attempt: Attempt) -> None:
         """Take back an ADD that failed or was cancelled: first the wiring, then the address."""

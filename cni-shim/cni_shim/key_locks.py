@@ -28,6 +28,11 @@ class KeyLocks:
         finally:
             self._leave(key)
 
+    def is_held(self, key: Hashable) -> bool:
+        """Whether somebody holds the key's lock or waits for it, at this moment."""
+        with self._guard:
+            return key in self._locks
+
     def _join(self, key: Hashable) -> threading.Lock:
         with self._guard:
             lock, users = self._locks.get(key) or (threading.Lock(), 0)

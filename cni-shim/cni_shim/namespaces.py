@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cni_shim.datapath.errors import DatapathError
-from cni_shim.leaks import Namespaces
+from cni_shim.signs import Namespaces
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # linux/proc_ns.h, PROC_PID_INIT_INO
 _NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x40000000  # linux/nsfs.h, linux/sched.h

@@ -92,6 +92,11 @@ class NodeWatch:
         self._wanted = network
         self._wake.set()
 
+    def has_reported(self, epoch: str) -> bool:
+        """Whether ipamd has accepted a report of this epoch from us."""
+        network = self._reported_network
+        return network is not None and network.epoch == epoch
+
     def on_notice(self, notice: Notice) -> None:
         """Look again, unless the notice is of a link that is no ENI: every pod's coming and going
         would otherwise have the whole host read. Runs on the listening thread."""

@@ -16,8 +16,7 @@ import structlog
 from cni_shim import frames, spec
 from cni_shim.delete_queue import DeleteQueue, QueuedDelete, QueueError
 from cni_shim.errors import CniError, CniErrorCode
-from cni_shim.plugin_config import PluginConfig
-from cni_shim.spec import AttachmentKey, CniRequest, Verb
+from cni_shim.spec import AttachmentKey, CniRequest
 from cni_shim.verbs import Verbs
 
 log = structlog.get_logger()
@@ -45,6 +44,10 @@ class QueueWorker:
     def pending(self) -> int:
         """How many deletes wait."""
         return len(self._pending)
+
+    def waits_for(self, key: AttachmentKey) -> bool:
+        """Whether a DEL of the key is queued."""
+        return key in self._pending
 
     def load(self) -> None:
         """Read the queue; call with the lock held, before listening."""
@@ -129,17 +132,7 @@ def _request(entry: QueuedDelete) -> CniRequest:
         return spec.parse(entry.request.value, entry.request.stdin)
     except CniError as e:
         log.warning("queued_config_unreadable", key=str(entry.key), error=str(e))
-        return CniRequest(
-            verb=Verb.DEL,
-            key=entry.key,
-            netns_path="",
-            allows_own_netns=True,
-            pod=spec.Pod(),
-            network_name="",
-            cni_version=spec.NEWEST_VERSION,
-            config=PluginConfig(),
-            prev_result=None,
-        )
+        return spec.blank_delete(entry.key)
 
 
 def _frame(request: CniRequest, key: AttachmentKey) -> frames.Request:

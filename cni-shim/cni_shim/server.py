@@ -1,4 +1,4 @@
-"""vpc-cnid: one request per connection, one worker thread per request.
+"""vpc-cnid, the process: its start, its threads, its end. What a request gets is in `serving`.
 
 Exit status: 0 after SIGTERM, 1 when a thread of it failed (the supervisor restarts it), 2 when a
 setting, the run directory or the kernel cannot be used.
@@ -13,244 +13,62 @@ import fcntl
 import os
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import structlog
 
-from cni_shim import frames, results, settings, spec
+from cni_shim import settings
 from cni_shim.accepting import Accepting
-from cni_shim.attempt import Attempt
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.host import HostDatapath
 from cni_shim.datapath.netlink import HostNetlink
 from cni_shim.datapath.notices import LinkNotices
 from cni_shim.datapath.pods import PodDatapath
 from cni_shim.delete_queue import DeleteQueue, QueueError
-from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.hangups import Hangups
 from cni_shim.ipam_client import IpamClient, IpamdError
+from cni_shim.leak_watch import LeakWatch
+from cni_shim.leaks import USUAL, Waits
 from cni_shim.log import configure
 from cni_shim.node_watch import NodeWatch
 from cni_shim.queue_worker import QueueWorker
+from cni_shim.runtime_list import RuntimeList
+from cni_shim.serving import Server
 from cni_shim.settings import Settings, SettingsError
-from cni_shim.spec import CniRequest, Verb
+from cni_shim.status import Silence
 from cni_shim.verbs import Verbs
+from cni_shim.witnesses import Witnesses
 
 log = structlog.get_logger()
 
 WORKERS = 192
 """Threads that serve a request each. More than the pods that a usual node can start at once."""
 
-MOST_ADDS = 160
-"""ADDs under way at most. They may all wait for an address, and the DELs that would free one must
-find a thread: the other 32 are theirs."""
-
-REQUEST_SECONDS = 5.0
-"""A launcher sends its whole request at once; one that dawdles must not hold a thread."""
-
 SWITCH_INTERVAL_SECONDS = 50e-6
 """As in ipamd: a decoding thread must not delay a verb by the default 5 ms per hand-over."""
 
 STOP_SECONDS = 5.0
-_CREDENTIALS = struct.Struct("3i")
-_NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x40000000
-
-
-def _nothing() -> None:
-    """An answer that changed nothing needs no undoing when it is lost."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """An answer, what to do if it cannot be delivered, and what to log once it was."""
-
-    answer: frames.Answer
-    undo: Callable[[], None] = _nothing
-    tell: Callable[[], None] = _nothing
-
-
-class Server:
-    """Turns frames into verbs and what came of them into answers."""
-
-    def __init__(self, verbs: Verbs, ipam: IpamClient, hangups: Hangups) -> None:
-        self._verbs = verbs
-        self._ipam = ipam
-        self._hangups = hangups
-        self._adds = threading.BoundedSemaphore(MOST_ADDS)
-        status = Path("/proc/self/ns/net").stat()
-        self._own_netns = (status.st_dev, status.st_ino)
-
-    def handle(self, connection: socket.socket) -> None:
-        """Serve one connection to its end; never raises."""
-        with connection:
-            try:
-                self._serve(connection)
-            except frames.FrameError as e:
-                log.warning("bad_frame", error=str(e))
-            except OSError as e:
-                log.info("launcher_gone", error=str(e))
-            except Exception:  # a worker that dies silently would leave the launcher waiting
-                log.exception("request_failed")
-
-    def _serve(self, connection: socket.socket) -> None:
-        if not _is_root(connection):
-            return
-        raw, netns_fd = frames.recv_request(connection, time.monotonic() + REQUEST_SECONDS)
-        deadline = time.monotonic() + raw.deadline_ms / 1000
-        try:
-            outcome = self._answer(raw, netns_fd, connection, deadline)
-        finally:
-            if netns_fd is not None:
-                os.close(netns_fd)
-        try:
-            frames.send_answer(connection, outcome.answer, time.monotonic() + REQUEST_SECONDS)
-        except (OSError, frames.FrameError):
-            outcome.undo()
-            raise
-        outcome.tell()
-
-    def _answer(
-        self,
-        raw: frames.Request,
-        netns_fd: int | None,
-        connection: socket.socket,
-        deadline: float,
-    ) -> Outcome:
-        """What the launcher is to be told."""
-        try:
-            request = spec.parse(raw.value, raw.stdin)
-            match request.verb:
-                case Verb.ADD:
-                    return self._add(request, raw, netns_fd, connection, deadline)
-                case Verb.DEL:
-                    assert request.key is not None
-                    self._verbs.delete(request, request.key, deadline_monotonic=deadline)
-                    return Outcome(answer=frames.Answer(exit_status=0))
-                case Verb.CHECK | Verb.GC | Verb.STATUS:
-                    raise CniError(
-                        CniErrorCode.INVALID_ENVIRONMENT,
-                        f"CNI_COMMAND={request.verb.name} is not available in this version",
-                        "ADD, DEL and VERSION are; set disableCheck in the network config",
-                    )
-        except CniError as e:
-            log.warning("verb_failed", container=raw.value("CNI_CONTAINERID"), error=str(e))
-            return _failed(e, raw)
-        except Exception as e:  # the runtime must get a document whatever happens
-            log.exception("verb_crashed", container=raw.value("CNI_CONTAINERID"))
-            error = CniError(
-                CniErrorCode.IO_FAILURE, "vpc-cnid failed", f"{type(e).__name__}: {e}; see its log"
-            )
-            return _failed(error, raw)
-
-    def _add(
-        self,
-        request: CniRequest,
-        raw: frames.Request,
-        netns_fd: int | None,
-        connection: socket.socket,
-        deadline: float,
-    ) -> Outcome:
-        if not self._adds.acquire(blocking=False):
-            raise CniError(
-                CniErrorCode.TRY_AGAIN_LATER,
-                "too many ADDs are under way",
-                f"{MOST_ADDS} wait for an address or are being wired; see ipamctl status",
-            )
-        try:
-            return self._add_admitted(request, raw, netns_fd, connection, deadline)
-        finally:
-            self._adds.release()
-
-    def _add_admitted(
-        self,
-        request: CniRequest,
-        raw: frames.Request,
-        netns_fd: int | None,
-        connection: socket.socket,
-        deadline: float,
-    ) -> Outcome:
-        assert request.key is not None
-        descriptor = self._checked_netns(request, raw, netns_fd)
-        attempt = Attempt(request.key, self._ipam, deadline_monotonic=deadline)
-        with self._hangups.watched(connection, attempt.cancel):
-            result = self._verbs.add(request, descriptor, attempt)
-        return Outcome(
-            answer=frames.Answer(
-                exit_status=0, stdout=results.to_json(result, request.cni_version)
-            ),
-            undo=lambda: self._verbs.undo_locked(request, attempt),
-            tell=lambda: log.info(
-                "attached",
-                key=str(request.key),
-                pod=f"{request.pod.namespace}/{request.pod.name}",
-                address=str(result.ips[0].address.ip),
-                link=result.interfaces[0].name,
-            ),
-        )
-
-    def _checked_netns(self, request: CniRequest, raw: frames.Request, netns_fd: int | None) -> int:
-        """The pod's namespace descriptor. Raises CniError 8 for anything that cannot be one."""
-        if netns_fd is None:
-            why = os.strerror(raw.netns_errno) if raw.netns_errno else "no descriptor came along"
-            raise CniError(
-                CniErrorCode.INVALID_NETNS,
-                "CNI_NETNS cannot be opened",
-                f"{request.netns_path}: {why}",
-            )
-        try:
-            is_network = fcntl.ioctl(netns_fd, _NS_GET_NSTYPE) == _CLONE_NEWNET
-        except OSError:
-            is_network = False
-        if not is_network:
-            raise CniError(
-                CniErrorCode.INVALID_NETNS,
-                "CNI_NETNS is no network namespace",
-                request.netns_path,
-            )
-        status = os.fstat(netns_fd)
-        is_own = (status.st_dev, status.st_ino) == self._own_netns
-        if is_own and not request.allows_own_netns:
-            raise CniError(
-                CniErrorCode.INVALID_NETNS,
-                "CNI_NETNS is the node's own network namespace",
-                f"{request.netns_path}; a pod on the host network needs no plugin",
-            )
-        return netns_fd
-
-
-def _failed(error: CniError, raw: frames.Request) -> Outcome:
-    document = error.to_json(spec.error_version(raw.stdin))
-    return Outcome(answer=frames.Answer(exit_status=1, stdout=document))
-
-
-def _is_root(connection: socket.socket) -> bool:
-    """Only uid 0 may ask; the socket is 0600, this says it where the check can be read."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(raw)
-    if uid != 0:
-        log.warning("peer_refused", pid=pid, uid=uid)
-    return bool(uid == 0)
 
 
 class Daemon:
     """The threads of one vpc-cnid, from `start` until `wait` returns the exit status."""
 
-    def __init__(self, wanted: Settings) -> None:
+    def __init__(self, wanted: Settings, *, waits: Waits = USUAL) -> None:
+        """`waits` are those of the search for lost DELs."""
         self._settings = wanted
         self._is_stopping = threading.Event()
         self._exit_status = 0
         self._netlink = HostNetlink()
         self._notices = LinkNotices()
         self._pods = PodDatapath(self._netlink, self._notices)
-        self._ipam = IpamClient(wanted.ipamd_socket)
+        self._silence = Silence(seen_at=_seen_at(wanted.heartbeat))
+        self._ipam = IpamClient(wanted.ipamd_socket, self._silence)
         self._queue = DeleteQueue(wanted.run_dir)
         self._queue_worker = QueueWorker(self._queue)
         self._verbs = Verbs(
@@ -268,6 +86,21 @@ class Daemon:
             heartbeat=wanted.heartbeat,
             eni_mtu=wanted.eni_mtu,
         )
+        self._leaks = LeakWatch(
+            self._ipam,
+            self._verbs,
+            Witnesses(
+                self._netlink,
+                self._pods.observe,
+                RuntimeList(wanted.cri_sockets),
+                netns_directories=wanted.netns_dirs,
+                cache_directory=wanted.cni_cache_dir,
+            ),
+            is_reported=self._watch.has_reported,
+            is_queued=self._queue_worker.waits_for,
+            waits=waits,
+            may_release=wanted.lost_dels == "release",
+        )
         self._busy = threading.Semaphore(WORKERS)
 
     def start(self) -> None:
@@ -281,10 +114,18 @@ class Daemon:
             listener = _listen(self._settings)
         finally:
             self._queue.release()
-        server = Server(self._verbs, self._ipam, Hangups())
+        server = Server(
+            self._verbs,
+            self._ipam,
+            Hangups(),
+            silence=self._silence,
+            host_problem=lambda: self._watch.host_problem,
+        )
         self._thread("watch", self._watch_ipamd)
         self._thread("node", lambda: self._watch.run(self._is_stopping.is_set))
         self._thread("queue", lambda: self._queue_worker.run(self._is_stopping.is_set))
+        if self._settings.lost_dels != "off":
+            self._thread("leaks", lambda: self._leaks.run(self._is_stopping.is_set))
         accepting = Accepting(listener)
         for number in range(WORKERS):
             self._thread(f"verb-{number}", lambda: self._accept(accepting, server))
@@ -349,6 +190,15 @@ class Daemon:
         self._verbs.remember(tuple(reply.allocations))
 
 
+def _seen_at(heartbeat: Path) -> float | None:
+    """When, on the monotonic clock, an earlier vpc-cnid last lived; None without a trace of one."""
+    try:
+        age = time.time() - heartbeat.stat().st_mtime
+    except OSError:
+        return None
+    return time.monotonic() - max(age, 0.0)
+
+
 def _listen(wanted: Settings) -> socket.socket:
     """The frame socket, 0600 from its first instant, in place of what a dead process left."""
     with suppress(FileNotFoundError):
@@ -403,8 +253,11 @@ def _explain_arguments() -> None:
         prog="vpc-cnid",
         description="The CNI daemon of one node: serves the vpc-cni launcher, wires pods and ENIs.",
         epilog="Settings are environment variables: VPC_IPAMD_RUN_DIR, VPC_IPAMD_LOG_LEVEL, "
-        "AWS_VPC_ENI_MTU. Exit status: 0 after SIGTERM, 1 when it failed, 2 when a setting, the "
-        "run directory or the kernel cannot be used.",
+        "AWS_VPC_ENI_MTU, VPC_IPAMD_ROUTING_RULES (grouped, per-pod), VPC_IPAMD_LOST_DELS "
+        "(release, log, off); VPC_IPAMD_CRI_SOCKETS, VPC_IPAMD_NETNS_DIRS and "
+        "VPC_IPAMD_CNI_CACHE_DIR say where pods are looked for whose DEL may be lost. Exit status: "
+        "0 after SIGTERM, 1 when it failed, 2 when a setting, the run directory or the kernel "
+        "cannot be used.",
     ).parse_args()
 
 

@@ -9,9 +9,15 @@ from pathlib import Path
 from cni_shim.datapath.routing import RoutingRules
 
 DEFAULT_RUN_DIR = "/run/vpc-ipamd"
+DEFAULT_CRI_SOCKETS = "/run/containerd/containerd.sock,/run/crio/crio.sock"
+DEFAULT_NETNS_DIRS = "/run/netns,/run/containerd/io.containerd.grpc.v1.cri/netns"
+"""ip-netns(8), CRI-O, podman, containerd; and containerd with netns_mounts_under_state_dir."""
+
+DEFAULT_CNI_CACHE_DIR = "/var/lib/cni/results"  # libcni's; containerd, CRI-O and podman keep it
 DEFAULT_VETH_PREFIX = "eni"
 LEVELS = ("debug", "info", "warning", "error")
 ROUTING_RULES = tuple(mode.value for mode in RoutingRules)
+LOST_DELS = ("release", "log", "off")
 
 
 class SettingsError(Exception):
@@ -26,6 +32,10 @@ class Settings:
     log_level: str
     eni_mtu: int
     routing_rules: RoutingRules = RoutingRules.GROUPED
+    lost_dels: str = LOST_DELS[0]
+    cri_sockets: tuple[Path, ...] = ()
+    netns_dirs: tuple[Path, ...] = ()
+    cni_cache_dir: Path = Path(DEFAULT_CNI_CACHE_DIR)
 
     @property
     def ipamd_socket(self) -> Path:
@@ -49,6 +59,10 @@ def load(environ: Mapping[str, str]) -> Settings:
     level = (environ.get("VPC_IPAMD_LOG_LEVEL") or "info").strip().lower()
     mtu = environ.get("AWS_VPC_ENI_MTU") or "9001"
     routing = (environ.get("VPC_IPAMD_ROUTING_RULES") or "grouped").strip().lower()
+    lost_dels = (environ.get("VPC_IPAMD_LOST_DELS") or LOST_DELS[0]).strip().lower()
+    cri_sockets = _paths(environ, "VPC_IPAMD_CRI_SOCKETS", DEFAULT_CRI_SOCKETS)
+    netns_dirs = _paths(environ, "VPC_IPAMD_NETNS_DIRS", DEFAULT_NETNS_DIRS)
+    cache_dir = environ.get("VPC_IPAMD_CNI_CACHE_DIR") or DEFAULT_CNI_CACHE_DIR
     bad = []
     if not run_dir.startswith("/"):
         bad.append(f"VPC_IPAMD_RUN_DIR={run_dir!r} must be an absolute path")
@@ -58,6 +72,15 @@ def load(environ: Mapping[str, str]) -> Settings:
         bad.append(f"AWS_VPC_ENI_MTU={mtu!r} must be a whole number from 576 to 9001")
     if routing not in ROUTING_RULES:
         bad.append(f"VPC_IPAMD_ROUTING_RULES={routing!r} must be one of {', '.join(ROUTING_RULES)}")
+    if lost_dels not in LOST_DELS:
+        bad.append(f"VPC_IPAMD_LOST_DELS={lost_dels!r} must be one of {', '.join(LOST_DELS)}")
+    for name, paths in (
+        ("VPC_IPAMD_CRI_SOCKETS", cri_sockets),
+        ("VPC_IPAMD_NETNS_DIRS", netns_dirs),
+        ("VPC_IPAMD_CNI_CACHE_DIR", (Path(cache_dir),)),
+    ):
+        if not all(path.is_absolute() for path in paths):
+            bad.append(f"{name}={environ[name]!r} must be absolute paths, with commas between")
     if bad:
         raise SettingsError("unusable settings: " + "; ".join(bad))
     return Settings(
@@ -65,4 +88,14 @@ def load(environ: Mapping[str, str]) -> Settings:
         log_level=level,
         eni_mtu=int(mtu),
         routing_rules=RoutingRules(routing),
+        lost_dels=lost_dels,
+        cri_sockets=cri_sockets,
+        netns_dirs=netns_dirs,
+        cni_cache_dir=Path(cache_dir),
     )
+
+
+def _paths(environ: Mapping[str, str], name: str, default: str) -> tuple[Path, ...]:
+    """Paths with commas between, in their order."""
+    parts = (environ.get(name) or default).split(",")
+    return tuple(Path(part.strip()) for part in parts if part.strip())

@@ -104,6 +104,21 @@ class CniRequest:
     ipam: Mapping[str, object] = field(default_factory=dict)
 
 
+def blank_delete(key: AttachmentKey) -> CniRequest:
+    """A DEL that says nothing but whose it is, where no runtime's own words are to be had."""
+    return CniRequest(
+        verb=Verb.DEL,
+        key=key,
+        netns_path="",
+        allows_own_netns=True,
+        pod=Pod(),
+        network_name="",
+        cni_version=NEWEST_VERSION,
+        config=PluginConfig(),
+        prev_result=None,
+    )
+
+
 def parse(env: Callable[[str], str], stdin: bytes) -> CniRequest:
     """The request in `env` (a lookup that gives "" for what is absent) and `stdin`.
 

@@ -52,6 +52,17 @@ class Verbs:
         """The lock that verbs for this key hold; for the queue and the sweep of leftovers."""
         return self._locks.held(key, timeout_seconds=timeout_seconds)
 
+    def is_busy(self, key: AttachmentKey) -> bool:
+        """Whether a verb, or somebody else with `locked`, is at work on the key."""
+        return self._locks.is_held(key)
+
+    def end_leak(
+        self, held: pb.Allocation, *, reason: str, deadline_monotonic: float
+    ) -> pb.ReleaseReply:
+        """Do the DEL that the runtime lost, for this very allocation; the caller holds the key's
+        lock. Raises CniError where the kernel refuses, IpamdError where ipamd does."""
+        return self._teardown.end(held, reason=reason, deadline_monotonic=deadline_monotonic)
+
     def add(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
         """Give the attachment an address and wire it. Raises CniError; then nothing stays."""
         left = attempt.deadline_monotonic - time.monotonic() - ANSWER_MARGIN_SECONDS

@@ -16,18 +16,11 @@ from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.identity import ALIAS_START, Identity
 from cni_shim.datapath.netlink import HostNetlink
 from cni_shim.datapath.observe import ObservedPod
-from cni_shim.leaks import Namespaces, RoutedAddress
 from cni_shim.namespaces import NamespaceReading
 from cni_shim.runtime_list import RuntimeList, RuntimeUnseen
+from cni_shim.signs import Namespaces, RoutedAddress
 
 T = TypeVar("T")
-
-NETNS_DIRECTORIES = (
-    Path("/run/netns"),  # ip-netns(8); containerd by default, CRI-O, podman
-    Path("/run/containerd/io.containerd.grpc.v1.cri/netns"),  # netns_mounts_under_state_dir
-)
-CACHE_DIRECTORY = Path("/var/lib/cni/results")
-"""libcni's default; containerd, CRI-O and podman keep it."""
 
 _ALIAS_BYTES = ALIAS_START.encode()
 
@@ -41,8 +34,8 @@ class Witnesses:
         observe: Callable[[], tuple[ObservedPod, ...]],
         runtime: RuntimeList,
         *,
-        netns_directories: tuple[Path, ...] = NETNS_DIRECTORIES,
-        cache_directory: Path = CACHE_DIRECTORY,
+        netns_directories: tuple[Path, ...],
+        cache_directory: Path,
         proc: Path = Path("/proc"),
     ) -> None:
         """`observe` is that of PodDatapath."""
