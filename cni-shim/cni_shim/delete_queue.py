@@ -140,7 +140,7 @@ class DeleteQueue:
     def _read(self, name: str) -> QueuedDelete | None:
         try:
             content, queued_unix = _read_file(self._home / name)
-            request = frames.parse_request(content)
+            request = _request_in(content, name)
             key = _key_of(request)
             _check_is(_entry_name(key), name)
         except FileNotFoundError:
@@ -210,6 +210,22 @@ def _key_of(request: frames.Request) -> spec.AttachmentKey:
     spec.check_container_id(container_id)
     spec.check_ifname(ifname)
     return spec.AttachmentKey(container_id=container_id, ifname=ifname)
+
+
+def _request_in(content: bytes, name: str) -> frames.Request:
+    """The DEL of an entry. Where a launcher of another version wrote it, its name says enough: the
+    ledger knows what the key holds, and the host veth bears the key in its alias."""
+    try:
+        return frames.parse_request(content)
+    except frames.UnknownProtocol:
+        container_id, _, ifname = name.partition(",")
+        pairs = (
+            ("CNI_COMMAND", "DEL"),
+            ("CNI_CONTAINERID", container_id),
+            ("CNI_IFNAME", ifname),
+        )
+        env = tuple(frames.EnvVar(name=each, value=value) for each, value in pairs)
+        return frames.Request(deadline_ms=1, env=env, stdin=b"")
 
 
 def _check_is(expected: str, name: str) -> None:

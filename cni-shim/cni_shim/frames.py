@@ -6,7 +6,7 @@ are little endian.
 Request, 24 bytes of header, then both blocks:
 
     magic        4 bytes  "VCNI"
-    protocol     u16      1
+    protocol     u16      1, or later
     flags        u16      bit 0: a netns fd rides on the first byte (SCM_RIGHTS); others are zero
     deadline_ms  u32      what was left of the verb's time when this was sent; never 0
     netns_errno  u32      why there is no fd; 0 if one is attached or none was wanted
@@ -18,11 +18,16 @@ Request, 24 bytes of header, then both blocks:
 Answer, 16 bytes of header, then both blocks:
 
     magic        4 bytes  "VCNA"
-    protocol     u16      1
+    protocol     u16      the request's
     exit_status  u16      0 to 255
     stdout_len   u32      at most 4 MiB
     stderr_len   u32      at most 64 KiB
     stdout, stderr        written as they are, once the answer is complete
+
+Both headers stay as they are in every protocol, so that each side can say what it met. vpc-cnid
+serves its own protocol and the one before, and answers in the request's. What it does not serve it
+refuses with code 11 in its own protocol. A launcher takes answers of its own protocol, and prints
+code 11 for any other: both are half of an upgrade, and the runtime comes again.
 
 The launcher keeps its sending side open until it has the answer: an end of file before that means
 that it died, and its verb with it. An answer that is cut short counts as none; the launcher sends
@@ -67,6 +72,10 @@ class FrameError(Exception):
     """The bytes are no frame of this protocol; the text says what is wrong with them."""
 
 
+class UnknownProtocol(FrameError):
+    """A frame of ours, but of a protocol that this side does not speak."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvVar:
     """One environment variable; bytes that are no UTF-8 are kept by surrogateescape."""
@@ -84,6 +93,7 @@ class Request:
     netns_errno: int = 0
     env: tuple[EnvVar, ...]
     stdin: bytes
+    protocol: int = PROTOCOL
 
     def value(self, name: str) -> str:
         """The variable's value; empty if it is not there, which CNI treats alike."""
@@ -105,6 +115,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RequestHeader:
+    protocol: int
     has_netns: bool
     deadline_ms: int
     netns_errno: int
@@ -144,6 +155,7 @@ def parse_request(frame: bytes) -> Request:
         netns_errno=header.netns_errno,
         env=_parse_env(body[: header.env_bytes]),
         stdin=body[header.env_bytes :],
+        protocol=header.protocol,
     )
 
 
@@ -152,12 +164,12 @@ def without_netns(request: Request) -> Request:
     return replace(request, has_netns=False)
 
 
-def pack_answer(answer: Answer) -> bytes:
+def pack_answer(answer: Answer, protocol: int = PROTOCOL) -> bytes:
     """The frame's bytes; `FrameError` if stdout or stderr is over its limit."""
     _check_limit("stdout", len(answer.stdout), STDOUT_LIMIT)
     _check_limit("stderr", len(answer.stderr), STDERR_LIMIT)
     header = _ANSWER.pack(
-        ANSWER_MAGIC, PROTOCOL, answer.exit_status, len(answer.stdout), len(answer.stderr)
+        ANSWER_MAGIC, protocol, answer.exit_status, len(answer.stdout), len(answer.stderr)
     )
     return header + answer.stdout + answer.stderr
 
@@ -193,10 +205,13 @@ def recv_request(sock: socket.socket, deadline_monotonic: float) -> tuple[Reques
     return request, fds[0] if fds else None
 
 
-def send_answer(sock: socket.socket, answer: Answer, deadline_monotonic: float) -> None:
-    """Write the answer; OSError (TimeoutError too) if the launcher is gone or does not read."""
+def send_answer(
+    sock: socket.socket, answer: Answer, deadline_monotonic: float, protocol: int = PROTOCOL
+) -> None:
+    """Write the answer, in the protocol of the request; OSError (TimeoutError too) if the launcher
+    is gone or does not read."""
     _limit_wait(sock, deadline_monotonic)
-    sock.sendall(pack_answer(answer))
+    sock.sendall(pack_answer(answer, protocol))
 
 
 def _recv_frame(sock: socket.socket, deadline_monotonic: float, fds: list[int]) -> Request:
@@ -276,6 +291,7 @@ def _parse_request_header(header: bytes) -> _RequestHeader:
     _check_limit("env", env_bytes, ENV_LIMIT)
     _check_limit("stdin", stdin_bytes, STDIN_LIMIT)
     return _RequestHeader(
+        protocol=protocol,
         has_netns=bool(flags & FLAG_NETNS),
         deadline_ms=deadline_ms,
         netns_errno=netns_errno,
@@ -287,8 +303,8 @@ def _parse_request_header(header: bytes) -> _RequestHeader:
 def _check_kind(magic: bytes, expected: bytes, protocol: int) -> None:
     if magic != expected:
         raise FrameError(f"the frame begins with {magic!r} in place of {expected!r}")
-    if protocol != PROTOCOL:
-        raise FrameError(f"protocol {protocol} is unknown; this side speaks {PROTOCOL}")
+    if protocol not in (PROTOCOL, PROTOCOL - 1) or protocol == 0:
+        raise UnknownProtocol(f"protocol {protocol} is unknown; this side speaks {PROTOCOL}")
 
 
 def _check_limit(block: str, length: int, limit: int) -> None:

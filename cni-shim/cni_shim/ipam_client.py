@@ -22,6 +22,7 @@ from ipam_api.v1 import ipam_pb2 as pb
 from ipam_api.v1 import ipam_pb2_grpc as pb_grpc
 
 from cni_shim.errors import CniError, from_ipamd
+from cni_shim.status import Silence
 
 T = TypeVar("T")
 
@@ -130,7 +131,9 @@ class IpamClient:
     by gRPC.
     """
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, silence: Silence | None = None) -> None:
+        """`silence` is told of every call that had an answer, and of every one that had none."""
+        self._silence = silence or Silence(seen_at=None)
         self._door = VerbDoorClient(socket_path.with_name(door.SOCKET_NAME))
         self._channel = grpc.insecure_channel(f"unix:{socket_path}", options=_CHANNEL_OPTIONS)
         self._stub = pb_grpc.IpamStub(self._channel)
@@ -194,28 +197,41 @@ class IpamClient:
         try:
             reply: pb.ReportNodeReply = self._stub.ReportNode(request, timeout=seconds)
         except grpc.RpcError as e:
-            raise _error(e) from e
+            raise self._noted(_error(e)) from e
+        self._silence.heard()
         return reply
 
     def watch(self) -> Iterator[pb.NodeNetwork]:
         """The wanted network, now and after each change; raises IpamdError when the stream ends."""
         try:
-            yield from self._stub.WatchNode(pb.WatchNodeRequest(), wait_for_ready=True)
+            for network in self._stub.WatchNode(pb.WatchNodeRequest(), wait_for_ready=True):
+                self._silence.heard()
+                yield network
         except grpc.RpcError as e:
-            raise _error(e) from e
+            raise self._noted(_error(e)) from e
 
     def _until(self, deadline_monotonic: float, call: Callable[[float], T]) -> T:
         while True:
             left = deadline_monotonic - time.monotonic()
             try:
-                return call(max(left, 0.001))
+                answer = call(max(left, 0.001))
             except grpc.RpcError as e:
-                error = _error(e)
+                error = self._noted(_error(e))
             except IpamdError as e:
-                error = e
+                error = self._noted(e)
+            else:
+                self._silence.heard()
+                return answer
             if not error.is_away or left <= RETRY_SECONDS:
                 raise error
             time.sleep(RETRY_SECONDS)
+
+    def _noted(self, error: IpamdError) -> IpamdError:
+        if error.is_away:
+            self._silence.unheard(time.monotonic())
+        else:
+            self._silence.heard()
+        return error
 
 
 def _error(error: grpc.RpcError) -> IpamdError:
