@@ -13,6 +13,7 @@ import time
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
 
+from cni_shim import ipam_only
 from cni_shim.allocations import PEER, pb_key, wiring_of
 from cni_shim.attempt import ROLLBACK_SECONDS, Attempt
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
@@ -22,7 +23,8 @@ from cni_shim.datapath.wiring import PodWiring, Wired
 from cni_shim.delete import Teardown
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
-from cni_shim.ports import Datapath, Ipam
+from cni_shim.ipam_only import IpamOnly
+from cni_shim.ports import Datapath, Delegates, Ipam
 from cni_shim.results import Interface, Ip, Result, Route
 from cni_shim.spec import AttachmentKey, CniRequest
 
@@ -46,11 +48,13 @@ class Setup:
         self,
         ipam: Ipam,
         datapath: Datapath,
+        delegates: Delegates,
         cache: dict[AttachmentKey, pb.Allocation],
         teardown: Teardown,
     ) -> None:
         self._ipam = ipam
         self._datapath = datapath
+        self._delegates = delegates
         self._cache = cache
         self._teardown = teardown
 
@@ -76,8 +80,10 @@ class Setup:
             _refuse_peers(reply.allocation, attempt)
             if not attempt.may_wire():
                 raise _launcher_gone()
-            wiring = wiring_of(request, attempt.key, reply.allocation)
             try:
+                if request.ipam_only is not None:
+                    return self._delegate(request.ipam_only, attempt, reply)
+                wiring = wiring_of(request, attempt.key, reply.allocation)
                 wired = self._wire(netns_fd, wiring, is_repeat=reply.is_repeat)
             except AddressInUse as e:
                 in_use = str(e)
@@ -96,6 +102,15 @@ class Setup:
             "the kernel already uses every address that was tried",
             f"{in_use}; they are quarantined, see ipamctl status",
         )
+
+    def _delegate(self, wish: IpamOnly, attempt: Attempt, reply: pb.AllocateReply) -> Result:
+        """Another plugin wires the pod: what the host needs, and its answer."""
+        delegation = ipam_only.delegation_of(wish, reply.allocation)
+        self._delegates.put(attempt.key, delegation, is_repeat=reply.is_repeat)
+        self._cache[attempt.key] = reply.allocation
+        if attempt.is_cancelled:
+            raise _launcher_gone()
+        return ipam_only.result_of(wish, reply.allocation)
 
     def _finish(
         self,
@@ -135,6 +150,8 @@ class Setup:
                 pod_uid=request.pod.uid,
                 wait_seconds=ADD_WAIT_SECONDS,
                 began_boottime=attempt.began_boottime,
+                eni=request.ipam_only.eni if request.ipam_only else "",
+                is_ipam_only=request.ipam_only is not None,
             )
             attempt.is_settled = False
             try:

@@ -25,7 +25,8 @@ from cni_shim.attempt import ROLLBACK_SECONDS, Attempt
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
-from cni_shim.ports import Datapath, Ipam
+from cni_shim.ipam_only import MAIN_PLUGIN, previous_addresses
+from cni_shim.ports import Datapath, Delegates, Ipam
 from cni_shim.settings import DEFAULT_VETH_PREFIX
 from cni_shim.spec import AttachmentKey, CniRequest, Pod
 
@@ -41,12 +42,14 @@ class Teardown:
         self,
         ipam: Ipam,
         datapath: Datapath,
+        delegates: Delegates,
         cache: dict[AttachmentKey, pb.Allocation],
         queue_release: Callable[[CniRequest], None],
     ) -> None:
         """`queue_release` puts a DEL into the durable queue; it raises CniError."""
         self._ipam = ipam
         self._datapath = datapath
+        self._delegates = delegates
         self._cache = cache
         self._queue_release = queue_release
 
@@ -65,6 +68,8 @@ class Teardown:
             self.unwire(request, key, None)  # what is ours is found by its names and its alias
             return self._put_off(request, key, e)
         had_link = [self.unwire(request, k, held) for k, held in standing.items()]
+        if request.ipam_only and standing[key] is None:
+            self._remove_forgotten(request)
         self._cache.pop(key, None)
         try:
             addresses = [self._release(k, deadline_monotonic, reason) for k in standing]
@@ -110,16 +115,23 @@ class Teardown:
                 return self._datapath.unwire_peers(
                     key.container_id, key.ifname, pod.namespace, pod.name, addresses
                 )
+            if request.ipam_only if held is None else held.wired_by == MAIN_PLUGIN:
+                return self._delegates.remove(key, addresses)
             prefix = request.config.veth_prefix or DEFAULT_VETH_PREFIX
             return self._datapath.unwire(
                 key.container_id, key.ifname, pod.namespace, pod.name, prefix, addresses
             )
         except DatapathError as e:
-            raise CniError(
-                CniErrorCode.TRY_AGAIN_LATER,
-                "the pod's network could not be removed",
-                f"{e}; the address stays allocated until it can",
-            ) from e
+            raise _refused(e) from e
+
+    def _remove_forgotten(self, request: CniRequest) -> None:
+        """A lost store does not know an attachment that another plugin wired, as nothing in the
+        kernel names it. Its rules go by the runtime's word of the addresses, unless somebody else
+        has them by now; the quarantine of the addresses ends with the next report."""
+        try:
+            self._delegates.remove_unknown(previous_addresses(request.prev_result))
+        except DatapathError as e:
+            raise _refused(e) from e
 
     def _put_off(self, request: CniRequest, key: AttachmentKey, error: IpamdError) -> bool:
         """Queue a DEL that ipamd could not serve; False. Raises CniError where it would not."""
@@ -152,3 +164,11 @@ class Teardown:
         now = time.monotonic()
         patience = min(max((deadline_monotonic - now) / 2, 0.1), ROLLBACK_SECONDS)
         return self._ipam.release(release, deadline_monotonic=now + patience).address
+
+
+def _refused(error: DatapathError) -> CniError:
+    return CniError(
+        CniErrorCode.TRY_AGAIN_LATER,
+        "the pod's network could not be removed",
+        f"{error}; the address stays allocated until it can",
+    )

@@ -71,8 +71,18 @@ class NodeWatch:
     """Keeps the host network right and ipamd informed."""
 
     def __init__(
-        self, ipam: Reporter, host: Host, pods: Pods, verbs: Verbs, *, heartbeat: Path, eni_mtu: int
+        self,
+        ipam: Reporter,
+        host: Host,
+        pods: Pods,
+        verbs: Verbs,
+        *,
+        mend: Callable[[], None],
+        heartbeat: Path,
+        eni_mtu: int,
     ) -> None:
+        """`mend` puts back what stood for pods that other plugins wired; raises DatapathError."""
+        self._mend = mend
         self._ipam = ipam
         self._host = host
         self._pods = pods
@@ -131,6 +141,7 @@ class NodeWatch:
             return True  # nothing is known to be wanted; the watch thread wakes us
         try:
             readiness = self._host.apply(self._desired(network))
+            self._mend()
         except (DatapathError, ValueError) as e:
             log.error("host_network_failed", error=str(e))
             return False

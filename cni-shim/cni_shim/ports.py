@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from ipam_api.v1 import ipam_pb2 as pb
 
+from cni_shim.datapath.delegation import Delegation
 from cni_shim.datapath.families import Address
 from cni_shim.datapath.wiring import PodWiring, Wired
+from cni_shim.spec import AttachmentKey
 
 
 class Ipam(Protocol):
@@ -40,6 +43,14 @@ class Datapath(Protocol):
     def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
         """See PodDatapath.inspect."""
 
+    def check(self, netns_fd: int, wiring: PodWiring, *, pod_mac: str = "") -> tuple[str, ...]:
+        """See PodDatapath.check."""
+
+    def has_link(
+        self, container_id: str, ifname: str, pod_namespace: str, pod_name: str, veth_prefix: str
+    ) -> bool:
+        """See PodDatapath.has_link."""
+
     def unwire(
         self,
         container_id: str,
@@ -60,3 +71,22 @@ class Datapath(Protocol):
         addresses: tuple[Address, ...],
     ) -> bool:
         """See PodDatapath.unwire_peers."""
+
+
+class Delegates(Protocol):
+    """The kernel work for pods of other plugins; `delegated_pods.DelegatedPods` does it."""
+
+    def put(self, key: AttachmentKey, delegation: Delegation, *, is_repeat: bool) -> None:
+        """See DelegatedPods.put."""
+
+    def remove(self, key: AttachmentKey, addresses: Iterable[Address]) -> bool:
+        """See DelegatedPods.remove."""
+
+    def remove_unknown(self, addresses: Iterable[Address]) -> None:
+        """See DelegatedPods.remove_unknown."""
+
+    def check(self, delegation: Delegation) -> tuple[str, ...]:
+        """See DelegatedPods.check."""
+
+    def recall(self, key: AttachmentKey, delegation: Delegation) -> None:
+        """See DelegatedPods.recall."""

@@ -25,6 +25,7 @@ import structlog
 
 from cni_shim import settings
 from cni_shim.accepting import Accepting
+from cni_shim.datapath.delegated_pods import DelegatedPods
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.host import HostDatapath
 from cni_shim.datapath.netlink import HostNetlink
@@ -68,12 +69,14 @@ class Daemon:
         self._notices = LinkNotices()
         self._pods = PodDatapath(self._netlink, self._notices)
         self._silence = Silence(seen_at=_seen_at(wanted.heartbeat))
+        self._delegates = DelegatedPods(self._netlink)
         self._ipam = IpamClient(wanted.ipamd_socket, self._silence)
         self._queue = DeleteQueue(wanted.run_dir)
         self._queue_worker = QueueWorker(self._queue)
         self._verbs = Verbs(
             self._ipam,
             self._pods,
+            delegates=self._delegates,
             queue_release=self._queue_worker.put,
             finish_queued=self._queue_worker.finish,
         )
@@ -83,6 +86,7 @@ class Daemon:
             HostDatapath(self._netlink),
             self._pods,
             self._verbs,
+            mend=self._delegates.mend,
             heartbeat=wanted.heartbeat,
             eni_mtu=wanted.eni_mtu,
         )

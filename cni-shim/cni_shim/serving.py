@@ -206,7 +206,7 @@ class Server:
                 key=str(request.key),
                 pod=f"{request.pod.namespace}/{request.pod.name}",
                 address=str(result.ips[0].address.ip),
-                link=result.interfaces[0].name,
+                link=result.interfaces[0].name if result.interfaces else "",
             ),
         )
 

@@ -17,8 +17,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cni_shim import runtime_keys
+from cni_shim import ipam_only, runtime_keys
 from cni_shim.errors import CniError, CniErrorCode, shown
+from cni_shim.ipam_only import IpamOnly
 from cni_shim.plugin_config import PluginConfig, parse_own_keys
 
 # The launchers carry the same list as a constant; a test compares them.
@@ -84,8 +85,8 @@ class CniRequest:
     `key` is None for GC and STATUS, which name no attachment. `netns_path` is for messages only:
     the namespace itself travels as an fd. `prev_result` is the decoded object as it came, or None
     where there was none or something else than an object. `valid_attachments` is what GC must keep,
-    None for every other verb. `ipam` is the object of that key as it came; where `ipam_type` names
-    us and `plugin_type` does not, a main plugin asks us for the address alone.
+    None for every other verb. `ipam_only` is there where a main plugin asks us for addresses alone;
+    then our own keys of a main plugin have their defaults.
     """
 
     verb: Verb
@@ -99,9 +100,7 @@ class CniRequest:
     prev_result: Mapping[str, object] | None
     pod_annotations: Mapping[str, str] = field(default_factory=dict)
     valid_attachments: frozenset[AttachmentKey] | None = None
-    plugin_type: str = ""
-    ipam_type: str = ""
-    ipam: Mapping[str, object] = field(default_factory=dict)
+    ipam_only: IpamOnly | None = None
 
 
 def blank_delete(key: AttachmentKey) -> CniRequest:
@@ -132,7 +131,7 @@ def parse(env: Callable[[str], str], stdin: bytes) -> CniRequest:
     network_name = _parse_network_name(config)
     cni_version = _parse_version(config)
     _check_version(verb, cni_version)
-    ipam = _as_object(config.get("ipam")) or {}
+    is_lenient = verb in (Verb.DEL, Verb.GC)
     return CniRequest(
         verb=verb,
         key=key,
@@ -141,13 +140,13 @@ def parse(env: Callable[[str], str], stdin: bytes) -> CniRequest:
         pod=_parse_pod(env("CNI_ARGS")),
         network_name=network_name,
         cni_version=cni_version,
-        config=PluginConfig() if verb is Verb.DEL else parse_own_keys(config),
+        config=PluginConfig()
+        if verb is Verb.DEL or ipam_only.is_ipam_only(config)
+        else parse_own_keys(config),
         prev_result=_as_object(config.get("prevResult")),
         pod_annotations=runtime_keys.pod_annotations(config),
         valid_attachments=_parse_valid(config) if verb is Verb.GC else None,
-        plugin_type=_as_text(config.get("type")),
-        ipam_type=_as_text(ipam.get("type")),
-        ipam=ipam,
+        ipam_only=(ipam_only.parse_leniently if is_lenient else ipam_only.parse)(config),
     )
 
 
@@ -243,10 +242,6 @@ def _decode(stdin: bytes) -> Mapping[str, object]:
 
 def _as_object(value: object) -> Mapping[str, object] | None:
     return value if isinstance(value, dict) else None
-
-
-def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _parse_valid(config: Mapping[str, object]) -> frozenset[AttachmentKey]:

@@ -1,7 +1,7 @@
 """The verbs, one at a time for each attachment: what the server and the delete queue call.
 
 This holds what they share: the lock of each key and the cache of ipamd's allocations. The work
-itself is in `add` (the way up) and `delete` (the way down).
+itself is in `add` (the way up), `delete` (the way down), `check` and `gc`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from ipam_api.v1 import ipam_pb2 as pb
 from cni_shim.add import ANSWER_MARGIN_SECONDS, Setup
 from cni_shim.allocations import PEER, key_of
 from cni_shim.attempt import Attempt
+from cni_shim.check import Checker
 from cni_shim.delete import Teardown
 from cni_shim.errors import CniError, CniErrorCode
+from cni_shim.gc import Collector
+from cni_shim.ipam_only import MAIN_PLUGIN, delegation_of
 from cni_shim.key_locks import KeyLocks
-from cni_shim.ports import Datapath, Ipam
+from cni_shim.ports import Datapath, Delegates, Ipam
 from cni_shim.results import Result
 from cni_shim.spec import AttachmentKey, CniRequest
 
@@ -31,6 +34,7 @@ class Verbs:
         ipam: Ipam,
         datapath: Datapath,
         *,
+        delegates: Delegates,
         queue_release: Callable[[CniRequest], None],
         finish_queued: Callable[[AttachmentKey], None],
     ) -> None:
@@ -39,14 +43,19 @@ class Verbs:
         self._locks = KeyLocks()
         self._cache: dict[AttachmentKey, pb.Allocation] = {}
         self._finish_queued = finish_queued
-        self._teardown = Teardown(ipam, datapath, self._cache, queue_release)
-        self._setup = Setup(ipam, datapath, self._cache, self._teardown)
+        self._delegates = delegates
+        self._teardown = Teardown(ipam, datapath, delegates, self._cache, queue_release)
+        self._setup = Setup(ipam, datapath, delegates, self._cache, self._teardown)
+        self._checker = Checker(ipam, datapath, delegates, self._cache)
+        self._collector = Collector(ipam, datapath, self._teardown, self._locks)
 
     def remember(self, allocations: tuple[pb.Allocation, ...]) -> None:
         """Fill the cache from ipamd's list, after a start."""
         for allocation in allocations:
             if allocation.wired_by != PEER:
                 self._cache.setdefault(key_of(allocation), allocation)
+            if allocation.wired_by == MAIN_PLUGIN:
+                self._delegates.recall(key_of(allocation), delegation_of(None, allocation))
 
     def locked(self, key: AttachmentKey, *, timeout_seconds: float) -> AbstractContextManager[None]:
         """The lock that verbs for this key hold; for the queue and the sweep of leftovers."""
@@ -100,6 +109,26 @@ class Verbs:
     ) -> bool:
         """`delete` for a caller that holds the key's lock; False if the release was only queued."""
         return self._teardown.delete(request, key, deadline_monotonic=deadline_monotonic)
+
+    def check(
+        self,
+        request: CniRequest,
+        key: AttachmentKey,
+        netns_fd: int,
+        *,
+        deadline_monotonic: float,
+    ) -> None:
+        """Compare the attachment with what its ADD made. Raises CniError; see `check.Checker`."""
+        left = deadline_monotonic - time.monotonic()
+        try:
+            with self._locks.held(key, timeout_seconds=left):
+                self._checker.check(request, key, netns_fd, deadline_monotonic=deadline_monotonic)
+        except TimeoutError as e:
+            raise _busy(e) from e
+
+    def collect(self, request: CniRequest, *, deadline_monotonic: float) -> None:
+        """Release what GC does not name. Raises CniError 11; see `gc.Collector`."""
+        self._collector.collect(request, deadline_monotonic=deadline_monotonic)
 
 
 def _busy(error: TimeoutError) -> CniError:

@@ -17,6 +17,7 @@ from cni_shim.spec import AttachmentKey
 from cni_shim.verbs import Verbs
 from ipam_api.v1 import ipam_pb2 as pb
 
+from tests.delegates import FakeDelegates
 from tests.unit.test_verbs import FakeDatapath, FakeIpam
 
 
@@ -73,6 +74,7 @@ class Bench:
         self.verbs = Verbs(
             self.ledger,
             FakeDatapath([]),
+            delegates=FakeDelegates(),
             queue_release=lambda request: None,
             finish_queued=lambda key: None,
         )
@@ -82,6 +84,7 @@ class Bench:
             self.kernel,
             self.kernel,
             self.verbs,
+            mend=lambda: None,
             heartbeat=self.heartbeat,
             eni_mtu=9001,
         )

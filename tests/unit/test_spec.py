@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cni_shim import runtime_keys, spec
 from cni_shim.errors import CniError
+from cni_shim.ipam_only import IpamOnly
 from cni_shim.plugin_config import PluginConfig
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +57,6 @@ def test_an_add_of_containerd_is_understood() -> None:
         cni_version="1.0.0",
         config=PluginConfig(veth_prefix="eni", mtu=1500),
         prev_result=None,
-        plugin_type="vpc-cni",
     )
 
 
@@ -415,15 +415,16 @@ def test_the_pods_annotations_are_read_from_the_runtimes_config(
     assert parse(stdin=config(runtimeConfig=runtime_config)).pod_annotations == annotations
 
 
-def test_a_config_shows_whose_it_is_and_its_ipam_object() -> None:
-    ipam = {"type": "vpc-cni", "prefix": "host"}
-    request = parse(stdin=config(type="ptp", ipam=ipam))
-    assert (request.plugin_type, request.ipam_type, request.ipam) == ("ptp", "vpc-cni", ipam)
+def test_a_main_plugins_keys_are_not_judged_when_we_are_its_ipam() -> None:
+    stdin = config(type="bridge", bridge="br0", isGateway=True, ipam={"type": "vpc-cni"})
+    request = parse(stdin=stdin)
+    assert request.ipam_only == IpamOnly(main_type="bridge", bridge="br0")
+    assert request.config == PluginConfig()
 
 
-@pytest.mark.parametrize("ipam", [None, [], "x", {"type": 7}])
+@pytest.mark.parametrize("ipam", [None, [], "x", {"type": 7}, {"type": ["vpc-cni"]}])
 def test_an_ipam_of_any_shape_is_no_error_of_ours(ipam: object) -> None:
-    assert parse(stdin=config(ipam=ipam)).ipam_type == ""
+    assert parse(stdin=config(ipam=ipam)).ipam_only is None
 
 
 @given(

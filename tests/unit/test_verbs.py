@@ -4,226 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import grpc
 import pytest
-from cni_shim.allocations import PEER
-from cni_shim.attempt import Attempt
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
-from cni_shim.datapath.families import Address
 from cni_shim.datapath.pods import PodWiring, Wired
-from cni_shim.errors import CniError, CniErrorCode
+from cni_shim.errors import CniErrorCode
 from cni_shim.ipam_client import IpamdError
-from cni_shim.plugin_config import PluginConfig
-from cni_shim.results import Result
-from cni_shim.spec import AttachmentKey, CniRequest, Pod, Verb
+from cni_shim.spec import Verb
 from cni_shim.verbs import Verbs
 from ipam_api.v1 import ipam_pb2 as pb
 
-KEY = AttachmentKey(container_id="c1", ifname="eth0")
-R = pb.ErrorDetail
-
-
-def away() -> IpamdError:
-    return IpamdError(grpc.StatusCode.UNAVAILABLE, "nobody listens", None)
-
-
-def refusal(status: grpc.StatusCode, reason: R.Reason) -> IpamdError:
-    return IpamdError(status, "no", pb.ErrorDetail(reason=reason, message="the reason"))
-
-
-class FakeIpam:
-    """A ledger of one node; `script` raises before a call of that name."""
-
-    def __init__(self, diary: list[str]) -> None:
-        self.diary = diary
-        self.held: dict[str, pb.Allocation] = {}
-        self.script: dict[str, list[IpamdError | None]] = {}
-        self.on_allocate: Callable[[], None] = lambda: None
-        self.next = 5
-        self.networks: tuple[str, ...] = ("10.0.0.",)
-
-    def _enter(self, name: str) -> None:
-        queue = self.script.get(name, [])
-        error = queue.pop(0) if queue else None
-        if error is not None:
-            self.diary.append(f"{name} refused")
-            raise error
-
-    def allocate(
-        self, request: pb.AllocateRequest, *, deadline_monotonic: float
-    ) -> pb.AllocateReply:
-        self._enter("allocate")
-        self.on_allocate()
-        held = self.held.get(request.key.container_id)
-        if held is not None and held.netns_cookie == request.netns_cookie:
-            return pb.AllocateReply(allocation=held, is_repeat=True)
-        if held is not None:
-            raise refusal(grpc.StatusCode.FAILED_PRECONDITION, R.ATTACHMENT_CONFLICT)
-        addresses = [f"{network}{self.next}" for network in self.networks]
-        made = pb.Allocation(
-            key=request.key,
-            attempt_id=request.attempt_id,
-            generation=self.next,
-            netns_cookie=request.netns_cookie,
-            pod_namespace=request.pod_namespace,
-            pod_name=request.pod_name,
-            address=addresses[0],
-            addresses=addresses,
-            eni_id="eni-1",
-            device_index=1,
-        )
-        self.next += 1
-        self.held[request.key.container_id] = made
-        self.diary.append(f"allocate {made.address}")
-        return pb.AllocateReply(allocation=made)
-
-    def release(self, request: pb.ReleaseRequest, *, deadline_monotonic: float) -> pb.ReleaseReply:
-        self._enter("release")
-        held = self.held.get(_name(request.key))
-        if held is None or (request.attempt_id and request.attempt_id != held.attempt_id):
-            return pb.ReleaseReply(outcome=pb.ReleaseReply.UNKNOWN_KEY)
-        del self.held[_name(request.key)]
-        how = " as foreign" if request.is_foreign_use else ""
-        self.diary.append(f"release {held.address}{how}")
-        return pb.ReleaseReply(outcome=pb.ReleaseReply.RELEASED, address=held.address)
-
-    def get(self, key: pb.AttachmentKey, *, deadline_monotonic: float) -> pb.Allocation | None:
-        self._enter("get")
-        return self.held.get(_name(key))
-
-    def list(self, *, deadline_monotonic: float) -> pb.ListReply:
-        self._enter("list")
-        return pb.ListReply(allocations=self.held.values())
-
-
-class FakeDatapath:
-    """Links by key; `script` raises on wire or unwire."""
-
-    def __init__(self, diary: list[str]) -> None:
-        self.diary = diary
-        self.links: dict[str, str] = {}
-        self.script: dict[str, list[DatapathError | None]] = {}
-        self.during_wire: Callable[[], None] = lambda: None
-        self.cookie = 7
-
-    def _enter(self, name: str) -> None:
-        queue = self.script.get(name, [])
-        error = queue.pop(0) if queue else None
-        if error is not None:
-            self.diary.append(f"{name} refused")
-            raise error
-
-    def netns_cookie(self, netns_fd: int) -> int:
-        self._enter("cookie")
-        return self.cookie
-
-    def wire(self, netns_fd: int, wiring: PodWiring) -> Wired:
-        self._enter("wire")
-        self.during_wire()
-        self.links[wiring.container_id] = _words(wiring.addresses)
-        self.diary.append(f"wire {_words(wiring.addresses)} mark {wiring.mark}")
-        return self._wired()
-
-    def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
-        is_there = self.links.get(wiring.container_id) == _words(wiring.addresses)
-        return self._wired() if is_there else None
-
-    def unwire(
-        self,
-        container_id: str,
-        ifname: str,
-        pod_namespace: str,
-        pod_name: str,
-        veth_prefix: str,
-        addresses: tuple[Address, ...],
-    ) -> bool:
-        self._enter("unwire")
-        self.diary.append(f"unwire {_words(addresses)} of {pod_name}")
-        return self.links.pop(container_id, None) is not None
-
-    def unwire_peers(
-        self,
-        container_id: str,
-        ifname: str,
-        pod_namespace: str,
-        pod_name: str,
-        addresses: tuple[Address, ...],
-    ) -> bool:
-        self._enter("unwire")
-        self.diary.append(f"unwire peer's {_words(addresses)} of {pod_namespace}.{pod_name}")
-        return True
-
-    def _wired(self) -> Wired:
-        return Wired(
-            host_ifname="eni123",
-            host_ifindex=9,
-            host_mac="02:00:00:00:00:01",
-            pod_mac="0a:58:0a:00:00:05",
-            netns_cookie=self.cookie,
-        )
-
-
-def _name(key: pb.AttachmentKey) -> str:
-    """The container, with the interface where it is not the usual one."""
-    return key.container_id if key.ifname == "eth0" else f"{key.container_id}/{key.ifname}"
-
-
-def _words(addresses: tuple[Address, ...]) -> str:
-    return " and ".join(map(str, addresses)) or "nothing"
-
-
-class Bench:
-    """A Verbs on fakes; `diary` is what happened, in order."""
-
-    def __init__(self) -> None:
-        self.diary: list[str] = []
-        self.ipam = FakeIpam(self.diary)
-        self.datapath = FakeDatapath(self.diary)
-        self.queued: list[AttachmentKey | None] = []
-        self.verbs = Verbs(
-            self.ipam,
-            self.datapath,
-            queue_release=self._queue,
-            finish_queued=lambda key: None,
-        )
-
-    def _queue(self, request: CniRequest) -> None:
-        self.diary.append("queue")
-        self.queued.append(request.key)
-
-    def request(self, verb: Verb = Verb.ADD) -> CniRequest:
-        return CniRequest(
-            verb=verb,
-            key=KEY,
-            netns_path="/run/netns/p",
-            allows_own_netns=False,
-            pod=Pod(namespace="default", name="web", uid="u"),
-            network_name="net",
-            cni_version="1.0.0",
-            config=PluginConfig(),
-            prev_result=None,
-        )
-
-    def attempt(self) -> Attempt:
-        return Attempt(KEY, self.ipam, deadline_monotonic=time.monotonic() + 10)
-
-    def result(self, attempt: Attempt | None = None) -> Result:
-        return self.verbs.add(self.request(), 3, attempt or self.attempt())
-
-    def add(self, attempt: Attempt | None = None) -> Mapping[str, str]:
-        result = self.result(attempt)
-        return {"address": str(result.ips[0].address), "host": result.interfaces[0].name}
-
-    def delete(self) -> None:
-        self.verbs.delete(self.request(Verb.DEL), KEY, deadline_monotonic=time.monotonic() + 5)
-
-    def refused(self, call: Callable[[], object]) -> CniError:
-        with pytest.raises(CniError) as caught:
-            call()
-        return caught.value
+from tests.cni_bench import KEY, Bench, R, away, hold_for_peer, refusal
 
 
 @pytest.fixture
@@ -471,6 +265,7 @@ def test_a_queued_del_done_before_the_add_does_not_refuse_it() -> None:
     verbs = Verbs(
         bench.ipam,
         bench.datapath,
+        delegates=bench.delegates,
         queue_release=bench._queue,
         finish_queued=lambda key: began.append(time.clock_gettime(time.CLOCK_BOOTTIME)),
     )
@@ -533,26 +328,6 @@ def test_an_ipamd_that_names_one_address_only_is_understood(bench: Bench) -> Non
     bench.verbs._cache.clear()
     bench.delete()
     assert bench.diary[-2:] == ["unwire 10.0.0.5 of web", "release 10.0.0.5"]
-
-
-def hold_for_peer(bench: Bench, *, netns_cookie: int = 0, **changed: object) -> pb.Allocation:
-    """An allocation that was taken over from aws-node; `ifname` is of its key."""
-    key = pb.AttachmentKey(container_id="c1", ifname=str(changed.pop("ifname", "eth0")))
-    values: dict[str, object] = {
-        "addresses": ["10.0.0.9"],
-        "pod_namespace": "shop",
-        "pod_name": "old",
-        "network_name": "aws-cni",
-    }
-    made = pb.Allocation(
-        key=key,
-        netns_cookie=netns_cookie,
-        wired_by=PEER,
-        **(values | changed),  # type: ignore[arg-type]
-    )
-    made.address = made.addresses[0]
-    bench.ipam.held[_name(key)] = made
-    return made
 
 
 def test_a_del_of_what_the_peer_wired_removes_it_before_it_releases(bench: Bench) -> None:
