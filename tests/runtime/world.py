@@ -94,6 +94,12 @@ class World:
         return self._tap
 
     @property
+    def address(self) -> str:
+        """The node's own."""
+        assert self.node.identity is not None
+        return str(self.node.identity.address)
+
+    @property
     def cri(self) -> Cri:
         """The runtime."""
         return self.containerd.cri
