@@ -175,6 +175,14 @@ def _netns() -> Iterator[Netns]:
 
 
 @contextmanager
+def own_netns() -> Iterator[Netns]:
+    """A namespace with nothing but lo, removed afterwards."""
+    with _netns() as made:
+        made.ip("link", "set", "lo", "up")
+        yield made
+
+
+@contextmanager
 def open_lab() -> Iterator[Lab]:
     """A node with both ENIs attached and the primary set up; everything is removed afterwards."""
     with ExitStack() as stack:
