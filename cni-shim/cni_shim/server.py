@@ -42,6 +42,7 @@ from cni_shim.queue_worker import QueueWorker
 from cni_shim.runtime_list import RuntimeList
 from cni_shim.serving import Server
 from cni_shim.settings import Settings, SettingsError
+from cni_shim.settled_host import SettledHost
 from cni_shim.status import Silence
 from cni_shim.verbs import Verbs
 from cni_shim.witnesses import Witnesses
@@ -67,7 +68,7 @@ class Daemon:
         self._exit_status = 0
         self._netlink = HostNetlink()
         self._notices = LinkNotices()
-        self._pods = PodDatapath(self._netlink, self._notices)
+        self._pods = PodDatapath(self._netlink, self._notices, mode=wanted.routing_rules)
         self._silence = Silence(seen_at=_seen_at(wanted.heartbeat))
         self._delegates = DelegatedPods(self._netlink)
         self._ipam = IpamClient(wanted.ipamd_socket, self._silence)
@@ -81,9 +82,10 @@ class Daemon:
             finish_queued=self._queue_worker.finish,
         )
         self._queue_worker.serve(self._verbs)
+        self._settled = SettledHost(HostDatapath(self._netlink), self._pods, self._verbs.held)
         self._watch = NodeWatch(
             self._ipam,
-            HostDatapath(self._netlink),
+            self._settled,
             self._pods,
             self._verbs,
             mend=self._delegates.mend,
@@ -109,6 +111,7 @@ class Daemon:
 
     def start(self) -> None:
         """Drain the queue, listen, and start every thread."""
+        self._notices.subscribe(self._settled.on_notice)  # before the watch, which applies it
         self._notices.subscribe(self._watch.on_notice)
         self._notices.start()
         self._queue.take_lock()

@@ -13,9 +13,10 @@ from contextlib import AbstractContextManager
 from ipam_api.v1 import ipam_pb2 as pb
 
 from cni_shim.add import ANSWER_MARGIN_SECONDS, Setup
-from cni_shim.allocations import PEER, key_of
+from cni_shim.allocations import PEER, addresses_of, key_of
 from cni_shim.attempt import Attempt
 from cni_shim.check import Checker
+from cni_shim.datapath.pod_routing import Held
 from cni_shim.delete import Teardown
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.gc import Collector
@@ -56,6 +57,13 @@ class Verbs:
                 self._cache.setdefault(key_of(allocation), allocation)
             if allocation.wired_by == MAIN_PLUGIN:
                 self._delegates.recall(key_of(allocation), delegation_of(None, allocation))
+
+    def held(self) -> Held:
+        """The addresses of attachments, as far as they are known here without asking."""
+        return {
+            (key.container_id, key.ifname): addresses_of(allocation)
+            for key, allocation in list(self._cache.items())
+        }
 
     def locked(self, key: AttachmentKey, *, timeout_seconds: float) -> AbstractContextManager[None]:
         """The lock that verbs for this key hold; for the queue and the sweep of leftovers."""

@@ -32,6 +32,7 @@ from tests.netns.vpc_lab import (
 pytestmark = pytest.mark.netns
 
 GROUPED, PER_POD = RoutingRules.GROUPED, RoutingRules.PER_POD
+READY_MARKS = frozenset({0, 2})
 
 
 @pytest.fixture
@@ -236,7 +237,9 @@ def flows(lab: VpcLab, pods: list[Pod]) -> list[Flow]:
 
 
 def settle(pods: PodDatapath, *held: Pod) -> int:
-    return pods.settle({(p.wiring.container_id, "eth0"): p.wiring.addresses for p in held})
+    return pods.settle(
+        {(p.wiring.container_id, "eth0"): p.wiring.addresses for p in held}, READY_MARKS
+    )
 
 
 def test_no_packet_is_lost_while_pods_change_from_one_kind_to_the_other(lab: VpcLab) -> None:
@@ -262,6 +265,17 @@ def test_no_packet_is_lost_while_pods_change_from_one_kind_to_the_other(lab: Vpc
         assert streams.lost == {}
         assert min(streams.sent.values()) > 60
     assert lab.drops() == []
+
+
+def test_a_pod_keeps_its_rules_until_its_enis_mark_works(lab: VpcLab) -> None:
+    with datapath(lab, PER_POD) as per_pod:
+        first, second = (wire(lab, per_pod, n, e) for n, e in enumerate((PRIMARY, SECONDARY)))
+    assert lab.pods.settle({}, frozenset({0})) == 2
+    assert rules(*first.wiring.addresses) == []
+    assert len(rules(*second.wiring.addresses)) == 4
+    assert len(routes(*second.wiring.addresses)) == 4
+    assert lab.pods.settle({}, READY_MARKS) == 1
+    assert rules(*second.wiring.addresses) == []
 
 
 @pytest.mark.parametrize("mode", list(RoutingRules), ids=lambda mode: mode.value)
@@ -330,7 +344,7 @@ def test_an_attachment_whose_del_was_faster_is_left_to_it(lab: VpcLab) -> None:
             assert unwire(lab.pods, pod.wiring)
             return locked(container_id, ifname)
 
-        assert routing.settle({}, delete_first) == 0
+        assert routing.settle({}, READY_MARKS, delete_first) == 0
     assert (rules(*pod.wiring.addresses), routes(*pod.wiring.addresses)) == ([], [])
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from cni_shim.datapath import answers, messages, names
 from cni_shim.datapath.answers import Link, Message
+from cni_shim.datapath.routing import names_pod
 
 _RTMGRP_LINK, _RTMGRP_IPV4_RULE = 1, 0x80
 _RTMGRP_IPV6_RULE = 1 << (19 - 1)  # linux/rtnetlink.h, RTNLGRP_IPV6_RULE
@@ -54,7 +55,8 @@ class LinkVanished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleVanished:
-    """A routing rule was deleted; if it was one of ours, pods may be cut off until it is back."""
+    """A routing rule was deleted, but for those that name a pod; if it was one of ours, pods may be
+    cut off until it is back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,12 +143,18 @@ class LinkNotices:
                 self._tell(LinkVanished(link=answers.link_of(message.body)))
         elif message.kind == messages.RTM_NEWLINK and self._callbacks:
             self._tell(LinkChanged(link=answers.link_of(message.body)))
-        elif message.kind == messages.RTM_DELRULE:
+        elif message.kind == messages.RTM_DELRULE and not _is_of_pod(message):
             self._tell(RuleVanished())
 
     def _tell(self, notice: Notice) -> None:
         for callback in self._callbacks:
             callback(notice)
+
+
+def _is_of_pod(message: Message) -> bool:
+    """Whether a rule named a single pod, as one goes with every pod where they have such rules."""
+    rule = answers.rule_of(message.body)
+    return rule is not None and names_pod(rule) is not None
 
 
 def _enlarge_buffer(sock: socket.socket) -> None:

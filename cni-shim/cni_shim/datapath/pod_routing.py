@@ -7,7 +7,7 @@ takes the locks itself.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from cni_shim.datapath import answers, messages, names
@@ -64,12 +64,13 @@ class PodRouting:
         are of a pod that went without a DEL."""
         _remove_rules_of(self._netlink.socket(), address)
 
-    def settle(self, held: Held, locked: Locked) -> int:
+    def settle(self, held: Held, ready_marks: frozenset[int], locked: Locked) -> int:
         """Give every pod of ours the routes and rules of this kind, then take those of the other
         kind away; returns the number of pods for which something was done.
 
         `held` has the addresses of attachments by key; of a link that it does not name, those that
-        are routed to it. Towards `grouped` the host's rules, tables and marks must stand already.
+        are routed to it. Rules of its own are taken from a pod only if the host's for its ENI
+        stand, as `ready_marks` says.
         Raises DatapathError where the kernel refuses; what was not done is done by the next call.
         """
         host = self._netlink.socket()
@@ -78,40 +79,22 @@ class PodRouting:
             for link in host.dump(messages.dump_links(), answers.link_of)
             if link.identity is not None and names.is_our_group(link.group)
         ]
-        routes = pod_routes(host)
-        rules = self._pod_rules(host)
-        changed = sum(
-            self._settle_one(link, _routed(link, routes, held), routes, rules, locked)
-            for link in links
-        )
+        routes, rules = _by_link(pod_routes(host)), _pod_rules(host)
+        changed = 0
+        for link in links:
+            its_routes = routes.get(link.ifindex, ())
+            pod = _routed(link, its_routes, held)
+            its_rules = [rule for a in pod.addresses for rule in rules.get(a, ())]
+            requests = [*additions(pod, self.mode, its_routes, its_rules)]
+            if self.mode is RoutingRules.PER_POD or pod.mark in ready_marks:
+                requests += removals(pod, self.mode, its_routes, its_rules)
+            changed += bool(requests) and self._perform(link, requests, locked)
         if self.mode is RoutingRules.GROUPED:
-            self._may_have_rules = bool(rules and self._pod_rules(host))
+            self._may_have_rules = bool(rules and _pod_rules(host))
         return changed
 
-    def _pod_rules(self, host: NetlinkSocket) -> tuple[Rule, ...]:
-        found = host.dump(messages.dump_rules(), answers.rule_of)
-        return tuple(
-            rule
-            for rule in found
-            if rule.protocol == names.PROTOCOL and names_pod(rule) is not None
-        )
-
-    def _settle_one(
-        self,
-        link: Link,
-        pod: RoutedPod,
-        routes: tuple[Route, ...],
-        rules: tuple[Rule, ...],
-        locked: Locked,
-    ) -> bool:
-        its_routes = tuple(route for route in routes if route.ifindex == link.ifindex)
-        its_rules = tuple(rule for rule in rules if names_pod(rule) in pod.addresses)
-        requests = (
-            *additions(pod, self.mode, its_routes, its_rules),
-            *removals(pod, self.mode, its_routes, its_rules),
-        )
-        if not requests:
-            return False
+    def _perform(self, link: Link, requests: Sequence[Request], locked: Locked) -> bool:
+        """Under the attachment's lock, and only if its link is still the one that was seen."""
         assert link.identity is not None
         host = self._netlink.socket()
         with locked(link.identity.container_id, link.identity.ifname):
@@ -123,15 +106,32 @@ class PodRouting:
         return True
 
 
-def _routed(link: Link, routes: tuple[Route, ...], held: Held) -> RoutedPod:
+def _by_link(routes: Iterable[Route]) -> dict[int, list[Route]]:
+    found: dict[int, list[Route]] = {}
+    for route in routes:
+        found.setdefault(route.ifindex, []).append(route)
+    return found
+
+
+def _pod_rules(host: NetlinkSocket) -> dict[Address, list[Rule]]:
+    """Our rules for single pods, by address."""
+    found: dict[Address, list[Rule]] = {}
+    for rule in host.dump(messages.dump_rules(), answers.rule_of):
+        address = names_pod(rule)
+        if address is not None and rule.protocol == names.PROTOCOL:
+            found.setdefault(address, []).append(rule)
+    return found
+
+
+def _routed(link: Link, routes: Iterable[Route], held: Held) -> RoutedPod:
+    """The pod behind a link, to which these routes lead."""
     identity = link.identity
     assert identity is not None
     known = held.get((identity.container_id, identity.ifname), ())
-    over = (r.destination.network_address for r in routes if r.ifindex == link.ifindex)
     return RoutedPod(
         ifindex=link.ifindex,
         mark=names.mark_of_group(link.group),
-        addresses=known or tuple(dict.fromkeys(over)),
+        addresses=known or tuple({r.destination.network_address: None for r in routes}),
     )
 
 

@@ -201,9 +201,9 @@ class PodDatapath:
         with self._locked(container_id, ifname):
             return peer_pods.remove(self._netlink.socket(), self._remover, digits, addresses)
 
-    def settle(self, held: Held) -> int:
+    def settle(self, held: Held, ready_marks: frozenset[int]) -> int:
         """See PodRouting.settle: after a start, and whenever pods' routes or rules may be gone."""
-        return self._routing.settle(held, self._locked)
+        return self._routing.settle(held, ready_marks, self._locked)
 
     def observe(self) -> tuple[ObservedPod, ...]:
         """Every pod address found in the kernel, and every host veth of ours. Not a snapshot in
