@@ -139,8 +139,9 @@ class IpamClient:
         self._stub = pb_grpc.IpamStub(self._channel)
 
     def close(self) -> None:
-        """End every call in flight."""
+        """End every call in flight by gRPC, and this thread's connection to the verbs' door."""
         self._channel.close()
+        self._door.drop()
 
     def allocate(
         self, request: pb.AllocateRequest, *, deadline_monotonic: float
