@@ -17,8 +17,9 @@ from ipamd import clock
 from ipamd.errors import NoAddressAvailable, NotReady
 from ipamd.keeper import Keeper
 from ipamd.model import AddressState, Allocation, AttachmentKey, AttemptId, EniId
-from ipamd.pool import attachments, turns
-from ipamd.pool.attachments import Granted, Outcome, Released, Request, Rules
+from ipamd.pool import attachments, choice, turns
+from ipamd.pool.attachments import Granted, Outcome, Released, Request
+from ipamd.pool.choice import Rules
 from ipamd.pool.ledger import Change, Ledger
 from ipamd.pool.turns import Claim
 
@@ -147,7 +148,7 @@ class Allocations:
             return None
         ledger = self._keeper.ledger
         return turns.open_enis(
-            attachments.free_by_eni(ledger, self._rules()),
+            choice.free_by_eni(ledger, self._rules()),
             {e.eni_id: e.network_card for e in ledger.enis.values()},
             ahead,
             self._claim(request.network_card, request.eni),

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from ipamd import sizing
 from ipamd.cloud import NodeIdentity, NodeLimits
 from ipamd.model import EniId, InstanceId, IPNetwork, SubnetId
-from ipamd.pool.attachments import Rules
+from ipamd.pool.choice import Rules
 from ipamd.pool.observe import Exclusions
 from ipamd.settings import Settings
 from ipamd.sizing import CAP_PODS_LARGE, PodNetwork

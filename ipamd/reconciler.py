@@ -28,7 +28,7 @@ from ipamd.metrics import Metrics
 from ipamd.model import EniId, IPNetwork, SubnetId
 from ipamd.node import NOTE, NodeFacts, exclusions, from_json
 from ipamd.pool import attachments, blocks, observe, plan
-from ipamd.pool.attachments import Rules
+from ipamd.pool.choice import Rules
 from ipamd.pool.hint import VpcNetworks
 from ipamd.pool.ledger import Change, IntentKind
 from ipamd.pool.lifecycle import IllegalTransition

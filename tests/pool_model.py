@@ -1,6 +1,6 @@
 """A pool whose cloud answers at once: what plans lead to when they are carried out to the end.
 
-Only counts, no ledger: pods fill the fullest ENI and prefix first as `attachments.choose` does.
+Only counts, no ledger: pods fill the fullest ENI and prefix first as `choice.choose` does.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ CLOCK_BOOTTIME) and returns the change to commit; none waits.
 from __future__ import annotations
 
 import enum
-from collections import Counter
 from dataclasses import dataclass, replace
 
 from ipamd.errors import AttachmentConflict, AttemptRevoked, NotReady
@@ -17,27 +16,17 @@ from ipamd.model import (
     Allocation,
     AttachmentKey,
     AttemptId,
-    Eni,
     EniId,
     IPAddress,
-    IPNetwork,
     WiredBy,
 )
+from ipamd.pool.choice import Rules, choose
 from ipamd.pool.ledger import Change, Ledger, Tombstone
 from ipamd.pool.reports import FOREIGN
 from ipamd.pool.turns import wanted_eni
 
 TOMBSTONE_SECONDS = 600.0
 """How long a release refuses older attempts: twice the 5 minutes that CRI-O gives an ADD."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What the settings and the node say about handing out."""
-
-    max_pods: int
-    versions: tuple[int, ...] = (4,)  # IP versions of every attachment, 4 before 6
-    prefers_prefixes: bool = False  # the kind of IPv4 address that is in use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +106,16 @@ def grant(
     if request.eni:
         eni = wanted_eni(ledger, request.eni)
         card, among = eni.network_card, frozenset({eni.eni_id}) & (among or {eni.eni_id})
-    if card == 0 and pods_on_default_card(ledger) >= rules.max_pods:
+    if card == 0 and is_full(ledger, rules):
         return None
     chosen = choose(ledger, rules, network_card=card, among=among)
     return _granted(ledger, request, chosen, now, now_unix) if chosen else None
+
+
+def is_full(ledger: Ledger, rules: Rules) -> bool:
+    """Whether max_pods attachments stand on the default card. Counted only where they could."""
+    are_few = len(ledger.allocations) < rules.max_pods
+    return not are_few and pods_on_default_card(ledger) >= rules.max_pods
 
 
 def pods_on_default_card(ledger: Ledger) -> int:
@@ -188,102 +183,6 @@ def _granted(
         next_generation=ledger.next_generation + 1,
     )
     return Granted(allocation=allocation, change=change, is_repeat=False)
-
-
-def choose(
-    ledger: Ledger,
-    rules: Rules,
-    *,
-    network_card: int = 0,
-    among: frozenset[EniId] | None = None,
-) -> tuple[Address, ...]:
-    """The next addresses to hand out, one of each version and all of one ENI; empty for none.
-
-    `among` names the ENIs to choose from, None all.
-
-    In order of preference: the lower card, the kind of address in use, the fullest ENI, the
-    fullest prefix, the longest idle. Fullest first empties the others, so that whole prefixes and
-    ENIs can go back; longest idle first keeps an address away from its old peers as long as
-    possible. Ties go to the lower device index and address, so equal ledgers choose alike.
-    """
-    usable = {
-        eni_id: eni
-        for eni_id, eni in _usable_enis(ledger, network_card).items()
-        if among is None or eni_id in among
-    }
-    pods: Counter[EniId | IPNetwork] = Counter()
-    candidates: list[Address] = []
-    for address in ledger.addresses.values():
-        if address.state is AddressState.ALLOCATED:
-            pods[address.eni_id] += 1
-            if address.prefix is not None:
-                pods[address.prefix] += 1
-        elif address.state is AddressState.AVAILABLE and address.eni_id in usable:
-            candidates.append(address)
-    best: dict[tuple[EniId, int], tuple[_Preference, Address]] = {}
-    for address in candidates:
-        place = (address.eni_id, address.address.version)
-        found = (_preference(address, usable[address.eni_id], pods, rules), address)
-        if place not in best or found[0] < best[place][0]:
-            best[place] = found
-    return _whole_set(best, rules)
-
-
-def free_by_eni(ledger: Ledger, rules: Rules) -> dict[EniId, int]:
-    """How many attachments each ENI could serve now; ENIs that could serve none are left out."""
-    enis = _usable_enis(ledger, 0)
-    free: Counter[tuple[EniId, int]] = Counter(
-        (a.eni_id, a.address.version)
-        for a in ledger.in_state(AddressState.AVAILABLE)
-        if a.eni_id in enis
-    )
-    counts = {e: min(free[e, version] for version in rules.versions) for e in enis}
-    return {eni_id: count for eni_id, count in counts.items() if count}
-
-
-def _usable_enis(ledger: Ledger, network_card: int) -> dict[EniId, Eni]:
-    return {
-        e.eni_id: e
-        for e in ledger.enis.values()
-        if e.is_ready and e.takes_pods and network_card in (0, e.network_card)
-    }
-
-
-_Preference = tuple[int, bool, int, int, int, float, int]
-
-
-def _preference(
-    address: Address, eni: Eni, pods: Counter[EniId | IPNetwork], rules: Rules
-) -> _Preference:
-    is_other_kind = (
-        address.address.version == 4 and (address.prefix is not None) is not rules.prefers_prefixes
-    )
-    in_prefix = pods[address.prefix] if address.prefix is not None else 0
-    return (
-        eni.network_card,
-        is_other_kind,
-        -pods[eni.eni_id],
-        eni.device_index,
-        -in_prefix,
-        address.since_boottime,
-        int(address.address),
-    )
-
-
-def _whole_set(
-    best: dict[tuple[EniId, int], tuple[_Preference, Address]], rules: Rules
-) -> tuple[Address, ...]:
-    """The best ENI that has an address of every version."""
-    first = rules.versions[0]
-    whole = [
-        (preference, eni_id)
-        for (eni_id, version), (preference, _) in best.items()
-        if version == first and all((eni_id, v) in best for v in rules.versions)
-    ]
-    if not whole:
-        return ()
-    _, eni_id = min(whole)
-    return tuple(best[eni_id, version][1] for version in rules.versions)
 
 
 def release(

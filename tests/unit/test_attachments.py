@@ -5,7 +5,8 @@ import pytest
 from ipamd.errors import AttachmentConflict, AttemptRevoked, NotReady
 from ipamd.model import AddressState, AttemptId
 from ipamd.pool import attachments, reports
-from ipamd.pool.attachments import TOMBSTONE_SECONDS, Granted, Outcome, Rules
+from ipamd.pool.attachments import TOMBSTONE_SECONDS, Granted, Outcome
+from ipamd.pool.choice import Rules, choose
 from ipamd.pool.ledger import Change, Ledger
 from tests import builders as b
 
@@ -79,19 +80,19 @@ def test_the_fullest_eni_is_used_first() -> None:
         allocations=(b.allocation("10.0.0.9", "c0", eni_id=b.SECONDARY),),
         enis=(b.eni(), b.eni(b.SECONDARY, index=1)),
     )
-    chosen = attachments.choose(ledger, Rules(max_pods=10))
+    chosen = choose(ledger, Rules(max_pods=10))
     assert [a.eni_id for a in chosen] == [b.SECONDARY]
 
 
 def test_the_longest_idle_address_is_used_first() -> None:
     ledger = b.ledger(b.address("10.0.0.5", since=90.0), b.address("10.0.0.6", since=20.0))
-    chosen = attachments.choose(ledger, Rules(max_pods=10))
+    chosen = choose(ledger, Rules(max_pods=10))
     assert [str(a.address) for a in chosen] == ["10.0.0.6"]
 
 
 def test_an_eni_that_is_not_ready_is_passed_over() -> None:
     ledger = b.ledger(b.address("10.0.0.5"), enis=(b.eni(is_ready=False),))
-    assert attachments.choose(ledger, Rules(max_pods=10)) == ()
+    assert choose(ledger, Rules(max_pods=10)) == ()
 
 
 def held() -> Ledger:

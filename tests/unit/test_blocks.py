@@ -6,7 +6,8 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from ipamd.cloud import CloudEni, CloudSnapshot, EniStatus
 from ipamd.model import AddressState, EniId, SubnetId
 from ipamd.pool import attachments, blocks, observe, reports
-from ipamd.pool.attachments import Granted, Rules
+from ipamd.pool.attachments import Granted
+from ipamd.pool.choice import Rules, choose
 from ipamd.pool.ledger import Intent, IntentKind, Ledger
 from ipamd.pool.observe import Exclusions
 from tests import builders as b
@@ -193,22 +194,22 @@ def test_the_fullest_prefix_is_used_first() -> None:
         allocations=(b.allocation("10.0.0.64", "c0"),),
     )
     rules = Rules(max_pods=9, prefers_prefixes=True)
-    assert [str(a.address) for a in attachments.choose(ledger, rules)] == ["10.0.0.65"]
+    assert [str(a.address) for a in choose(ledger, rules)] == ["10.0.0.65"]
 
 
 def test_the_kind_in_use_comes_first_and_the_other_still_serves() -> None:
     ledger = b.ledger(b.address("10.0.0.9"), b.address("10.0.0.32", prefix=str(V4)))
     prefixes, singles = Rules(max_pods=9, prefers_prefixes=True), Rules(max_pods=9)
-    assert [str(a.address) for a in attachments.choose(ledger, prefixes)] == ["10.0.0.32"]
-    assert [str(a.address) for a in attachments.choose(ledger, singles)] == ["10.0.0.9"]
+    assert [str(a.address) for a in choose(ledger, prefixes)] == ["10.0.0.32"]
+    assert [str(a.address) for a in choose(ledger, singles)] == ["10.0.0.9"]
     only_old = b.ledger(b.address("10.0.0.9"))
-    assert len(attachments.choose(only_old, prefixes)) == 1
+    assert len(choose(only_old, prefixes)) == 1
 
 
 def test_an_excluded_eni_gives_no_address() -> None:
     excluded = replace(b.eni(), is_excluded=True)
     ledger = b.ledger(b.address("10.0.0.9"), enis=(excluded,))
-    assert attachments.choose(ledger, Rules(max_pods=9)) == ()
+    assert choose(ledger, Rules(max_pods=9)) == ()
 
 
 def test_a_card_is_asked_for_by_number_and_the_default_spills_over() -> None:
@@ -219,9 +220,9 @@ def test_a_card_is_asked_for_by_number_and_the_default_spills_over() -> None:
         enis=(b.eni(), card),
     )
     rules = Rules(max_pods=9)
-    assert attachments.choose(ledger, rules, network_card=2) == ()
-    assert [a.eni_id for a in attachments.choose(ledger, rules, network_card=1)] == [b.SECONDARY]
-    assert [a.eni_id for a in attachments.choose(ledger, rules)] == [b.SECONDARY]
+    assert choose(ledger, rules, network_card=2) == ()
+    assert [a.eni_id for a in choose(ledger, rules, network_card=1)] == [b.SECONDARY]
+    assert [a.eni_id for a in choose(ledger, rules)] == [b.SECONDARY]
 
 
 def test_exclusions_by_role_subnet_and_card() -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ipamd.migration_format import Entry
 from ipamd.model import AddressState, Allocation, WiredBy
 from ipamd.pool import attachments, migrate
-from ipamd.pool.attachments import Rules
 from ipamd.pool.blocks import MISSING
+from ipamd.pool.choice import Rules
 from ipamd.pool.ledger import Ledger
 from ipamd.pool.migrate import HELD_NETWORK, IMPORTED, TakenIn
 from ipamd.pool.reports import FOREIGN, ObservedPod
