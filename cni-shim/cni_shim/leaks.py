@@ -10,12 +10,12 @@ list. Each is seen, missing or unknown, and **unknown never counts as missing**:
 of a socket that does not answer, a directory that is not there, an entry that cannot be opened, a
 dump that was torn.
 
-**Trust.** Missing is worth something only from a witness that would have shown it. The mounts and
-the cache are believed when, in this look, they show every attachment that another sign proves
-alive, and have shown one since this process began; the runtime's list, when it has at least as
-many of the living as it lacks. Pods (named by Kubernetes) and other containers are weighed apart,
-since `ctr` and podman neither stand in the CRI's list nor mount every namespace. Processes are
-believed where the whole host's can be seen.
+**Trust.** Missing is worth something only from a witness that would have shown it: one that has
+shown an attachment which another sign proves alive, since this process began, and that in this look
+shows all of these (the mounts), or at least as many as it misses (the cache and the runtime's list,
+which may each have forgotten one). Pods (named by Kubernetes) and other containers are weighed
+apart, since `ctr` and podman neither stand in the CRI's list nor mount every namespace. Processes
+are believed where the whole host's can be seen.
 
 **Rules**, the first that holds, for each allocation:
 
@@ -31,11 +31,12 @@ believed where the whole host's can be seen.
  4    another plugin's (we served as IPAM); route missing; cookie as in 3;   gone: candidate
       and the list has it not ready or not at all, or the cache has no
       entry
- 5    ours; a link or a namespace stands, but the runtime's list does not    forgotten: candidate
-      have the sandbox, the cache has no entry, no process is seen in the
-      namespace, no route leads elsewhere, a pod, known for 300 s
+ 5    ours, whether or not a link or a mount stands; the runtime's list      forgotten: candidate
+      does not have the sandbox, the cache has no entry, no process is seen
+      in the namespace, links were read, no route leads elsewhere; a pod,
+      known for 300 s
  6    aws-node's; the runtime's list does not have the sandbox, no route to  forgotten: candidate
-      its addresses, no entry in the cache seen, no sign of its namespace, a
+      its addresses, no entry in the cache seen, no sign of its namespace; a
       pod, known for 300 s
  7    any sign of life                                                       live
  8    anything else                                                          unsure
@@ -264,7 +265,7 @@ def _is_forgotten(held: Held, signs: Signs) -> bool:
         return False
     match held.wiring:
         case Wiring.OURS:
-            return signs.cache is Sight.MISSING
+            return signs.link is not Sight.UNKNOWN and signs.cache is Sight.MISSING
         case Wiring.MAIN_PLUGIN:
             return False
         case Wiring.PEER:

@@ -237,7 +237,7 @@ def weigh(earlier: Trust, settled: Iterable[Held], raw: Mapping[HeldName, Signs]
         name
         for name in _WEIGHED
         if (hits[name] or name in earlier)
-        and misses[name] <= (hits[name] if name[0] is Witness.RUNTIME else 0)
+        and misses[name] <= (0 if name[0] is Witness.MOUNTS else hits[name])
     )
 
 
