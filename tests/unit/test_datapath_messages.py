@@ -186,6 +186,28 @@ def test_an_ipv6_rule_reads_as_written(rule: Rule) -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["10.0.1.7", "2001:db8::7"])
+def test_a_pods_rules_are_selected_in_whichever_table_and_only_ours(text: str) -> None:
+    address = ip_address(text)
+    to_pod, from_pod = (decoded(r, fibmsg) for r in messages.pod_rule_selectors(address))
+    for message, priority in ((to_pod, 512), (from_pod, 1536)):
+        assert message.get_attr("FRA_PRIORITY") == priority
+        assert message.get_attr("FRA_PROTOCOL") == 119
+        assert (message["table"], message.get_attr("FRA_TABLE")) == (0, None)
+    whole = address.max_prefixlen
+    assert (to_pod["dst_len"], to_pod["src_len"], to_pod.get_attr("FRA_DST")) == (whole, 0, text)
+    assert (from_pod["dst_len"], from_pod["src_len"]) == (0, whole)
+    assert from_pod.get_attr("FRA_SRC") == text
+
+
+def test_one_neighbour_is_asked_for_by_link_and_address() -> None:
+    request = messages.get_neighbour(7, ip_address("2001:db8::7"))
+    message = decoded(request, ndmsg)
+    assert request.flags & messages.NLM_F_DUMP == 0
+    assert (message["family"], message["ifindex"]) == (10, 7)
+    assert message.get_attr("NDA_DST") == "2001:db8::7"
+
+
 @pytest.mark.parametrize("rule", [MARK_RULE, SOURCE_RULE, POD_RULE, MARK_RULE_V6, SOURCE_RULE_V6])
 def test_rules_survive_encoding_and_decoding(rule: Rule) -> None:
     assert answers.rule_of(messages.add_rule(rule).body) == rule

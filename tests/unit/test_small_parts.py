@@ -67,6 +67,7 @@ def test_a_peer_that_stays_is_not_reported() -> None:
         ("VPC_IPAMD_LOG_LEVEL", "loud"),
         ("AWS_VPC_ENI_MTU", "9002"),
         ("AWS_VPC_ENI_MTU", "big"),
+        ("VPC_IPAMD_ROUTING_RULES", "both"),
     ],
 )
 def test_vpc_cnid_refuses_unusable_settings_by_name(name: str, value: str) -> None:
