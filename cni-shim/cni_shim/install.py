@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import stat
 import subprocess
@@ -26,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cni_shim import conflist
-from cni_shim.settings import SettingsError
+from cni_shim.settings import DEFAULT_RUN_DIR, SettingsError
 
 LAUNCHER_NAMES = ("vpc-cni", "vpc-cni-ipam")
 """The same program twice: the main plugin, and the one that ptp or bridge name as their IPAM."""
@@ -37,6 +38,9 @@ LOOPBACK = "loopback"
 CONFLIST_NAME = "10-vpc-ipamd.conflist"
 STATUS_SECONDS = 5.0
 """The launcher answers within 1 s; more means that the machine itself stands still."""
+
+HEARTBEAT_NAME, HEARTBEAT_SECONDS = "heartbeat", 60.0
+"""vpc-cnid touches it at least every 10 s; the launcher counts it as gone after as long."""
 
 PAUSE_SECONDS = 1.0
 TELL_SECONDS = 10.0
@@ -216,6 +220,14 @@ def ask_status(launcher: Path) -> str:
     return _message(done.stdout) or f"{launcher} ended with {done.returncode} and said nothing"
 
 
+def heartbeat_age(run_dir: Path, now_unix: float) -> float:
+    """Seconds since vpc-cnid last touched its heartbeat; infinite where there is none."""
+    try:
+        return max(now_unix - (run_dir / HEARTBEAT_NAME).stat().st_mtime, 0.0)
+    except OSError:
+        return math.inf
+
+
 def _message(document: bytes) -> str:
     """`msg; details` of an error document, as runtimes show it."""
     try:
@@ -300,7 +312,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--stay", type=float, metavar="SECONDS", help="go on for ever, looking this often"
     )
-    parser.add_argument("--remove", action="store_true", help="take it all away, config first")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--remove", action="store_true", help="take it all away, config first")
+    what.add_argument("--status", action="store_true", help="only ask STATUS (a readiness probe)")
+    what.add_argument(
+        "--heartbeat", action="store_true", help="only look at vpc-cnid's (a liveness probe)"
+    )
     parser.add_argument("-o", dest="output", choices=("text", "json"), default="text")
     return parser
 
@@ -309,6 +326,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The `install-cni` program; its exit status."""
     chosen = _parser().parse_args(arguments)
     try:
+        if chosen.status:
+            return _tell_wrong(ask_status(chosen.launcher))
+        if chosen.heartbeat:
+            return _tell_wrong(_silence())
         wanted = plan(os.environ, chosen.launcher, chosen.plugins)
         if chosen.remove:
             return _tell_removed(remove(wanted), chosen.output)
@@ -320,6 +341,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.stay is not None:
         _stay(wanted, chosen.stay)
     return outcome.exit_status
+
+
+def _silence() -> str:
+    run_dir = Path(os.environ.get("VPC_IPAMD_RUN_DIR") or DEFAULT_RUN_DIR)
+    age = heartbeat_age(run_dir, time.time())  # wall time, as file times are
+    if age <= HEARTBEAT_SECONDS:
+        return ""
+    return f"{run_dir / HEARTBEAT_NAME} is absent or older than {HEARTBEAT_SECONDS:.0f} s"
+
+
+def _tell_wrong(text: str) -> int:
+    if text:
+        _say(text)
+    return 1 if text else 0
 
 
 def _tell_removed(gone: tuple[str, ...], output: str) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -287,3 +288,25 @@ def test_what_stands_under_the_target_is_replaced_not_followed(
     installed(node)
     assert not config(node).is_symlink()
     assert json.loads(config(node).read_text())["name"] == conflist.NETWORK_NAME
+
+
+@pytest.mark.parametrize(
+    ("age", "status"), [(5, 0), (3600, 1), (None, 1)], ids=["young", "old", "absent"]
+)
+def test_the_liveness_probe_looks_at_the_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float | None, status: int
+) -> None:
+    if age is not None:
+        (tmp_path / "heartbeat").touch()
+        os.utime(tmp_path / "heartbeat", (time.time() - age,) * 2)
+    monkeypatch.setenv("VPC_IPAMD_RUN_DIR", str(tmp_path))
+    assert install.main(["--launcher", "/no/such", "--heartbeat"]) == status
+
+
+def test_the_readiness_probe_tells_what_the_plugin_says(
+    node: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launcher = script(node, """echo '{"msg": "down"}'; exit 1""")
+    assert install.main(["--launcher", str(launcher), "--status"]) == 1
+    assert capsys.readouterr().err == "install-cni: down\n"
+    assert not config(node).exists()

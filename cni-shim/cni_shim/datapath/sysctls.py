@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 from cni_shim.datapath.errors import DatapathError
 
-_ROOT = Path("/proc/sys/net")
+# In a container /proc/sys is mounted read-only; the host's, mounted elsewhere, is named then. It
+# shows the settings of the reader's network namespace, whichever way it is reached.
+_ROOT = Path(os.environ.get("VPC_IPAMD_PROC_SYS_NET") or "/proc/sys/net")
 
 
 def has_ipv6() -> bool:
