@@ -26,8 +26,9 @@ Answer, 16 bytes of header, then both blocks:
 
 Both headers stay as they are in every protocol, so that each side can say what it met. vpc-cnid
 serves its own protocol and the one before, and answers in the request's. What it does not serve it
-refuses with code 11 in its own protocol. A launcher takes answers of its own protocol, and prints
-code 11 for any other: both are half of an upgrade, and the runtime comes again.
+refuses with code 11 in its own protocol. A launcher takes answers of its own protocol and of the
+one before (1 has none before it), and prints code 11 for any other. Each is half of an upgrade, and
+the runtime comes again.
 
 The launcher keeps its sending side open until it has the answer: an end of file before that means
 that it died, and its verb with it. An answer that is cut short counts as none; the launcher sends

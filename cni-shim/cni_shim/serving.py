@@ -95,7 +95,8 @@ class Server:
         try:
             raw, netns_fd = frames.recv_request(connection, time.monotonic() + REQUEST_SECONDS)
         except frames.UnknownProtocol as e:
-            frames.send_answer(connection, _refusal(e), time.monotonic() + REQUEST_SECONDS)
+            end = time.monotonic() + REQUEST_SECONDS
+            frames.send_answer(connection, _refusal(e), end, frames.PROTOCOL)
             raise
         deadline = time.monotonic() + raw.deadline_ms / 1000
         try:

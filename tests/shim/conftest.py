@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cni_shim import serving
 
 from tests.shim.launchers import CompilerMissing, Launcher, launcher_command
+from tests.shim.real_server import Node
 
 
 @pytest.fixture
@@ -27,3 +29,12 @@ def launcher(request: pytest.FixtureRequest, run_dir: Path) -> Launcher:
     except CompilerMissing as e:
         pytest.skip(str(e))
     return Launcher(command=command, run_dir=run_dir)
+
+
+@pytest.fixture
+def node(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A node whose vpc-cnid serves for the length of a test, whoever we are."""
+    monkeypatch.setattr(serving, "_is_root", lambda connection: True)
+    made = Node(run_dir)
+    with made.serving():
+        yield made
