@@ -13,12 +13,13 @@ from collections.abc import Iterable
 
 import structlog
 
-from cni_shim.datapath import answers, messages
+from cni_shim.datapath import answers, messages, sysctls
 from cni_shim.datapath.delegation import (
     BRIDGE,
     PROTOCOL,
     PTP,
     Delegation,
+    bridge_sysctls,
     wanted_routes,
     wanted_rules,
 )
@@ -51,6 +52,7 @@ class DelegatedPods:
             self._known[key] = delegation
             try:
                 self._add_missing(delegation)
+                self._answer_on_bridge(delegation)
             except BaseException:
                 self._delete(delegation.addresses)
                 del self._known[key]
@@ -93,6 +95,7 @@ class DelegatedPods:
                 missing = self._missing(delegation, rules)
                 for request in missing:
                     self._execute(request, harmless=errno.EEXIST)
+                self._answer_on_bridge(delegation)
                 if missing:
                     log.warning("delegated_mended", key=str(key), count=len(missing))
 
@@ -119,6 +122,18 @@ class DelegatedPods:
             *(messages.add_route(r) for r in routes if r not in present),
             *(messages.add_rule(r) for r in wanted_rules(delegation) if r not in standing),
         )
+
+    def _answer_on_bridge(self, delegation: Delegation) -> None:
+        """Have the node answer, at once, the bridge's questions for addresses that are not on it.
+
+        Pods take their whole subnet for theirs, but a VPC has no broadcast domain: a host of the
+        subnet on another node, or a pod of ours on this one, is never on the bridge itself.
+        """
+        if not self._bridge_ifindex(delegation):
+            return
+        for name, value in bridge_sysctls(delegation.bridge):
+            if sysctls.read(name) != value:
+                sysctls.write(name, value)
 
     def _bridge_ifindex(self, delegation: Delegation) -> int:
         if delegation.main_type != BRIDGE:

@@ -8,7 +8,8 @@ own ENI, since a VPC drops it elsewhere, and one to the pod must not leave the n
   minds, and the address is seen to be in use by whoever looks (a lost store must quarantine it).
 - to the address, under `ptp`: rule 512 to main, where that plugin puts its host route.
 - to the address, under `bridge`: a route over the bridge in the pod table. The bridge's own subnet
-  route is the ENI's once more, and the older of the two wins.
+  route is the ENI's once more, and the older of the two wins. And the node answers ARP there for
+  all that is not on the bridge, as its pods take the whole subnet for theirs.
 - under anything else (ipvlan) nothing: the link below delivers what comes in, and the node itself
   cannot reach such pods.
 
@@ -65,6 +66,12 @@ def wanted_routes(delegation: Delegation, bridge_ifindex: int) -> tuple[Route, .
         )
         for address in delegation.addresses
     )
+
+
+def bridge_sysctls(bridge: str) -> tuple[tuple[str, str], ...]:
+    """Settings under /proc/sys/net that make the node answer ARP for what is not on the bridge; the
+    kernel otherwise waits up to 0.8 s before it does (ip-sysctl, proxy_delay)."""
+    return ((f"ipv4/conf/{bridge}/proxy_arp", "1"), (f"ipv4/neigh/{bridge}/proxy_delay", "0"))
 
 
 def _to_pod(address: Address) -> Rule:
