@@ -245,8 +245,13 @@ def _result(request: CniRequest, wiring: PodWiring, wired: Wired) -> Result:
     """Host end first, pod end second: portmap and bandwidth look for them in this order."""
     return Result(
         interfaces=(
-            Interface(name=wired.host_ifname, mac=wired.host_mac),
-            Interface(name=wiring.ifname, mac=wired.pod_mac, sandbox=request.netns_path),
+            Interface(name=wired.host_ifname, mac=wired.host_mac, mtu=wiring.mtu),
+            Interface(
+                name=wiring.ifname,
+                mac=wired.pod_mac,
+                mtu=wiring.mtu,
+                sandbox=request.netns_path,
+            ),
         ),
         ips=tuple(
             Ip(address=host_on_link(address), interface=1, gateway=POD_GATEWAYS[address.version])

@@ -7,19 +7,20 @@ itself is in `add` (the way up), `delete` (the way down), `check` and `gc`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from ipam_api.v1 import ipam_pb2 as pb
 
 from cni_shim.add import ANSWER_MARGIN_SECONDS, Setup
-from cni_shim.allocations import PEER, addresses_of, key_of
+from cni_shim.allocations import PEER, addresses_of, key_of, pb_key
 from cni_shim.attempt import Attempt
 from cni_shim.check import Checker
 from cni_shim.datapath.pod_routing import Held
-from cni_shim.delete import Teardown
+from cni_shim.delete import GET_SECONDS, Teardown
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.gc import Collector
+from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import MAIN_PLUGIN, delegation_of
 from cni_shim.key_locks import KeyLocks
 from cni_shim.ports import Datapath, Delegates, Ipam
@@ -41,6 +42,7 @@ class Verbs:
     ) -> None:
         """`queue_release` puts a DEL into the durable queue; `finish_queued` does one that waits
         there, with the key's lock held. Both raise CniError."""
+        self._ipam = ipam
         self._locks = KeyLocks()
         self._cache: dict[AttachmentKey, pb.Allocation] = {}
         self._finish_queued = finish_queued
@@ -68,6 +70,20 @@ class Verbs:
     def locked(self, key: AttachmentKey, *, timeout_seconds: float) -> AbstractContextManager[None]:
         """The lock that verbs for this key hold; for the queue and the sweep of leftovers."""
         return self._locks.held(key, timeout_seconds=timeout_seconds)
+
+    @contextmanager
+    def unheld(self, container_id: str, ifname: str) -> Iterator[bool]:
+        """Within the block the key is locked; True if ipamd has nothing for it. False at once where
+        a verb is at work on the key, and where ipamd cannot tell."""
+        key = AttachmentKey(container_id=container_id, ifname=ifname)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._locks.held(key, timeout_seconds=0.0))
+                deadline = time.monotonic() + GET_SECONDS
+                is_unheld = self._ipam.get(pb_key(key), deadline_monotonic=deadline) is None
+            except (TimeoutError, IpamdError):
+                is_unheld = False
+            yield is_unheld
 
     def is_busy(self, key: AttachmentKey) -> bool:
         """Whether a verb, or somebody else with `locked`, is at work on the key."""

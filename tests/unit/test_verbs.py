@@ -217,6 +217,19 @@ def test_a_key_that_stays_busy_is_an_error_to_try_again(bench: Bench) -> None:
     assert "c1/eth0" in error.details
 
 
+def test_a_key_is_unheld_only_where_ipamd_says_so_and_no_verb_is_at_work(bench: Bench) -> None:
+    with bench.verbs.unheld("c1", "eth0") as is_unheld, bench.verbs.unheld("c1", "eth0") as again:
+        assert (is_unheld, again) == (True, False)
+        assert bench.verbs.is_busy(KEY)
+    bench.add()
+    with bench.verbs.unheld("c1", "eth0") as is_unheld:
+        assert not is_unheld
+    bench.delete()
+    bench.ipam.script["get"] = [away()]
+    with bench.verbs.unheld("c1", "eth0") as is_unheld:
+        assert not is_unheld
+
+
 def test_a_descriptor_that_is_no_namespace_is_code_8(bench: Bench) -> None:
     bench.datapath.script["cookie"] = [DatapathError("enter the pod's namespace", 22)]
     assert bench.refused(bench.add).code is CniErrorCode.INVALID_NETNS

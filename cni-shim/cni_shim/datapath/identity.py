@@ -37,6 +37,11 @@ class Identity:
     pod_namespace: str
     pod_name: str
 
+    @property
+    def is_hashed(self) -> bool:
+        """Whether the key itself was hashed, so that nobody can be asked for it."""
+        return self.container_id.startswith(_HASH_MARK) or self.ifname.startswith(_HASH_MARK)
+
     def is_of(self, container_id: str, ifname: str) -> bool:
         """Whether this names the attachment of that key, be it written out or hashed."""
         return self.ifname in {ifname, _hashed(ifname)} and self.container_id in {

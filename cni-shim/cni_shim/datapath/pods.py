@@ -14,15 +14,13 @@ entry for the pod on the host. No proxy ARP, and no rule for a single pod unless
 from __future__ import annotations
 
 import errno
-import itertools
-import random
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeGuard
 
 from cni_shim.datapath import answers, messages, names, peer_pods, sysctls
-from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
+from cni_shim.datapath.errors import AddressInUse, DatapathError
 from cni_shim.datapath.families import LEAST_MTU_V6, Address
 from cni_shim.datapath.identity import encode_alias
 from cni_shim.datapath.messages import VethPair
@@ -30,7 +28,6 @@ from cni_shim.datapath.netlink import (
     HostNetlink,
     NetlinkSocket,
     find_link_by_index,
-    find_links,
 )
 from cni_shim.datapath.notices import LinkNotices
 from cni_shim.datapath.observe import (
@@ -45,41 +42,19 @@ from cni_shim.datapath.pod_routing import Held, PodRouting
 from cni_shim.datapath.removal import LinkRemover
 from cni_shim.datapath.routing import RoutingRules
 from cni_shim.datapath.standing import find_wired, look
+from cni_shim.datapath.veths import Unheld, Veths
 from cni_shim.datapath.wiring import (
     PodWiring,
     Wired,
     host_ifnames,
     host_requests,
-    is_of,
     pod_requests,
-    veth_pair,
 )
 
-__all__ = ["IfindexChooser", "ObservedPod", "PodDatapath", "PodWiring", "Wired"]
+__all__ = ["ObservedPod", "PodDatapath", "PodWiring", "Wired"]
 
 # Two attachments on one stripe only wait for each other; 256 keep that rare with 64 workers.
 _LOCK_STRIPES = 256
-_CREATE_TRIES = 4
-
-
-class IfindexChooser:
-    """Interface indexes of our own choice, so that later messages need not wait for an answer.
-
-    The kernel counts up from 1 per namespace and never comes near; the random start keeps clear of
-    what an earlier process of ours chose. Host and pod end differ, because tools take a link whose
-    index equals its peer's for a physical device.
-    """
-
-    _LOWEST, _HIGHEST = 1 << 24, 1 << 30
-
-    def __init__(self) -> None:
-        start = random.SystemRandom().randrange(self._LOWEST, self._HIGHEST, 2)
-        self._counter = itertools.count(start, 2)
-
-    def pair(self) -> tuple[int, int]:
-        """Indexes for the host and the pod end. Thread-safe: count's next is one C call."""
-        host = next(self._counter)
-        return host, host + 1
 
 
 class PodDatapath:
@@ -95,15 +70,18 @@ class PodDatapath:
         self._netlink = netlink
         self._routing = PodRouting(netlink, mode)
         self._remover = LinkRemover(netlink, notices)
-        self._indexes = IfindexChooser()
-        # Host ends between their creation and the end of their wire; for remove_leftover alone.
-        self._unfinished: set[int] = set()
+        self._veths = Veths(netlink, self._remover)
         self._locks = tuple(threading.Lock() for _ in range(_LOCK_STRIPES))
         self._has_ipv6 = sysctls.has_ipv6()
 
     def close(self) -> None:
         """Wait for deletions under way. The netlink object and the notices stay the caller's."""
         self._remover.close()
+
+    def ask_ledger(self, unheld: Unheld) -> None:
+        """Have somebody to ask whether a link of ours that has the name of another is a leftover;
+        without, it is not."""
+        self._veths.unheld = unheld
 
     def netns_cookie(self, netns_fd: int) -> int:
         """The identity of the namespace behind the descriptor. Raises DatapathError."""
@@ -123,7 +101,7 @@ class PodDatapath:
         ):
             for address in wiring.addresses:
                 self._require_unused(wiring, address)
-            pair = self._create(pod, netns_fd, wiring)
+            pair = self._veths.create(pod, netns_fd, wiring)
             try:
                 if wiring.has_v6:
                     self._prepare_v6(pair)
@@ -132,7 +110,7 @@ class PodDatapath:
                 self._undo(pair.host_ifindex, wiring.addresses, e)
                 raise
             finally:
-                self._unfinished.discard(pair.host_ifindex)
+                self._veths.unfinished.discard(pair.host_ifindex)
 
     def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
         """What stands, if every part of this wiring stands exactly so; else None."""
@@ -217,7 +195,7 @@ class PodDatapath:
         Never touches a foreign link, route or rule, nor a link that a wire is still working on (it
         has no alias yet, so that its key's lock does not protect it).
         """
-        if observed.ifindex in self._unfinished:
+        if observed.ifindex in self._veths.unfinished:
             return False
         with self._locked(observed.container_id, observed.ifname):
             had_rules = observed.address is not None and self._routing.remove_rules(
@@ -243,7 +221,7 @@ class PodDatapath:
         host = self._netlink.socket()
         (answer,) = host.get((messages.match_route(address),))
         if _is_route_to(answer, address):
-            if not self._remove_leftovers(wiring):
+            if not self._veths.remove_leftovers(wiring):
                 raise AddressInUse(address, describe_route(host, answer))
             self._require_unused(wiring, address)
             return
@@ -254,69 +232,6 @@ class PodDatapath:
         if rules:
             where = f"rule {rules[0].priority} to table {rules[0].table}"
             raise AddressInUse(address, where)
-
-    def _create(self, pod: NetlinkSocket, netns_fd: int, wiring: PodWiring) -> VethPair:
-        """Create the pair under the first of its names that no other key has.
-
-        Tried before anything is looked up, since nearly always nothing stands in the way. A message
-        of its own, not the head of a batch: the kernel would go on with the rest of a batch after
-        EEXIST, and dress up whatever link has the index already.
-        """
-        error: DatapathError | None = None
-        host_ifnames_left = wiring.host_ifnames()
-        for _ in range(_CREATE_TRIES):
-            pair = veth_pair(
-                wiring,
-                host_ifname=host_ifnames_left[0],
-                indexes=self._indexes.pair(),
-                netns_fd=netns_fd,
-            )
-            self._unfinished.add(pair.host_ifindex)
-            try:
-                self._netlink.socket().execute((messages.create_veth(pair),))
-            except DatapathError as e:
-                self._unfinished.discard(pair.host_ifindex)
-                if e.errno not in {errno.EEXIST, errno.EBUSY}:
-                    raise
-                error = e
-            else:
-                return pair
-            self._clear_pod_ifname(pod, wiring)
-            self._remove_leftovers(wiring)
-            # Where no name is taken either, it was an ifindex, and the next pair will do.
-            host_ifnames_left = self._free_names(wiring) or host_ifnames_left
-        assert error is not None
-        raise error
-
-    def _free_names(self, wiring: PodWiring) -> tuple[str, ...]:
-        candidates = wiring.host_ifnames()
-        found = find_links(self._netlink.socket(), candidates)
-        return tuple(name for name, link in zip(candidates, found, strict=True) if link is None)
-
-    def _remove_leftovers(self, wiring: PodWiring) -> bool:
-        """Remove the host links of this key; True if there were any."""
-        links = links_of(
-            self._netlink.socket(), wiring.container_id, wiring.ifname, wiring.host_ifnames()
-        )
-        for link in links:
-            self._remover.remove(link.ifindex)
-        return bool(links)
-
-    def _clear_pod_ifname(self, pod: NetlinkSocket, wiring: PodWiring) -> None:
-        """Remove an interface of ours that has the wanted name in the pod; raise if not ours."""
-        (inside,) = find_links(pod, (wiring.ifname,))
-        if inside is None:
-            return
-        host = self._netlink.socket()
-        outside = find_link_by_index(host, inside.peer_ifindex) if inside.peer_ifindex else None
-        # Both directions: by one index alone it could be a link of some third namespace.
-        if (
-            outside is None
-            or outside.peer_ifindex != inside.ifindex
-            or not is_of(outside, wiring.container_id, wiring.ifname)
-        ):
-            raise ForeignInterface(wiring.ifname)
-        self._remover.remove(outside.ifindex)
 
     def _prepare_v6(self, pair: VethPair) -> None:
         """No router advertisement of the pod is believed; the pod's own ends have the family on,
