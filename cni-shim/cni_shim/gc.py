@@ -29,6 +29,10 @@ log = structlog.get_logger()
 BUSY_SECONDS = 1.0
 """Waited for one key: a runtime runs GC while nothing else of its network runs."""
 
+LIST_SECONDS = 5.0
+"""For ipamd's list, with which all begins: a restart of ipamd takes a second or two, and a runtime
+keeps its other verbs waiting over a GC."""
+
 ERRORS_SHOWN = 20
 """In the error's details, which end in an event; the log has all of them."""
 
@@ -45,8 +49,9 @@ class Collector:
     def collect(self, request: CniRequest, *, deadline_monotonic: float) -> None:
         """Release all that is stale. Raises CniError 11 that names what could not be."""
         assert request.valid_attachments is not None
+        patience = min(deadline_monotonic, time.monotonic() + LIST_SECONDS)
         try:
-            allocations = tuple(self._ipam.list(deadline_monotonic=deadline_monotonic).allocations)
+            allocations = tuple(self._ipam.list(deadline_monotonic=patience).allocations)
         except IpamdError as e:
             raise e.cni from e
         stale = stale_of(allocations, request.network_name, request.valid_attachments)

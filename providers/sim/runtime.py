@@ -172,6 +172,10 @@ class Runtime:
             self._results.pop(pod.container_id, None)
         return call
 
+    def check(self, pod: Pod) -> CniCall:
+        """One CHECK, with the result of the pod's ADD."""
+        return self.call("CHECK", pod, previous=self._results.get(pod.container_id))
+
     def remove_namespace(self, pod: Pod) -> None:
         """Remove the pod's namespace; idempotent."""
         netns.delete(pod.netns_name)

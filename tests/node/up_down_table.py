@@ -35,6 +35,32 @@ class Del(enum.Enum):
     )
 
 
+class Check(enum.Enum):
+    """What a CHECK is answered, of a pod that vpc-cnid has served since it started."""
+
+    DONE = "0 if all stands"
+    NO_CNID = "1, code 11 `vpc-cnid is not reachable` after 0.75 s"
+
+
+class Gc(enum.Enum):
+    """What a GC is answered."""
+
+    DONE = "0, stale attachments released and cooling"
+    NO_IPAMD = "1, code 11 `ipamd is not reachable` after 5 s; nothing released"
+    NO_CNID = "1, code 11 `vpc-cnid is not reachable` after 0.75 s; nothing released"
+
+
+class Status(enum.Enum):
+    """What a STATUS is answered, always within 0.1 s."""
+
+    READY = "0"
+    NO_IPAMD = (
+        "0; once ipamd has been silent for 60 s: 1, code 50, or 51 where the node's network could "
+        "not be set up either"
+    )
+    NO_CNID = "0; once the heartbeat is 60 s old: 1, code 50"
+
+
 class Version(enum.Enum):
     """What a VERSION is answered."""
 
@@ -50,6 +76,9 @@ class Row:
     is_cloud_up: bool
     add: Add
     delete: Del
+    check: Check
+    gc: Gc
+    status: Status
     version: Version
 
     @property
@@ -69,16 +98,22 @@ def _row(*, is_cnid_up: bool, is_ipamd_up: bool, is_cloud_up: bool) -> Row:
     """The cloud changes no answer: the pool serves, and a release needs no cloud."""
     if not is_cnid_up:
         add, delete = Add.NO_CNID, Del.WHOLE_QUEUED
+        check, gc, status = Check.NO_CNID, Gc.NO_CNID, Status.NO_CNID
     elif not is_ipamd_up:
         add, delete = Add.NO_IPAMD, Del.RELEASE_QUEUED
+        check, gc, status = Check.DONE, Gc.NO_IPAMD, Status.NO_IPAMD
     else:
         add, delete = Add.SERVED, Del.DONE
+        check, gc, status = Check.DONE, Gc.DONE, Status.READY
     return Row(
         is_cnid_up=is_cnid_up,
         is_ipamd_up=is_ipamd_up,
         is_cloud_up=is_cloud_up,
         add=add,
         delete=delete,
+        check=check,
+        gc=gc,
+        status=status,
         version=Version.ANSWERED,
     )
 
@@ -91,12 +126,16 @@ ROWS = tuple(
 
 def render() -> str:
     """The table as Markdown, markers included."""
-    lines = ["| vpc-cnid | ipamd | cloud | ADD | DEL | VERSION |", "|---|---|---|---|---|---|"]
+    columns = ("vpc-cnid", "ipamd", "cloud", "ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in ROWS:
         cells = [
             *map(_word, (row.is_cnid_up, row.is_ipamd_up, row.is_cloud_up)),
             row.add.value,
             row.delete.value,
+            row.check.value,
+            row.gc.value,
+            row.status.value,
             row.version.value,
         ]
         lines.append("| " + " | ".join(cells) + " |")
