@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipamd.allocations import Shortage
 from ipamd.model import AddressState, EniId, SubnetId
 from ipamd.node import NodeFacts
-from ipamd.pool import attachments
+from ipamd.pool import attachments, cooling
 from ipamd.pool.ledger import Ledger, sort_key
 
 NOT_READY_SECONDS = 10.0
@@ -41,10 +41,9 @@ def shortage(condition: Condition, eni_id: EniId | None = None) -> Shortage:
     why none of its addresses is, for an attachment that insists on it."""
     full = "" if eni_id is None or _is_full(condition) else _full_eni(condition, eni_id)
     if eni_id is not None and full:
-        cooling = _cooling(_cooling_ends(condition, eni_id))
-        return Shortage(sentence=full + cooling, retry_after_seconds=5.0, eni_id=eni_id)
-    cooled = attachments.next_expiry(condition.ledger, cooldown_seconds=condition.cooldown_seconds)
-    cooling_ends = max(cooled - condition.now, 0.0) if cooled is not None else None
+        when = _cooling(_cooling_ends(condition, eni_id))
+        return Shortage(sentence=full + when, retry_after_seconds=5.0, eni_id=eni_id)
+    cooling_ends = _cooling_ends(condition)
     if condition.exhausted and condition.has_observed and not _is_full(condition):
         subnet_id, seconds = min(condition.exhausted.items(), key=lambda item: item[1])
         retry = seconds if cooling_ends is None else min(seconds, cooling_ends)
@@ -86,13 +85,14 @@ def _held(condition: Condition) -> int:
     return sum(1 for a in condition.ledger.in_state(*states) if a.address.version == 4)
 
 
-def _cooling_ends(condition: Condition, eni_id: EniId) -> float | None:
-    ends = (
-        max(a.since_boottime + condition.cooldown_seconds - condition.now, 0.0)
-        for a in condition.ledger.in_state(AddressState.COOLING)
-        if a.eni_id == eni_id
+def _cooling_ends(condition: Condition, eni_id: EniId | None = None) -> float | None:
+    addresses = condition.ledger.addresses.values()
+    end = cooling.next_end(
+        (a for a in addresses if eni_id in (None, a.eni_id)),
+        cooldown_seconds=condition.cooldown_seconds,
+        now=condition.now,
     )
-    return min(ends, default=None)
+    return None if end is None else max(end - condition.now, 0.0)
 
 
 def _why(condition: Condition) -> str:
@@ -148,7 +148,20 @@ def problems(condition: Condition) -> tuple[str, ...]:
         said.append(
             "used by pods but not in the cloud any more: " + ", ".join(condition.missing_allocated)
         )
-    return tuple(said + _of_addresses(ledger) + _of_enis(condition))
+    return tuple(said + _of_cooling(condition) + _of_addresses(ledger) + _of_enis(condition))
+
+
+def _of_cooling(condition: Condition) -> list[str]:
+    waiting = cooling.overdue(
+        condition.ledger, cooldown_seconds=condition.cooldown_seconds, now=condition.now
+    )
+    if not waiting:
+        return []
+    them = "1 address waits" if waiting == 1 else f"{waiting} addresses wait"
+    return [
+        f"{them} for vpc-cnid to clear their connection tracking entries: is vpc-cnid running?"
+        + " If so, its log says what fails (flush_failed)"
+    ]
 
 
 def _of_addresses(ledger: Ledger) -> list[str]:

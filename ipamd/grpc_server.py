@@ -30,6 +30,7 @@ from ipamd.metrics import Metrics
 from ipamd.migration_leaks import Leaks
 from ipamd.model import Eni, EniId
 from ipamd.pool import blocks, migrate, reports
+from ipamd.pool.cooling import Cooldown
 from ipamd.pool.ledger import Change, Ledger
 from ipamd.reconciler import Reconciler
 
@@ -61,7 +62,7 @@ class IpamServicer(pb_grpc.IpamServicer):
         self.reported_boottime = 0.0
         self.reports: dict[str, pb.EniReport] = {}
         keeper.listen(self._on_commit)
-        reconciler.on_facts = self.network_changed
+        reconciler.listen(self.network_changed)
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateReply:
         """See ipam.proto."""
@@ -125,6 +126,10 @@ class IpamServicer(pb_grpc.IpamServicer):
                 if e.is_managed or (settings.has_pod_eni and e.is_trunk)
             ],
             policy=host_policy(settings),
+            flushes=[
+                pb.CooledAddress(address=str(address), since_boottime=since)
+                for address, since in sorted(self._reconciler.cooldowns.asked, key=_by_time)
+            ],
         )
 
     def _on_commit(self, change: Change, after: Ledger) -> None:
@@ -161,6 +166,19 @@ class IpamServicer(pb_grpc.IpamServicer):
         return pb.ReportNodeReply(
             is_accepted=True, unknown_addresses=[str(a) for a in findings.unknown]
         )
+
+    async def ReportFlushed(
+        self, request: pb.ReportFlushedRequest, context: Context
+    ) -> pb.ReportFlushedReply:
+        """See ipam.proto. Nobody is told: the list that watchers hold only became shorter."""
+        if request.epoch != self._keeper.ledger.epoch:
+            return pb.ReportFlushedReply(is_accepted=False)
+        try:
+            cooldowns = [_cooldown(a) for a in request.addresses]
+        except BadRequest as e:
+            await abort(context, e)
+        self._reconciler.cleared(cooldowns)
+        return pb.ReportFlushedReply(is_accepted=True)
 
     def _take_in(self, pods: list[reports.ObservedPod], now: float) -> reports.NodeFindings:
         if not self._keeper.ledger.has_heard_node:
@@ -247,6 +265,18 @@ async def abort(context: Context, error: IpamError) -> NoReturn:
     code, detail = describe(error)
     await context.abort(code, str(error), ((ERROR_METADATA, detail.SerializeToString()),))
     raise AssertionError("abort returns never")
+
+
+def _by_time(cooldown: Cooldown) -> tuple[float, int, int]:
+    address, since = cooldown
+    return since, address.version, int(address)
+
+
+def _cooldown(message: pb.CooledAddress) -> Cooldown:
+    try:
+        return ip_address(message.address), message.since_boottime
+    except ValueError as e:
+        raise BadRequest(f"flushed address: {e}") from e
 
 
 def _observed(message: pb.ObservedAddress) -> reports.ObservedPod:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Never
 
@@ -20,6 +20,7 @@ from ipamd.actions import Actions
 from ipamd.allocations import Shortage
 from ipamd.cloud import Capabilities, CloudSnapshot, EniStatus, NodeIdentity
 from ipamd.cloud_child import Cloud
+from ipamd.cooldowns import Cooldowns
 from ipamd.errors import CloudError, ForeignStore, StoreError, Throttled, Transient
 from ipamd.hints import Hints
 from ipamd.keeper import Keeper
@@ -29,6 +30,7 @@ from ipamd.model import EniId, IPNetwork, SubnetId
 from ipamd.node import NOTE, NodeFacts, exclusions, from_json
 from ipamd.pool import attachments, blocks, observe, plan
 from ipamd.pool.choice import Rules
+from ipamd.pool.cooling import Cooldown
 from ipamd.pool.hint import VpcNetworks
 from ipamd.pool.ledger import Change, IntentKind
 from ipamd.pool.lifecycle import IllegalTransition
@@ -82,6 +84,10 @@ class Reconciler:
         self._pinned = pinned
         self._unserved_pods = unserved_pods
         self._wake = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
+        self.cooldowns = Cooldowns(
+            keeper, cooldown_seconds=lambda: self.settings.cooldown_seconds, tell=self._tell_node
+        )
         self._observe_at = 0.0
         self._hints = Hints(keeper, cloud, networks_read=self._networks_read)
         self._questions = Questions(self._answered)
@@ -92,7 +98,6 @@ class Reconciler:
         self._has_resumed = False
         self.facts: NodeFacts | None = from_json(keeper.noted(NOTE))
         self._networks = VpcNetworks(known=self.facts.vpc_cidrs if self.facts else ())
-        self.on_facts: Callable[[], None] = lambda: None  # called after each change of `facts`
         self.last_plan = plan.Plan(actions=(), summary="nothing planned yet")
         self.planned_boottime = self.started_boottime = clock.boottime()
         self.actions = Actions(keeper, cloud, metrics, wake=self.wake, look_again=self.look_soon)
@@ -104,6 +109,19 @@ class Reconciler:
         )
         self.first_look_boottime: float | None = None
         self.last_look_boottime = 0.0
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when what the node is told has changed, the ledger aside."""
+        self._listeners.append(listener)
+
+    def _tell_node(self) -> None:
+        for listener in self._listeners:
+            listener()
+
+    def cleared(self, cooldowns: Iterable[Cooldown]) -> None:
+        """vpc-cnid has cleared the connections of these: their time may be over already."""
+        self.cooldowns.clear(cooldowns)
+        self.wake()
 
     def wake(self) -> None:
         """Run a cycle soon."""
@@ -186,7 +204,7 @@ class Reconciler:
         if facts != self.facts:
             self.facts = facts
             self._keeper.note(NOTE, facts.to_json())
-            self.on_facts()
+            self._tell_node()
 
     def _networks_read(self, shown: tuple[IPNetwork, ...]) -> None:
         """The metadata service was asked for the VPC's networks."""
@@ -201,13 +219,8 @@ class Reconciler:
         self._config.refresh()
         self.actions.security_group_ids = self._config.security_group_ids
         try:
-            self._keeper.commit(
-                attachments.expire(
-                    self._keeper.ledger,
-                    cooldown_seconds=self.settings.cooldown_seconds,
-                    now=now,
-                )
-            )
+            self._keeper.commit(attachments.expired_tombstones(self._keeper.ledger, now=now))
+            self.cooldowns.step(now)
             await self._learn(now)
             # Not before the kernel was heard: a lost store knows no demand, only cooling.
             if self.has_observed and self._keeper.ledger.has_heard_node:
@@ -445,14 +458,11 @@ class Reconciler:
     async def _sleep(self) -> None:
         """Until woken, or until the next moment at which something is due."""
         now = clock.boottime()
-        cooled = attachments.next_expiry(
-            self._keeper.ledger, cooldown_seconds=self.settings.cooldown_seconds
-        )
         due = [now + IDLE_SECONDS, *self.actions.pacer.due_times(now)]
+        due += self.cooldowns.due_times()
         # What is being asked wakes us when it is answered.
         due += [self._observe_at] if "look" not in self._questions else []
         due += [self._hints.due_boottime] if "hint" not in self._questions else []
-        due += [cooled] if cooled is not None else []
         calm = last_activity(self._keeper.ledger) + QUIET_SECONDS + 0.5  # targets are exact then
         due += [calm] if calm > now else []
         # A due time in the past means "at once"; 10 ms keeps a mistake from eating the CPU.

@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from ipamd.cloud import Subnet
 from ipamd.model import Address, AddressState, Eni, EniId, IPNetwork, SubnetId
 from ipamd.node import NodeFacts
+from ipamd.pool import cooling
 from ipamd.pool.ledger import Intent, IntentKind, Ledger
 from ipamd.pool.targets import SOON_SECONDS, Counts, Targets
 from ipamd.pool.view import EniView, PrefixView, View
@@ -200,9 +201,12 @@ def _late(
     now: float,
 ) -> int:
     """Cooling addresses that are not worth waiting for."""
-    ends = settings.cooldown_seconds - SOON_SECONDS
+    cooldown = settings.cooldown_seconds
     return sum(
-        a.state is AddressState.COOLING and a.since_boottime + ends > now
+        a.state is AddressState.COOLING
+        and (
+            a.since_boottime + cooldown - SOON_SECONDS > now or cooling.is_overdue(a, cooldown, now)
+        )
         for e in enis
         for a in by_eni[e.eni_id]
     )

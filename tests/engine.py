@@ -45,11 +45,21 @@ class Engine:
             explain=self.reconciler.shortage,
             wake=self.reconciler.wake,
         )
+        self.can_flush = True
+        self.reconciler.listen(self._flush_soon)
         self.keeper.listen(lambda change, after: self._ready_enis(change))
 
     def _ready_enis(self, change: Change) -> None:
         if any(not e.is_ready for e in change.put_enis) and self.is_node_up:
             asyncio.get_running_loop().call_soon(self.report)
+
+    def _flush_soon(self) -> None:
+        if self.can_flush:
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        """What vpc-cnid says once it cleared the connections that it was asked to."""
+        self.reconciler.cleared(self.reconciler.cooldowns.asked)
 
     def report(self) -> None:
         """What vpc-cnid says once its host network stands: all ENIs ready, no unknown pods."""

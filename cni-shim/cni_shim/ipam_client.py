@@ -202,6 +202,16 @@ class IpamClient:
         self._silence.heard()
         return reply
 
+    def report_flushed(
+        self, request: pb.ReportFlushedRequest, *, seconds: float
+    ) -> pb.ReportFlushedReply:
+        """What was cleared; raises IpamdError."""
+        try:
+            reply: pb.ReportFlushedReply = self._stub.ReportFlushed(request, timeout=seconds)
+        except grpc.RpcError as e:
+            raise _error(e) from e
+        return reply
+
     def watch(self) -> Iterator[pb.NodeNetwork]:
         """The wanted network, now and after each change; raises IpamdError when the stream ends."""
         try:

@@ -25,6 +25,7 @@ import structlog
 
 from cni_shim import settings
 from cni_shim.accepting import Accepting
+from cni_shim.datapath.conntrack import Conntrack
 from cni_shim.datapath.delegated_pods import DelegatedPods
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.host import HostDatapath
@@ -32,6 +33,7 @@ from cni_shim.datapath.netlink import HostNetlink
 from cni_shim.datapath.notices import LinkNotices
 from cni_shim.datapath.pods import PodDatapath
 from cni_shim.delete_queue import DeleteQueue, QueueError
+from cni_shim.flusher import Flusher
 from cni_shim.hangups import Hangups
 from cni_shim.ipam_client import IpamClient, IpamdError
 from cni_shim.leak_watch import LeakWatch
@@ -92,6 +94,7 @@ class Daemon:
             heartbeat=wanted.heartbeat,
             eni_mtu=wanted.eni_mtu,
         )
+        self._flusher = Flusher(self._ipam, Conntrack())
         self._leaks = LeakWatch(
             self._ipam,
             self._verbs,
@@ -130,6 +133,7 @@ class Daemon:
         )
         self._thread("watch", self._watch_ipamd)
         self._thread("node", lambda: self._watch.run(self._is_stopping.is_set))
+        self._thread("flusher", lambda: self._flusher.run(self._is_stopping.is_set))
         self._thread("queue", lambda: self._queue_worker.run(self._is_stopping.is_set))
         if self._settings.lost_dels != "off":
             self._thread("leaks", lambda: self._leaks.run(self._is_stopping.is_set))
@@ -185,8 +189,11 @@ class Daemon:
         while not self._is_stopping.is_set():
             try:
                 self._recall()
-                for network in self._ipam.watch():
-                    self._watch.wanted(network)
+                self._flusher.watch_begins()
+                for message in self._ipam.watch():
+                    network = self._flusher.take(message)
+                    if network is not None:
+                        self._watch.wanted(network)
             except IpamdError as e:
                 log.info("watch_ended", error=str(e))
             time.sleep(0.2)

@@ -234,26 +234,9 @@ def _moved(
     return tuple(replace(a, state=state, since_boottime=now, reason=reason) for a in held)
 
 
-def expire(ledger: Ledger, *, cooldown_seconds: float, now: float) -> Change:
-    """What time alone changes: addresses that have cooled down, tombstones past their use."""
-    cooled = tuple(
-        replace(a, state=_rest_state(ledger, a.eni_id), reason="")
-        for a in ledger.in_state(AddressState.COOLING)
-        if now - a.since_boottime >= cooldown_seconds
-    )
+def expired_tombstones(ledger: Ledger, *, now: float) -> Change:
+    """Tombstones past their use go."""
     stale = tuple(
         t.key for t in ledger.tombstones.values() if now - t.made_boottime >= TOMBSTONE_SECONDS
     )
-    return Change(put_addresses=cooled, drop_tombstones=stale)
-
-
-def _rest_state(ledger: Ledger, eni_id: EniId) -> AddressState:
-    eni = ledger.enis.get(eni_id)
-    is_ready = eni is not None and eni.is_ready
-    return AddressState.AVAILABLE if is_ready else AddressState.PREPARING
-
-
-def next_expiry(ledger: Ledger, *, cooldown_seconds: float) -> float | None:
-    """Boot time at which the earliest cooling address becomes available; None without one."""
-    ends = (a.since_boottime + cooldown_seconds for a in ledger.in_state(AddressState.COOLING))
-    return min(ends, default=None)
+    return Change(drop_tombstones=stale)

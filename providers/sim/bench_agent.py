@@ -187,11 +187,13 @@ class Reporter(threading.Thread):
         self._channel = grpc.insecure_channel(f"unix:{path}")
         self._stub = ipam_pb2_grpc.IpamStub(self._channel)
         self._is_closed = False
+        self._last = pb.NodeNetwork()
 
     def run(self) -> None:
         """Until closed, and again after every end of the stream."""
         while not self._is_closed:
             with suppress(grpc.RpcError, ValueError):
+                self._last = pb.NodeNetwork()
                 for network in self._stub.WatchNode(pb.WatchNodeRequest()):
                     self._report(network)
             time.sleep(0.01)
@@ -202,6 +204,15 @@ class Reporter(threading.Thread):
         self._channel.close()
 
     def _report(self, network: pb.NodeNetwork) -> None:
+        if network.flushes:
+            self._stub.ReportFlushed(
+                pb.ReportFlushedRequest(epoch=network.epoch, addresses=network.flushes)
+            )
+        network.ClearField("flushes")
+        network.ClearField("sequence")
+        if network == self._last:
+            return
+        self._last = network
         held = self._stub.List(pb.ListRequest()).allocations
         self._stub.ReportNode(
             pb.ReportNodeRequest(

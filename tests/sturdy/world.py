@@ -141,6 +141,7 @@ class World:
             wake=self.reconciler.wake,
         )
         self.keeper.listen(self._on_commit)
+        self.reconciler.listen(lambda: asyncio.get_running_loop().call_soon(self.flush))
         if self.keeper.ledger.enis:
             self.report()
 
@@ -161,6 +162,11 @@ class World:
         self._check_growth(change, after)
         if any(not e.is_ready for e in change.put_enis):
             asyncio.get_running_loop().call_soon(self.report)
+
+    def flush(self) -> None:
+        """What vpc-cnid says once it cleared the connections that it was asked to."""
+        if not self.steps.crashed.is_set():
+            self.reconciler.cleared(self.reconciler.cooldowns.asked)
 
     def report(self) -> None:
         """What vpc-cnid says: all known ENIs ready, and the addresses of wired pods."""

@@ -170,33 +170,9 @@ def test_a_tombstone_of_one_attempt_refuses_only_that_attempt() -> None:
     assert grant(after, attempt="c" * 16) is not None
 
 
-@pytest.mark.parametrize(
-    ("since", "is_ready", "state"),
-    [
-        (971.0, True, S.COOLING),
-        (970.0, True, S.AVAILABLE),
-        (900.0, False, S.PREPARING),
-    ],
-    ids=["29 s: still cooling", "30 s: available", "cooled on an ENI that is not ready"],
-)
-def test_cooling_ends_after_the_cooldown(since: float, is_ready: bool, state: S) -> None:
-    ledger = b.ledger(
-        b.address("10.0.0.5", S.COOLING, since=since), enis=(b.eni(is_ready=is_ready),)
-    )
-    after = ledger.applied(attachments.expire(ledger, cooldown_seconds=30.0, now=1000.0))
-    assert after.count(state) == 1
-
-
 def test_tombstones_end_after_their_time() -> None:
     ledger = b.ledger()
     after = ledger.applied(attachments.release(ledger, b.key(), now=0.0).change)
-    assert attachments.expire(after, cooldown_seconds=30.0, now=TOMBSTONE_SECONDS - 1) == (Change())
-    ended = attachments.expire(after, cooldown_seconds=30.0, now=TOMBSTONE_SECONDS)
+    assert attachments.expired_tombstones(after, now=TOMBSTONE_SECONDS - 1) == (Change())
+    ended = attachments.expired_tombstones(after, now=TOMBSTONE_SECONDS)
     assert not after.applied(ended).tombstones
-
-
-def test_the_next_expiry_is_that_of_the_address_released_first() -> None:
-    ledger = b.ledger(
-        b.address("10.0.0.5", S.COOLING, since=980.0), b.address("10.0.0.6", S.COOLING, since=960.0)
-    )
-    assert attachments.next_expiry(ledger, cooldown_seconds=30.0) == 990.0

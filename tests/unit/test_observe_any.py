@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ipamd.cloud import CloudEni, CloudSnapshot, EniStatus
 from ipamd.model import Address, AddressState, Eni, EniId, IPAddress, IPNetwork
-from ipamd.pool import attachments, blocks, observe, reports
+from ipamd.pool import attachments, blocks, cooling, observe, reports
 from ipamd.pool.ledger import Change, Intent, IntentKind, Ledger
 from tests import builders as b
 
@@ -175,7 +175,9 @@ def test_any_report_is_a_legal_change(ledger: Ledger, used: set[IPAddress]) -> N
     assert set(ledger.allocations) <= set(after.allocations)
     ready = reports.readiness(after, dict.fromkeys(ENIS, True), now=NOW)
     after = after.applied(ready)
-    after = after.applied(attachments.expire(after, cooldown_seconds=30.0, now=NOW))
+    after = after.applied(attachments.expired_tombstones(after, now=NOW))
+    cleared = cooling.running(after).keys()
+    after = after.applied(cooling.ended(after, cleared, cooldown_seconds=30.0, now=NOW))
     after.applied(blocks.opened(after, max_pods=110, now=NOW))
 
 

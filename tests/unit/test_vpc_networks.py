@@ -53,7 +53,7 @@ def test_a_running_node_follows_its_vpc_without_a_call_to_the_api(tmp_path: Path
     async def scenario(engine: Engine, loop: VirtualLoop) -> None:
         await settle(60.0)
         told: list[tuple[IPNetwork, ...]] = []
-        engine.reconciler.on_facts = lambda: told.append(engine.reconciler.facts_needed().vpc_cidrs)
+        engine.reconciler.listen(lambda: told.append(engine.reconciler.facts_needed().vpc_cidrs))
         looks = engine.cloud.calls["snapshot"]
         engine.cloud.cloud.vpc_cidrs = (FIRST, SECOND)
         await settle(91.0)

@@ -38,6 +38,11 @@ READY_SECONDS = 0.05
 it is a dozen netlink messages."""
 
 
+FLUSH_SECONDS = 0.02
+"""From a flush in WatchNode to vpc-cnid's report that it is done: a table of some thousand entries
+(docs/pool.md)."""
+
+
 class MemoryStore(Store):
     """A store without a disk."""
 
@@ -88,6 +93,7 @@ class OurNode:
             wake=self.reconciler.wake,
         )
         self.keeper.listen(self._set_up_enis)
+        self.reconciler.listen(self._flush_soon)
         self._attempts = 0
 
     async def run(self) -> Never:
@@ -123,6 +129,12 @@ class OurNode:
             not after.enis[e.eni_id].is_ready for e in change.put_enis if e.eni_id in after.enis
         ):
             asyncio.get_running_loop().call_later(READY_SECONDS, self._report)
+
+    def _flush_soon(self) -> None:
+        asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        self.reconciler.cleared(self.reconciler.cooldowns.asked)
 
     def _report(self) -> None:
         """What vpc-cnid reports once the links stand: every ENI ready, the pods that we know."""
