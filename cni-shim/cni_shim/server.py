@@ -84,6 +84,7 @@ class Daemon:
             finish_queued=self._queue_worker.finish,
         )
         self._queue_worker.serve(self._verbs)
+        self._pods.ask_ledger(self._verbs.unheld)
         self._settled = SettledHost(HostDatapath(self._netlink), self._pods, self._verbs.held)
         self._watch = NodeWatch(
             self._ipam,
