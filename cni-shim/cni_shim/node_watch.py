@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Protocol
 
@@ -18,12 +17,13 @@ import structlog
 from ipam_api.v1 import ipam_pb2 as pb
 
 from cni_shim.allocations import PEER, addresses_of
-from cni_shim.datapath.desired import DesiredEni, DesiredHost, EniReadiness
+from cni_shim.datapath.desired import DesiredHost, EniReadiness
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.families import Address
 from cni_shim.datapath.notices import LinkChanged, LinkVanished, Notice
 from cni_shim.datapath.pods import ObservedPod
 from cni_shim.ipam_client import IpamdError
+from cni_shim.node_network import desired_host
 from cni_shim.spec import AttachmentKey
 from cni_shim.verbs import Verbs
 
@@ -96,11 +96,17 @@ class NodeWatch:
         self._next_report = 0.0
         self._suspects: dict[ObservedPod, float] = {}
         self._suspects_epoch = ""
+        self._failure = ""
 
     def wanted(self, network: pb.NodeNetwork) -> None:
         """A new wanted network arrived."""
         self._wanted = network
         self._wake.set()
+
+    @property
+    def host_problem(self) -> str:
+        """Why the host's network could not be made as wanted, at the last try; empty if it was."""
+        return self._failure
 
     def has_reported(self, epoch: str) -> bool:
         """Whether ipamd has accepted a report of this epoch from us."""
@@ -140,11 +146,14 @@ class NodeWatch:
         if network is None:
             return True  # nothing is known to be wanted; the watch thread wakes us
         try:
-            readiness = self._host.apply(self._desired(network))
+            readiness = self._host.apply(desired_host(network, eni_mtu=self._eni_mtu))
             self._mend()
         except (DatapathError, ValueError) as e:
-            log.error("host_network_failed", error=str(e))
+            if str(e) != self._failure:
+                log.error("host_network_failed", error=str(e))
+            self._failure = str(e)
             return False
+        self._failure = ""
         is_news = readiness != self._reported
         if is_news or network is not self._reported_network or now >= self._next_report:
             if is_news:
@@ -155,12 +164,6 @@ class NodeWatch:
             pause = SUSPECT_SECONDS if self._suspects else REPORT_SECONDS
             self._next_report = now + pause
         return all(r.is_ready for r in readiness)
-
-    def _desired(self, network: pb.NodeNetwork) -> DesiredHost:
-        return DesiredHost(
-            eni_mtu=self._eni_mtu,
-            enis=tuple(_desired_eni(eni) for eni in network.enis),
-        )
 
     def _report(self, epoch: str, readiness: tuple[EniReadiness, ...]) -> bool:
         try:
@@ -237,24 +240,6 @@ class NodeWatch:
                 )
         except DatapathError as e:
             log.warning("leftover_stays", link=pod.link_name, error=str(e))
-
-
-def _desired_eni(eni: pb.NodeEni) -> DesiredEni:
-    """ValueError where ipamd sent what is no address or network."""
-    return DesiredEni(
-        eni_id=eni.eni_id,
-        mac=eni.mac,
-        primary_address=IPv4Address(eni.primary_address),
-        subnet_cidr=IPv4Network(eni.subnet_cidr),
-        gateway=IPv4Address(eni.gateway),
-        device_index=eni.device_index,
-        route_table_id=eni.route_table_id,
-        is_primary=eni.is_primary,
-        network_card=eni.network_card,
-        subnet_cidr_v6=IPv6Network(eni.subnet_cidr_v6) if eni.subnet_cidr_v6 else None,
-        primary_address_v6=IPv6Address(eni.primary_address_v6) if eni.primary_address_v6 else None,
-        gateway_v6=IPv6Address(eni.gateway_v6) if eni.gateway_v6 else None,
-    )
 
 
 def _addresses_on_link(pod: ObservedPod, observed: tuple[ObservedPod, ...]) -> set[Address]:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import (
     IPv4Address,
@@ -35,6 +35,8 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
+    ip_interface,
+    ip_network,
 )
 from typing import Any
 
@@ -52,6 +54,10 @@ _NEXT_HOPS: Mapping[int, IPv4Address | IPv6Address] = {
     4: IPv4Address("169.254.0.1"),
     6: IPv6Address("fe80:ec2::2"),
 }
+_OUTSIDE = "outside"  # the router's end of the wire that leads out of the VPC
+_OUTSIDE_MAC = "02:00:00:00:ff:ff"
+# Addresses of the router's own, which it answers for on every wire.
+_OUTSIDE_GATEWAYS: Mapping[int, IPv4Address | IPv6Address] = {4: METADATA_ADDRESS, 6: ROUTER_V6}
 _NO_LINK_LOCAL = 1  # linux/if_link.h, IN6_ADDR_GEN_MODE_NONE: fe80:ec2::1 is the only one
 _GROUP = 1  # of all wires, for destroy(); any number but 0, the default group
 _IFNAME_MAX = 15  # linux/if.h, IFNAMSIZ less the final NUL
@@ -97,6 +103,18 @@ class Fabric:
         if cidr_v6 is not None:
             self._add_router_v6(cidr_v6.network_address + 1)
 
+    def add_outside(self, netns_path: str, addresses: Sequence[IPv4Address | IPv6Address]) -> None:
+        """Put a host outside the VPC behind the router: its namespace (a path or a name) gets eth0
+        with these addresses and a default route of each family. Its sources are not checked.
+
+        A VPC's Internet gateway would let private addresses through for public ones alone; this one
+        lets all through, so that a host outside can say which source it saw.
+        """
+        path = _path(netns_path)
+        with self._lock:
+            self._netlink(lambda netlink: _make_outside(netlink, path, addresses))
+            netns.call_in(path, lambda: _set_up_outside(addresses))
+
     def plug(self, eni: WiredEni, netns_path: str) -> None:
         """Make the ENI appear in the node's namespace (a path, or a name under /run/netns): down.
 
@@ -107,7 +125,7 @@ class Fabric:
             port = self._port(eni)
             if eni.eni_id in self._wired:
                 raise FileExistsError(errno.EEXIST, "already plugged", eni.eni_id)
-            path = netns_path if "/" in netns_path else str(netns.NETNS_DIR / netns_path)
+            path = _path(netns_path)
             self._netlink(lambda netlink: _make_wire(netlink, eni, port.link, path))
             self._wired[eni.eni_id] = eni
             self._eni_of_link[port.link] = eni.eni_id
@@ -212,6 +230,10 @@ class Fabric:
         netns.run_in(self.netns_path, ["nft", "-f", "-"], stdin=commands)
 
 
+def _path(netns_path: str) -> str:
+    return netns_path if "/" in netns_path else str(netns.NETNS_DIR / netns_path)
+
+
 def _targets(eni: WiredEni) -> frozenset[Network]:
     """All that the ENI may use, and that is delivered to it."""
     return frozenset(
@@ -275,7 +297,39 @@ def _make_wire(netlink: Netlink, eni: WiredEni, link: str, netns_path: str) -> N
     netlink.set_group(index, _GROUP)
 
 
+def _make_outside(
+    netlink: Netlink, netns_path: str, addresses: Sequence[IPv4Address | IPv6Address]
+) -> None:
+    with netns.opened(netns_path) as outside:
+        index = netlink.create_veth(
+            _OUTSIDE, mtu=1500, peer_name="eth0", peer_mac=_OUTSIDE_MAC, peer_netns=outside
+        )
+    _bring_up_link(netlink, _OUTSIDE, _OUTSIDE_MAC)
+    for address in addresses:
+        _route(netlink, index, ip_network(address))
+
+
+def _set_up_outside(addresses: Sequence[IPv4Address | IPv6Address]) -> None:
+    if netns.has_ipv6():
+        netns.set_sysctl("ipv6/conf/eth0/accept_dad", 0)
+    with Netlink() as netlink:
+        index = _existing(netlink, "eth0")
+        netlink.set_up(LOOPBACK_INDEX)
+        netlink.set_up(index)
+        for address in addresses:
+            netlink.replace_address(index, ip_interface(address))
+            gateway = _OUTSIDE_GATEWAYS[address.version]
+            anywhere = ip_network("0.0.0.0/0" if address.version == 4 else "::/0")
+            netlink.replace_route(anywhere, gateway=gateway, index=index, is_onlink=True)
+
+
 def _bring_up(netlink: Netlink, eni: WiredEni, link: str) -> None:
+    index = _bring_up_link(netlink, link, eni.mac)
+    for target in _targets(eni):
+        _route(netlink, index, target)
+
+
+def _bring_up_link(netlink: Netlink, link: str, mac: str) -> int:
     netns.set_sysctl(f"ipv4/conf/{link}/proxy_arp", 1)
     # The default delays each proxied answer by up to 0.8 s; neigh/default is not in a child netns.
     netns.set_sysctl(f"ipv4/neigh/{link}/proxy_delay", 0)
@@ -285,12 +339,11 @@ def _bring_up(netlink: Netlink, eni: WiredEni, link: str) -> None:
         netns.set_sysctl(f"ipv6/conf/{link}/proxy_ndp", 1)
         netns.set_sysctl(f"ipv6/neigh/{link}/proxy_delay", 0)
     netlink.set_up(index)
-    netlink.replace_neighbour(index, _NEXT_HOPS[4], eni.mac)
+    netlink.replace_neighbour(index, _NEXT_HOPS[4], mac)
     if netns.has_ipv6():
         netlink.replace_address(index, IPv6Interface((ROUTER_V6, 64)))
-        netlink.replace_neighbour(index, _NEXT_HOPS[6], eni.mac)
-    for target in _targets(eni):
-        _route(netlink, index, target)
+        netlink.replace_neighbour(index, _NEXT_HOPS[6], mac)
+    return index
 
 
 def _change_routes(netlink: Netlink, link: str, old: WiredEni, new: WiredEni) -> None:

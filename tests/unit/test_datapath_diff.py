@@ -14,34 +14,33 @@ from ipaddress import (
 
 import pytest
 from cni_shim.datapath import names
-from cni_shim.datapath.answers import Link, LinkAddress
-from cni_shim.datapath.desired import (
-    DesiredEni,
-    DesiredHost,
-    eni_addresses,
-    eni_routes,
-    eni_rules,
-    pod_rules,
-)
-from cni_shim.datapath.diff import (
+from cni_shim.datapath.actions import (
     Action,
     AddAddress,
     AddRoute,
     AddRule,
-    ObservedHost,
     RemoveAddress,
     RemoveRoute,
     RemoveRule,
     ReplaceFirewall,
     SetLink,
     WriteSysctl,
-    diff,
-    link_of_eni,
-    wanted_firewall,
-    wanted_sysctls,
 )
-from cni_shim.datapath.firewall import comments_in
+from cni_shim.datapath.answers import Link, LinkAddress
+from cni_shim.datapath.chains import wanted_firewall
+from cni_shim.datapath.desired import (
+    DesiredEni,
+    DesiredHost,
+    eni_addresses,
+    eni_routes,
+    eni_rules,
+    host_rules,
+)
+from cni_shim.datapath.diff import ObservedHost, diff
+from cni_shim.datapath.host_sysctls import wanted_sysctls
+from cni_shim.datapath.links import link_of_eni
 from cni_shim.datapath.messages import Route, Rule
+from cni_shim.datapath.ruleset import comments_in
 
 PRIMARY = DesiredEni(
     eni_id="eni-0",
@@ -108,7 +107,7 @@ def bare(links: tuple[Link, ...] = LINKS) -> ObservedHost:
 def whole(desired: DesiredHost = BOTH) -> ObservedHost:
     """A host on which everything stands."""
     primary, secondary = desired.enis
-    firewall = wanted_firewall(desired)
+    firewall = wanted_firewall(LINKS, desired)
     assert firewall is not None
     return ObservedHost(
         links=LINKS,
@@ -117,7 +116,7 @@ def whole(desired: DesiredHost = BOTH) -> ObservedHost:
             for address in eni_addresses(secondary)
         ),
         routes=eni_routes(secondary, 6),
-        rules=(*pod_rules(desired), *eni_rules(primary), *eni_rules(secondary)),
+        rules=(*host_rules(desired), *eni_rules(primary), *eni_rules(secondary)),
         sysctls=tuple((wanted.name, wanted.value) for wanted in wanted_sysctls(LINKS, desired)),
         firewall_comments=firewall.comments,
     )
@@ -244,33 +243,36 @@ def test_the_mac_is_compared_without_case() -> None:
 
 
 def test_the_firewall_marks_by_group_and_keeps_all_other_bits() -> None:
-    firewall = wanted_firewall(BOTH)
+    firewall = wanted_firewall(LINKS, BOTH)
     assert firewall is not None
     assert "iifgroup 0x76630002 meta mark set meta mark & 0xffffff80 | 0x2" in firewall.script
 
 
 def test_without_secondary_enis_there_is_no_firewall() -> None:
-    assert wanted_firewall(DesiredHost(enis=(PRIMARY,))) is None
+    assert wanted_firewall(LINKS, DesiredHost(enis=(PRIMARY,))) is None
 
 
 def test_the_comments_change_with_the_content() -> None:
     third = replace(SECONDARY, eni_id="eni-2", device_index=2, route_table_id=3)
-    one, two = wanted_firewall(BOTH), wanted_firewall(DesiredHost(enis=(SECONDARY, third)))
+    one, two = (
+        wanted_firewall(LINKS, BOTH),
+        wanted_firewall(LINKS, DesiredHost(enis=(SECONDARY, third))),
+    )
     assert one is not None
     assert two is not None
     assert set(one.comments).isdisjoint(two.comments)
 
 
 def test_the_comments_are_found_in_what_was_rendered() -> None:
-    firewall = wanted_firewall(BOTH)
+    firewall = wanted_firewall(LINKS, BOTH)
     assert firewall is not None
     assert comments_in(firewall.script) == firewall.comments != ()
 
 
 def test_the_order_in_which_enis_are_named_does_not_matter() -> None:
     third = replace(SECONDARY, eni_id="eni-2", device_index=2, route_table_id=3)
-    assert wanted_firewall(DesiredHost(enis=(SECONDARY, third))) == wanted_firewall(
-        DesiredHost(enis=(third, SECONDARY))
+    assert wanted_firewall(LINKS, DesiredHost(enis=(SECONDARY, third))) == wanted_firewall(
+        LINKS, DesiredHost(enis=(third, SECONDARY))
     )
 
 

@@ -18,7 +18,7 @@ from cni_shim.verbs import Verbs
 from ipam_api.v1 import ipam_pb2 as pb
 
 from tests.delegates import FakeDelegates
-from tests.unit.test_verbs import FakeDatapath, FakeIpam
+from tests.cni_bench import FakeDatapath, FakeIpam
 
 
 class Ledger(FakeIpam):

@@ -18,13 +18,17 @@ from cni_shim.datapath.families import (
     LEAST_MTU_V6,
     Address,
     AddressOnLink,
+    Network,
     host_network,
     host_on_link,
 )
 from cni_shim.datapath.messages import Route, Rule
+from cni_shim.datapath.policy import HostPolicy
 
 # EC2's jumbo frame size inside a VPC (EC2 User Guide, "Network MTU for your EC2 instance").
 DEFAULT_ENI_MTU = 9001
+
+NO_POLICY = HostPolicy()
 
 # Loose: an answer may come in by another ENI than the route to its sender names.
 LOOSE_RP_FILTER = "2"
@@ -81,12 +85,16 @@ class DesiredEni:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredHost:
-    """The whole wanted host network."""
+    """The whole wanted host network. `vpc_cidrs`: the VPC's networks, of both families."""
 
     enis: tuple[DesiredEni, ...]
     eni_mtu: int = DEFAULT_ENI_MTU
+    vpc_cidrs: tuple[Network, ...] = ()
+    policy: HostPolicy = NO_POLICY
 
     def __post_init__(self) -> None:
+        if self.policy.has_snat and not any(network.version == 4 for network in self.vpc_cidrs):
+            raise ValueError("SNAT is asked for, but no IPv4 network of the VPC is named")
         if self.has_v6 and self.eni_mtu < LEAST_MTU_V6:
             raise ValueError(f"an ENI's MTU is {self.eni_mtu}, but IPv6 needs {LEAST_MTU_V6}")
 
@@ -125,6 +133,30 @@ def pod_rules(desired: DesiredHost) -> tuple[Rule, ...]:
         Rule(priority=names.POD_RULE_PRIORITY, table=names.POD_TABLE, family=family)
         for family in desired.families
     )
+
+
+def host_rules(desired: DesiredHost) -> tuple[Rule, ...]:
+    """The rules that are of no one ENI: to pods, and to main for what is not a pod's ENI's."""
+    policy = desired.policy
+    families = desired.families
+    if policy.has_v6_egress:
+        families = (AF_INET, AF_INET6)
+    connections = (
+        Rule(
+            priority=names.CONNECTION_RULE_PRIORITY,
+            table=names.MAIN_TABLE,
+            mark=policy.connmark,
+            mask=policy.connmark,
+            family=family,
+        )
+        for family in families
+        if policy.moves_connections
+    )
+    external = (
+        Rule(priority=names.EXTERNAL_RULE_PRIORITY, table=names.MAIN_TABLE, destination=network)
+        for network in policy.external_services
+    )
+    return (*pod_rules(desired), *connections, *external)
 
 
 def eni_rules(eni: DesiredEni) -> tuple[Rule, ...]:

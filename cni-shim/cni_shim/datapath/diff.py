@@ -15,31 +15,35 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from cni_shim.datapath import names
+from cni_shim.datapath.actions import (
+    Action,
+    AddAddress,
+    AddRoute,
+    AddRule,
+    RemoveAddress,
+    RemoveRoute,
+    RemoveRule,
+    ReplaceFirewall,
+    SetLink,
+)
 from cni_shim.datapath.answers import Link, LinkAddress
+from cni_shim.datapath.chains import wanted_firewall
 from cni_shim.datapath.desired import (
-    LOOSE_RP_FILTER,
     DesiredEni,
     DesiredHost,
     can_serve_pods,
     eni_addresses,
     eni_routes,
     eni_rules,
-    pod_rules,
+    host_rules,
 )
-from cni_shim.datapath.families import AddressOnLink
-from cni_shim.datapath.firewall import Firewall, mark_chain, render
+from cni_shim.datapath.host_sysctls import wanted_sysctls
+from cni_shim.datapath.links import enis_with_links
 from cni_shim.datapath.messages import Route, Rule
+from cni_shim.datapath.routing import is_pod_route
 
 # Routes that the kernel made for an address, and from a router advertisement (linux/rtnetlink.h).
 _RTPROT_KERNEL, _RTPROT_RA = 2, 9
-
-IP_FORWARD = "ipv4/ip_forward"
-IP6_FORWARD = "ipv6/conf/all/forwarding"
-
-# Links that borrow the MAC of the link below them; an ENI's own link is none of these.
-_STACKED_KINDS = frozenset(
-    {"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "bridge", "bond", "team"}
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,101 +61,9 @@ class ObservedHost:
     firewall_comments: tuple[str, ...] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteSysctl:
-    """Write /proc/sys/net/<name>, unless it is `value` or one of `also_right` already."""
-
-    eni_id: str
-    name: str
-    value: str
-    also_right: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetLink:
-    """Give an ENI's link its MTU and bring it up."""
-
-    eni_id: str
-    ifindex: int
-    mtu: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddAddress:
-    """Add an address to an ENI's link."""
-
-    eni_id: str
-    ifindex: int
-    address: AddressOnLink
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoveAddress:
-    """Remove an address from a link."""
-
-    eni_id: str
-    ifindex: int
-    address: AddressOnLink
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddRoute:
-    """Add a route; `replaces`: one of ours to the same destination stands in its place."""
-
-    eni_id: str
-    route: Route
-    replaces: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoveRoute:
-    """Remove a route of ours."""
-
-    eni_id: str
-    route: Route
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddRule:
-    """Add a rule."""
-
-    eni_id: str
-    rule: Rule
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoveRule:
-    """Remove a rule of ours."""
-
-    eni_id: str
-    rule: Rule
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplaceFirewall:
-    """Put our nft table in place, or (None) take it away. Concerns every secondary ENI."""
-
-    eni_id: str
-    firewall: Firewall | None
-
-
-# `eni_id` is the ENI that is not ready without the action; empty: the whole node, or nobody's.
-Action = (
-    WriteSysctl
-    | SetLink
-    | AddAddress
-    | RemoveAddress
-    | AddRoute
-    | RemoveRoute
-    | AddRule
-    | RemoveRule
-    | ReplaceFirewall
-)
-
-
 def diff(observed: ObservedHost, desired: DesiredHost) -> tuple[Action, ...]:
     """The actions that turn the one into the other; empty when nothing is to be done."""
-    enis = _enis_with_links(observed, desired)
+    enis = enis_with_links(observed.links, desired)
     return tuple(
         chain(
             _sysctl_actions(observed, desired),
@@ -166,60 +78,6 @@ def diff(observed: ObservedHost, desired: DesiredHost) -> tuple[Action, ...]:
             _connected_route_removals(observed, enis),
         )
     )
-
-
-def link_of_eni(links: tuple[Link, ...], eni: DesiredEni) -> Link | None:
-    """The link with the ENI's MAC; of several the one made first, never a stacked or pod link."""
-    mac = eni.mac.lower()
-    found = (
-        link
-        for link in links
-        if link.mac == mac
-        and link.kind not in _STACKED_KINDS
-        and not names.is_our_group(link.group)
-    )
-    return min(found, key=lambda link: link.ifindex, default=None)
-
-
-def wanted_sysctls(links: tuple[Link, ...], desired: DesiredHost) -> Iterator[WriteSysctl]:
-    """Every setting under /proc/sys/net that the host needs, in the order to write them."""
-    yield WriteSysctl(eni_id="", name=IP_FORWARD, value="1")
-    for eni in desired.enis:
-        link = link_of_eni(links, eni)
-        if link is not None:
-            name = f"ipv4/conf/{link.ifname}/rp_filter"
-            yield WriteSysctl(eni_id=eni.eni_id, name=name, value=LOOSE_RP_FILTER)
-            if eni.has_v6:
-                yield from _link_sysctls_v6(eni, link)
-    if desired.has_v6:
-        # Last: where an ENI's accept_ra is still 1, the kernel forgets what a router advertised.
-        yield WriteSysctl(eni_id="", name=IP6_FORWARD, value="1")
-
-
-def _link_sysctls_v6(eni: DesiredEni, link: Link) -> Iterator[WriteSysctl]:
-    """The primary ENI goes on believing its router although the node forwards (2; 0 is left: then
-    a program of the distribution does it). A secondary's routes are ours alone, and it does not
-    look for duplicates of addresses that the cloud gave out, which would take a second."""
-    conf = f"ipv6/conf/{link.ifname}"
-    if eni.is_primary:
-        name = f"{conf}/accept_ra"
-        yield WriteSysctl(eni_id=eni.eni_id, name=name, value="2", also_right=("0",))
-        return
-    yield WriteSysctl(eni_id=eni.eni_id, name=f"{conf}/accept_ra", value="0")
-    yield WriteSysctl(eni_id=eni.eni_id, name=f"{conf}/accept_dad", value="0")
-
-
-def wanted_firewall(desired: DesiredHost) -> Firewall | None:
-    """Our nft table for these ENIs; None while every pod is on the primary ENI."""
-    marks = [eni.mark for eni in desired.enis if not eni.is_primary and can_serve_pods(eni)]
-    return render((mark_chain(marks),))
-
-
-def _enis_with_links(
-    observed: ObservedHost, desired: DesiredHost
-) -> tuple[tuple[DesiredEni, Link], ...]:
-    pairs = ((eni, link_of_eni(observed.links, eni)) for eni in desired.enis)
-    return tuple((eni, link) for eni, link in pairs if link is not None and can_serve_pods(eni))
 
 
 def _sysctl_actions(observed: ObservedHost, desired: DesiredHost) -> Iterator[Action]:
@@ -283,7 +141,7 @@ def _route_additions(
 
 
 def _route_removals(observed: ObservedHost, desired: DesiredHost) -> Iterator[Action]:
-    """Routes of ours that no ENI wants; the pod table is the pods' own.
+    """Routes of ours that no ENI wants; what leads to a pod is its attachment's.
 
     A destination that a wanted route also has was replaced by it, and is not removed after it.
     """
@@ -294,7 +152,7 @@ def _route_removals(observed: ObservedHost, desired: DesiredHost) -> Iterator[Ac
     }
     for route in observed.routes:
         is_stale = (route.table, route.destination) not in wanted
-        if route.protocol == names.PROTOCOL and route.table != names.POD_TABLE and is_stale:
+        if route.protocol == names.PROTOCOL and is_stale and not is_pod_route(route):
             yield RemoveRoute(eni_id="", route=route)
 
 
@@ -323,7 +181,7 @@ def _is_uninvited(route: Route) -> bool:
 
 
 def _wanted_rules(desired: DesiredHost) -> Iterator[tuple[str, Rule]]:
-    for rule in pod_rules(desired):
+    for rule in host_rules(desired):
         yield "", rule
     for eni in desired.enis:
         if can_serve_pods(eni):
@@ -347,9 +205,10 @@ def _rule_removals(observed: ObservedHost, desired: DesiredHost) -> Iterator[Act
 
 
 def _firewall_actions(observed: ObservedHost, desired: DesiredHost) -> Iterator[Action]:
-    wanted = wanted_firewall(desired)
+    wanted = wanted_firewall(observed.links, desired)
     if observed.firewall_comments != (wanted.comments if wanted else None):
-        yield ReplaceFirewall(eni_id="", firewall=wanted)
+        concerns_primary = desired.policy.moves_connections
+        yield ReplaceFirewall(eni_id="", firewall=wanted, concerns_primary=concerns_primary)
 
 
 def _is_of_pod(rule: Rule) -> bool:

@@ -11,27 +11,27 @@ import threading
 from typing import assert_never
 
 from cni_shim.datapath import answers, firewall, messages, names, sysctls
-from cni_shim.datapath.answers import Link
-from cni_shim.datapath.desired import DesiredEni, DesiredHost, EniReadiness
-from cni_shim.datapath.diff import (
+from cni_shim.datapath.actions import (
     Action,
     AddAddress,
     AddRoute,
     AddRule,
-    ObservedHost,
     RemoveAddress,
     RemoveRoute,
     RemoveRule,
     ReplaceFirewall,
     SetLink,
     WriteSysctl,
-    diff,
-    link_of_eni,
-    wanted_sysctls,
 )
+from cni_shim.datapath.answers import Link
+from cni_shim.datapath.desired import DesiredEni, DesiredHost, EniReadiness
+from cni_shim.datapath.diff import ObservedHost, diff
 from cni_shim.datapath.errors import DatapathError
+from cni_shim.datapath.host_sysctls import wanted_sysctls
+from cni_shim.datapath.links import link_of_eni
 from cni_shim.datapath.messages import Request, Route
 from cni_shim.datapath.netlink import HostNetlink, NetlinkSocket
+from cni_shim.datapath.observe import may_be_pods_in_main
 
 _POD_TABLE_ATTRIBUTE = messages.u32(messages.RTA_TABLE, names.POD_TABLE)
 # What an action finds done already (or gone already) is what it was for.
@@ -84,7 +84,8 @@ def observe(sock: NetlinkSocket, desired: DesiredHost) -> ObservedHost:
 
 
 def _route_outside_pod_table(body: bytes) -> Route | None:
-    return None if _POD_TABLE_ATTRIBUTE in body else answers.route_of(body)
+    is_pods = _POD_TABLE_ATTRIBUTE in body or may_be_pods_in_main(body)
+    return None if is_pods else answers.route_of(body)
 
 
 def _try(sock: NetlinkSocket, action: Action) -> DatapathError | None:
@@ -179,8 +180,8 @@ def _obstacle(
 def _concerns(action: Action, eni: DesiredEni) -> bool:
     """Whether an ENI is not ready while this remains. Stale leftovers of others hold up nobody."""
     match action:
-        case ReplaceFirewall():
-            return not eni.is_primary
+        case ReplaceFirewall(concerns_primary=concerns_primary):
+            return concerns_primary or not eni.is_primary
         case RemoveRule():
             return False
         case RemoveAddress(eni_id=eni_id) | RemoveRoute(eni_id=eni_id):

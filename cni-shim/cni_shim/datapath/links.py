@@ -1,0 +1,33 @@
+"""Which link is an ENI's. Pure."""
+
+from __future__ import annotations
+
+from cni_shim.datapath import names
+from cni_shim.datapath.answers import Link
+from cni_shim.datapath.desired import DesiredEni, DesiredHost, can_serve_pods
+
+# Links that borrow the MAC of the link below them; an ENI's own link is none of these.
+_STACKED_KINDS = frozenset(
+    {"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "bridge", "bond", "team"}
+)
+
+
+def link_of_eni(links: tuple[Link, ...], eni: DesiredEni) -> Link | None:
+    """The link with the ENI's MAC; of several the one made first, never a stacked or pod link."""
+    mac = eni.mac.lower()
+    found = (
+        link
+        for link in links
+        if link.mac == mac
+        and link.kind not in _STACKED_KINDS
+        and not names.is_our_group(link.group)
+    )
+    return min(found, key=lambda link: link.ifindex, default=None)
+
+
+def enis_with_links(
+    links: tuple[Link, ...], desired: DesiredHost
+) -> tuple[tuple[DesiredEni, Link], ...]:
+    """The ENIs that can serve pods and have their link on the node."""
+    pairs = ((eni, link_of_eni(links, eni)) for eni in desired.enis)
+    return tuple((eni, link) for eni, link in pairs if link is not None and can_serve_pods(eni))
