@@ -202,12 +202,14 @@ class Bench:
         self.datapath = FakeDatapath(self.diary)
         self.delegates = FakeDelegates(self.diary)
         self.queued: list[AttachmentKey | None] = []
+        self.living: set[int] = set()
         self.verbs = Verbs(
             self.ipam,
             self.datapath,
             delegates=self.delegates,
             queue_release=self._queue,
             finish_queued=lambda key: None,
+            living=lambda: self.living,
         )
 
     def _queue(self, request: CniRequest) -> None:

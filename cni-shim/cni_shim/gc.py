@@ -2,15 +2,16 @@
 
 The runtime's list is a strong hint, not the truth: a second runtime on the node (ctr, podman) has
 attachments that it does not name. So a record stays whose host link of ours still stands, since a
-link stands only while the pod's namespace lives; so does what aws-node's plugin wired. Everything
-else goes the way of a DEL, one after the other, each under its key's lock and by its generation, so
-that what came back meanwhile loses nothing. Errors are collected, and told when all was tried.
+link stands only while the pod's namespace lives; and one that another plugin wired, if a namespace
+with its cookie is found. What aws-node's plugin wired is never touched. Everything else goes the
+way of a DEL, one after the other, each under its key's lock and by its generation, so that what
+came back meanwhile loses nothing. Errors are collected, and told when all was tried.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
@@ -20,6 +21,7 @@ from cni_shim.datapath.errors import DatapathError
 from cni_shim.delete import Teardown
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
+from cni_shim.ipam_only import MAIN_PLUGIN
 from cni_shim.key_locks import KeyLocks
 from cni_shim.ports import Datapath, Ipam
 from cni_shim.spec import AttachmentKey, CniRequest
@@ -40,11 +42,20 @@ ERRORS_SHOWN = 20
 class Collector:
     """Releases stale attachments."""
 
-    def __init__(self, ipam: Ipam, datapath: Datapath, teardown: Teardown, locks: KeyLocks) -> None:
+    def __init__(
+        self,
+        ipam: Ipam,
+        datapath: Datapath,
+        teardown: Teardown,
+        locks: KeyLocks,
+        living: Callable[[], Collection[int]],
+    ) -> None:
+        """`living` finds cookies of network namespaces, as many as can be seen."""
         self._ipam = ipam
         self._datapath = datapath
         self._teardown = teardown
         self._locks = locks
+        self._living = living
 
     def collect(self, request: CniRequest, *, deadline_monotonic: float) -> None:
         """Release all that is stale. Raises CniError 11 that names what could not be."""
@@ -94,7 +105,7 @@ class Collector:
             held = self._ipam.get(pb_key(key), deadline_monotonic=deadline_monotonic)
             if held is None or held.generation != listed.generation:
                 return  # a DEL has come, or an ADD, since the list was made
-            if self._has_link(key, held, request.config.veth_prefix):
+            if self._is_alive(key, held, request.config.veth_prefix):
                 log.error(
                     "stale_but_alive",
                     key=str(key),
@@ -105,7 +116,9 @@ class Collector:
                 return
             self._teardown.end(held, reason="GC", deadline_monotonic=deadline_monotonic)
 
-    def _has_link(self, key: AttachmentKey, held: pb.Allocation, veth_prefix: str) -> bool:
+    def _is_alive(self, key: AttachmentKey, held: pb.Allocation, veth_prefix: str) -> bool:
+        if held.wired_by == MAIN_PLUGIN:
+            return held.netns_cookie in self._living()
         return self._datapath.has_link(
             key.container_id, key.ifname, held.pod_namespace, held.pod_name, veth_prefix
         )

@@ -39,6 +39,7 @@ from cni_shim.ipam_client import IpamClient, IpamdError
 from cni_shim.leak_watch import LeakWatch
 from cni_shim.leaks import USUAL, Waits
 from cni_shim.log import configure
+from cni_shim.namespaces import NamespaceReading
 from cni_shim.node_watch import NodeWatch
 from cni_shim.queue_worker import QueueWorker
 from cni_shim.runtime_list import RuntimeList
@@ -82,6 +83,7 @@ class Daemon:
             delegates=self._delegates,
             queue_release=self._queue_worker.put,
             finish_queued=self._queue_worker.finish,
+            living=self._living,
         )
         self._queue_worker.serve(self._verbs)
         self._pods.ask_ledger(self._verbs.unheld)
@@ -164,6 +166,12 @@ class Daemon:
                 log.warning("verbs_cut_off")
                 break
         return self._exit_status
+
+    def _living(self) -> frozenset[int]:
+        """Cookies of the network namespaces that can be seen."""
+        reading = NamespaceReading(self._netlink.netns_cookie)
+        mounted = reading.mounted(self._settings.netns_dirs)
+        return mounted.cookies | reading.of_processes(Path("/proc")).cookies
 
     def _thread(self, name: str, work: Callable[[], None]) -> None:
         """A thread whose end, however it came, ends the daemon."""

@@ -7,7 +7,7 @@ itself is in `add` (the way up), `delete` (the way down), `check` and `gc`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from ipam_api.v1 import ipam_pb2 as pb
@@ -39,9 +39,11 @@ class Verbs:
         delegates: Delegates,
         queue_release: Callable[[CniRequest], None],
         finish_queued: Callable[[AttachmentKey], None],
+        living: Callable[[], Collection[int]] = frozenset,
     ) -> None:
         """`queue_release` puts a DEL into the durable queue; `finish_queued` does one that waits
-        there, with the key's lock held. Both raise CniError."""
+        there, with the key's lock held. Both raise CniError. `living` finds cookies of network
+        namespaces, for GC."""
         self._ipam = ipam
         self._locks = KeyLocks()
         self._cache: dict[AttachmentKey, pb.Allocation] = {}
@@ -50,7 +52,7 @@ class Verbs:
         self._teardown = Teardown(ipam, datapath, delegates, self._cache, queue_release)
         self._setup = Setup(ipam, datapath, delegates, self._cache, self._teardown)
         self._checker = Checker(ipam, datapath, delegates, self._cache)
-        self._collector = Collector(ipam, datapath, self._teardown, self._locks)
+        self._collector = Collector(ipam, datapath, self._teardown, self._locks, living)
 
     def remember(self, allocations: tuple[pb.Allocation, ...]) -> None:
         """Fill the cache from ipamd's list, after a start."""

@@ -97,6 +97,15 @@ def test_a_namespace_that_lives_beats_the_list(bench: Bench) -> None:
     assert bench.datapath.links == {"c1": "10.0.0.5"}
 
 
+def test_the_living_namespace_of_another_plugins_pod_beats_the_list(bench: Bench) -> None:
+    hold(bench, "a", "b", wired_by="main-plugin")
+    bench.ipam.held["a"].netns_cookie = 21
+    bench.ipam.held["b"].netns_cookie = 22
+    bench.living = {7, 21}
+    bench.collect()
+    assert list(bench.ipam.held) == ["a"]
+
+
 def test_gc_goes_on_after_an_error_and_tells_all_at_its_end(bench: Bench) -> None:
     hold(bench, "a", "b", "c", "d")
     bench.datapath.script["unwire"] = [DatapathError("delete link", 16), None, None, None]
