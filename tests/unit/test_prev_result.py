@@ -141,4 +141,4 @@ json_values = st.recursive(
 )
 def test_garbage_is_a_result_or_a_cni_error(document: dict[str, object]) -> None:
     with contextlib.suppress(CniError):
-        prev_result.parse(document)
+        assert isinstance(prev_result.parse(document), results.Result)

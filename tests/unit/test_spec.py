@@ -323,7 +323,8 @@ def test_what_a_verb_does_not_use_may_be_absent_empty_or_anything(
 
 
 def test_status_needs_no_path() -> None:
-    parse({"CNI_COMMAND": "STATUS"}, config(cniVersion="1.1.0"))
+    request = parse({"CNI_COMMAND": "STATUS"}, config(cniVersion="1.1.0"))
+    assert request.verb is spec.Verb.STATUS
 
 
 def valid(**lists: object) -> frozenset[tuple[str, str]] | None:
