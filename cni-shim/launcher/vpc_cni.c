@@ -28,7 +28,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "use vpc_cni.py: frame
 #define VERSION_DOCUMENT "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":" \
     "[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n"
 #define ID_BYTES "_.-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-enum { PROTOCOL = 1, HEADER = 24, ANSWER_HEADER = 16, PAUSE_US = 50000, LOCK_MS = 3000,
+enum { PROTOCOL = 1, HEADER = 24, ANSWER_HEADER = 16, PAUSE_US = 50000, LOCK_MS = 3000, LOOK_MS = 200,
        ENV_LIMIT = 64 << 10, STDIN_LIMIT = 4 << 20, STDOUT_LIMIT = 4 << 20, STDERR_LIMIT = 64 << 10,
        QUEUE_LIMIT = 4096, ID_LIMIT = 200, HEARTBEAT_SECONDS = 60, RUN_LIMIT = 98 /* + "/cni.sock" */ };
 
@@ -45,7 +45,7 @@ static struct { char magic[4]; uint16_t protocol, status; uint32_t out_len, err_
                 char body[STDOUT_LIMIT + STDERR_LIMIT]; } answer;
 static const char *run = "/run/vpc-ipamd";
 static char config_version[16] = "1.1.0"; /* what an error carries if stdin names no version */
-static int netns = -1;
+static int netns = -1, runtime; /* the latter: who started us */
 static int64_t deadline;
 
 static int64_t now_ms(void) {
@@ -143,10 +143,17 @@ static void give_up(int error) {
          error == ENOENT ? "absent" : error == ECONNREFUSED ? "nobody listens" : "no connection", error);
 }
 
-/* Let the kernel end every wait of this socket at the deadline. */
+/* Called at every pause. An ADD whose runtime has died ends: nobody takes its answer, and the DEL of the
+ * runtime's next life may be over already, after which nothing would ever release the address. */
+static void look_around(int is_waiting) {
+    if (strcmp(verb->name, "ADD") == 0 && getppid() != runtime) _exit(1);
+    if (is_waiting && now_ms() >= deadline) give_up(0);
+}
+
+/* Let the kernel end every wait of this socket when it is time to look around, or at the deadline. */
 static void bound_waits(int sock) {
     int64_t left = deadline - now_ms();
-    struct timeval t = {left > 0 ? left / 1000 : 0, left > 0 ? left % 1000 * 1000 : 1}; /* 0 is for ever */
+    struct timeval t = {0, left > LOOK_MS ? LOOK_MS * 1000 : left > 0 ? left * 1000 : 1}; /* 0 is for ever */
     setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t);
     setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
 }
@@ -155,14 +162,11 @@ static void bound_waits(int sock) {
 static int connect_daemon(void) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     snprintf(address.sun_path, sizeof address.sun_path, "%s/cni.sock", run);
-    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int error, sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (sock < 0) return -errno;
-    bound_waits(sock);
-    if (connect(sock, (struct sockaddr *)&address, sizeof address) == 0) return sock;
-    int error = errno;
-    close(sock);
-    if (error == EAGAIN) give_up(0);
-    return -error;
+    for (; bound_waits(sock), connect(sock, (struct sockaddr *)&address, sizeof address) != 0; look_around(1))
+        if ((error = errno) != EAGAIN) return close(sock), -error;
+    return sock;
 }
 
 /* The fd rides on the first byte. A daemon that refuses a frame answers and closes before it has read
@@ -178,9 +182,9 @@ static void send_request(int sock) {
         if (sent == 0 && netns >= 0) msg.msg_control = &control, msg.msg_controllen = sizeof control;
         bound_waits(sock);
         ssize_t n = sendmsg(sock, &msg, MSG_NOSIGNAL);
-        if (n < 0 && errno == EAGAIN) give_up(0);
-        if (n < 0) return;
-        sent += (size_t)n;
+        if (n >= 0) sent += (size_t)n;
+        else if (errno == EAGAIN) look_around(1);
+        else return;
     }
 }
 
@@ -191,9 +195,10 @@ static void exchange(int sock) {
     for (ssize_t n; have < wanted; have += (size_t)n) {
         bound_waits(sock);
         n = recv(sock, (char *)&answer + have, wanted - have, 0);
-        if (n < 0 && errno == EAGAIN) give_up(0);
-        if (n <= 0) return;
-        if (have + (size_t)n != ANSWER_HEADER) continue;
+        int is_paused = n < 0 && errno == EAGAIN;
+        if (is_paused) look_around(1), n = 0;
+        else if (n <= 0) return;
+        if (is_paused || have + (size_t)n != ANSWER_HEADER) continue;
         if (memcmp(answer.magic, "VCNA", 4) != 0 || answer.protocol != PROTOCOL ||
             answer.status > 255 || answer.out_len > STDOUT_LIMIT || answer.err_len > STDERR_LIMIT)
             fail(answer.protocol == PROTOCOL ? 5 : 11, "vpc-cnid answered in another protocol",
@@ -266,7 +271,7 @@ static int queue_delete(void) {
 
 /* A connection that ended without an answer means a restart: the request is sent again. */
 static void talk(int64_t away_until) {
-    for (int is_del = strcmp(verb->name, "DEL") == 0;; usleep(PAUSE_US)) {
+    for (int is_del = strcmp(verb->name, "DEL") == 0;; usleep(PAUSE_US), look_around(0)) {
         int sock = connect_daemon();
         if (sock < 0 && (now_ms() >= away_until || now_ms() >= deadline)) {
             if (!is_del) give_up(-sock);
@@ -282,6 +287,7 @@ static void talk(int64_t away_until) {
 int main(void) {
     const char *command = getenv("CNI_COMMAND"), *dir = getenv("VPC_CNI_RUN_DIR");
     const char *limit = getenv("VPC_CNI_DEADLINE_MS");
+    runtime = getppid();
     int64_t started = now_ms(), lower_ms = limit ? atoi(limit) : 0;
     for (int fd = 0; fd >= 0 && fd < 3;) fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     signal(SIGPIPE, SIG_IGN);

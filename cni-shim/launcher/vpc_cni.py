@@ -24,7 +24,7 @@ VERSION_DOCUMENT = (
 ANSWER_HEADER = 16
 ENV_LIMIT, STDIN_LIMIT, STDOUT_LIMIT, STDERR_LIMIT = 64 << 10, 4 << 20, 4 << 20, 64 << 10
 QUEUE_LIMIT, ID_LIMIT, RUN_LIMIT = 4096, 200, 98
-PAUSE_SECONDS, LOCK_SECONDS, HEARTBEAT_SECONDS = 0.05, 3.0, 60
+PAUSE_SECONDS, LOCK_SECONDS, HEARTBEAT_SECONDS, LOOK_SECONDS = 0.05, 3.0, 60, 0.2
 ENOENT, EAGAIN, ENOSPC, ECONNREFUSED = 2, 11, 28, 111  # the same on every Linux that has a VPC
 # verb: its deadline; how long to wait for a daemon that was not reached yet (seconds); has a netns
 VERBS = {
@@ -106,6 +106,7 @@ class Call:
     """One verb from the request to the answer. Every path ends the process."""
 
     def __init__(self, command: bytes, started: float, environ: dict[bytes, bytes]) -> None:
+        self.runtime = posix.getppid()
         seconds, away_seconds, wants_netns = VERBS[command]
         lower = environ.get(b"VPC_CNI_DEADLINE_MS", b"")
         if lower.isdigit() and 0 < int(lower) < seconds * 1000:
@@ -168,9 +169,17 @@ class Call:
         details = b"%b is absent or older than %d s" % (path, HEARTBEAT_SECONDS)
         self.fail(50, b"vpc-cnid is not running", details)
 
+    def look_around(self, *, is_waiting: bool) -> None:
+        """At every pause: whether it makes sense to go on."""
+        if self.command == b"ADD" and posix.getppid() != self.runtime:
+            posix._exit(1)
+        if is_waiting and time.monotonic() >= self.deadline:
+            self.give_up(0)
+
     def bound_waits(self, sock: _socket.socket) -> None:
-        """Let the kernel end every wait of this socket at the deadline."""
-        left_us = max(1, int((self.deadline - time.monotonic()) * 1000000))
+        """Let the kernel end every wait of this socket when it is time to look around."""
+        left = min(self.deadline - time.monotonic(), LOOK_SECONDS)
+        left_us = max(1, int(left * 1000000))
         words = divmod(left_us, 1000000)
         timeval = b"".join(word.to_bytes(LONG_BYTES, sys.byteorder) for word in words)
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeval)
@@ -179,15 +188,17 @@ class Call:
     def connect(self) -> "tuple[_socket.socket | None, int]":
         """A connected socket, or the errno."""
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        self.bound_waits(sock)
-        try:
-            sock.connect(self.run + b"/cni.sock")
-        except OSError as e:
-            sock.close()
-            if e.errno == EAGAIN:
-                self.give_up(0)
-            return None, e.errno or 0
-        return sock, 0
+        while True:
+            self.bound_waits(sock)
+            try:
+                sock.connect(self.run + b"/cni.sock")
+            except OSError as e:
+                if e.errno != EAGAIN:
+                    sock.close()
+                    return None, e.errno or 0
+                self.look_around(is_waiting=True)
+            else:
+                return sock, 0
 
     def send_request(self, sock: _socket.socket) -> None:
         """Send it, the fd on its first byte; a broken connection shows when the answer is read."""
@@ -198,28 +209,40 @@ class Call:
             fds = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd)]
         while left:
             self.bound_waits(sock)
-            left = left[sock.sendmsg([left], fds) :]
-            fds = []
+            try:
+                left = left[sock.sendmsg([left], fds) :]
+                fds = []
+            except OSError as e:
+                self.go_on_after(e)
 
     def receive(self, sock: _socket.socket, wanted: int) -> bytes:
         """So many bytes; fewer if the connection ended."""
         received = b""
         while len(received) < wanted:
             self.bound_waits(sock)
-            block = sock.recv(wanted - len(received))
+            try:
+                block = sock.recv(wanted - len(received))
+            except OSError as e:
+                self.go_on_after(e)
+                continue
             if not block:
                 break
             received += block
         return received
+
+    def go_on_after(self, error: OSError) -> None:
+        """A wait that timed out goes on, anything else is the end of the connection."""
+        if error.errno != EAGAIN:
+            raise error
+        self.look_around(is_waiting=True)
 
     def exchange(self, sock: _socket.socket) -> None:
         """One request and its answer; returns if the connection ended before that was whole."""
         for step in (self.send_request, self.read_answer):
             try:
                 step(sock)
-            except OSError as e:
-                if e.errno == EAGAIN:
-                    self.give_up(0)
+            except OSError:
+                pass
         sock.close()
 
     def read_answer(self, sock: _socket.socket) -> None:
@@ -338,6 +361,7 @@ class Call:
                 if is_del:
                     self.away_until = time.monotonic() + self.away_seconds
             time.sleep(PAUSE_SECONDS)
+            self.look_around(is_waiting=False)
 
 
 def main() -> None:

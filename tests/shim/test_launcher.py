@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -379,3 +380,61 @@ def test_a_reader_that_has_gone_is_a_failure(launcher: Launcher) -> None:
         os.close(reader)
         process.wait(20)
     assert process.returncode == 1
+
+
+RUNTIME = "import subprocess, sys; subprocess.run(sys.argv[1:], stdin=sys.stdin)"
+
+
+def started_by_a_runtime(launcher: Launcher, verb: str) -> subprocess.Popen[bytes]:
+    """A process that has started the launcher for a verb and waits for it."""
+    runtime = Launcher(
+        command=(sys.executable, "-c", RUNTIME, *launcher.command), run_dir=launcher.run_dir
+    )
+    process = runtime.start(add(CNI_COMMAND=verb))
+    assert process.stdin is not None
+    process.stdin.write(CONFIG)
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def die(runtime: subprocess.Popen[bytes]) -> None:
+    """As by SIGKILL; the launcher lives on, an orphan."""
+    runtime.kill()
+    runtime.wait()
+    for pipe in (runtime.stdout, runtime.stderr):
+        assert pipe is not None
+        pipe.close()
+
+
+def test_an_add_whose_runtime_dies_gives_up_its_request(launcher: Launcher) -> None:
+    """Nobody would take the answer, and a DEL for it may be over before that is there."""
+    with fake_daemon(launcher.run_dir, stalling) as daemon:
+        runtime = started_by_a_runtime(launcher, "ADD")
+        daemon.wait_for_calls(1)
+        die(runtime)
+        # The end of this block joins the step, which asserts that it saw the connection end.
+
+
+def test_an_add_whose_runtime_has_died_does_not_knock_any_more(launcher: Launcher) -> None:
+    with fake_daemon(launcher.run_dir, dying()) as first:
+        runtime = started_by_a_runtime(launcher, "ADD")
+        first.wait_for_calls(1)
+        die(runtime)
+        while first.path.exists():
+            time.sleep(0.001)
+        time.sleep(0.3)
+        with fake_daemon(launcher.run_dir, answering(RESULT)) as second:
+            time.sleep(0.5)
+    assert second.calls == []
+
+
+def test_a_del_whose_runtime_has_died_is_done_all_the_same(launcher: Launcher) -> None:
+    with fake_daemon(launcher.run_dir, dying()) as first:
+        runtime = started_by_a_runtime(launcher, "DEL")
+        first.wait_for_calls(1)
+        die(runtime)
+        while first.path.exists():
+            time.sleep(0.001)
+        with fake_daemon(launcher.run_dir, answering()) as second:
+            second.wait_for_calls(1)
