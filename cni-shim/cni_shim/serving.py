@@ -55,6 +55,9 @@ class Outcome:
     tell: Callable[[], None] = _nothing
 
 
+_SUCCESS = Outcome(answer=frames.Answer(exit_status=0))
+
+
 class Server:
     """Turns frames into verbs and what came of them into answers."""
 
@@ -73,6 +76,7 @@ class Server:
         self._hangups = hangups
         self._silence = silence
         self._host_problem = host_problem
+        self._status_code = 0
         self._adds = threading.BoundedSemaphore(MOST_ADDS)
         status = Path("/proc/self/ns/net").stat()
         self._own_netns = (status.st_dev, status.st_ino)
@@ -125,7 +129,12 @@ class Server:
             request = spec.parse(raw.value, raw.stdin)
             return self._done(request, raw, netns_fd, connection, deadline)
         except CniError as e:
-            log.warning("verb_failed", container=raw.value("CNI_CONTAINERID"), error=str(e))
+            log.warning(
+                "verb_failed",
+                verb=raw.value("CNI_COMMAND"),
+                container=raw.value("CNI_CONTAINERID"),
+                error=str(e),
+            )
             return _failed(e, raw)
         except Exception as e:  # the runtime must get a document whatever happens
             log.exception("verb_crashed", container=raw.value("CNI_CONTAINERID"))
@@ -157,13 +166,17 @@ class Server:
                 # Kept back for the answer, which tells what is left.
                 self._verbs.collect(request, deadline_monotonic=deadline - GC_MARGIN_SECONDS)
             case Verb.STATUS:
-                self._require_ready()
-        return Outcome(answer=frames.Answer(exit_status=0))
+                return self._status(raw)
+        return _SUCCESS
 
-    def _require_ready(self) -> None:
+    def _status(self, raw: frames.Request) -> Outcome:
+        """STATUS comes every few seconds: only a change of it is logged."""
         error = status_error(self._silence.since, self._host_problem(), time.monotonic())
-        if error is not None:
-            raise error
+        code = 0 if error is None else int(error.code)
+        if code != self._status_code:
+            self._status_code = code
+            log.warning("status_changed", code=code, error=str(error or ""))
+        return _SUCCESS if error is None else _failed(error, raw)
 
     def _add(
         self,

@@ -15,6 +15,7 @@ import pytest
 from cni_shim.allocations import PEER
 from cni_shim.spec import SUPPORTED_VERSIONS
 from ipam_api.v1 import ipam_pb2 as pb
+from structlog.testing import capture_logs
 
 from tests.cni_bench import hold_for_peer
 from tests.shim.launchers import Finished, Launcher
@@ -309,6 +310,22 @@ def test_status_is_told_from_what_was_last_seen(
     node.host_problem = host_problem
     finished = launcher.run({"CNI_COMMAND": "STATUS", "CNI_PATH": "/"}, stdin_of("1.1.0"))
     assert document_of(finished).get("code", 0) == code
+
+
+def test_a_change_of_status_is_logged_once(launcher: Launcher, node: Node) -> None:
+    def ask(times: int) -> list[int]:
+        env = {"CNI_COMMAND": "STATUS", "CNI_PATH": "/"}
+        return [launcher.run(env, stdin_of("1.1.0")).status for _ in range(times)]
+
+    with capture_logs() as told:
+        node.silence.unheard(time.monotonic() - 61)
+        assert ask(3) == [1, 1, 1]
+        node.silence.heard()
+        assert ask(2) == [0, 0]
+    assert [(line["event"], line["code"]) for line in told] == [
+        ("status_changed", 50),
+        ("status_changed", 0),
+    ]
 
 
 def test_status_answers_while_every_add_hangs(launcher: Launcher, node: Node) -> None:
