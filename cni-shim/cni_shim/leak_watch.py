@@ -242,6 +242,7 @@ class LeakWatch:
     def _tell(self, assessment: Assessment) -> None:
         """Log every verdict but "live" once, for as long as it stands."""
         doubted = [v for v in assessment.verdicts if v.standing is not Standing.LIVE]
+        log.debug("leaks_looked_for", allocations=len(assessment.verdicts), doubted=len(doubted))
         for verdict in doubted:
             if (verdict.held.name, verdict.standing) in self._told:
                 continue
