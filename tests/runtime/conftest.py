@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from providers.sim.lab import Lab
 from tests.netns.conftest import why_no_namespaces
+from tests.node.kill_driver import SEED_VARIABLE
 from tests.runtime.containerd import why_no_containerd
 from tests.runtime.world import CONFLIST, World, any_launcher
 
@@ -56,3 +58,10 @@ def world(shared_world: World) -> Iterator[World]:
     shared_world.containerd.configure(CONFLIST)
     shared_world.containerd.clear()
     shared_world.agree()
+
+
+@pytest.fixture
+def seed() -> int:
+    """What the soak draws from: VPC_IPAMD_KILL_SEED, or a new one every time."""
+    given = os.environ.get(SEED_VARIABLE, "")
+    return int(given) if given else int.from_bytes(os.urandom(3), "big")

@@ -2,8 +2,9 @@
 
 Everything it has lies in one folder below /run, which is an empty tmpfs in the sandbox: it vanishes
 with the mount namespace, and nothing waits for a disk. The `native` snapshotter copies the image
-(2 MB) for every container; it costs a few milliseconds and works on any file system. Control groups
-are the host's: all sandboxes are below one of ours, which `close` removes.
+(2 MB) for every container; it costs a few milliseconds and works on any file system. libcni's
+cache, whose place is compiled in, gets a tmpfs of its own. Control groups are the host's: all
+sandboxes are below one of ours, which `close` removes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ PROGRAMS = {
     "busybox": "busybox-static",
     "iptables": "iptables",
 }
+CNI_CACHE = Path("/var/lib/cni")
 CGROUPS = Path("/sys/fs/cgroup")
 CONFIG = """\
 version = 2
@@ -90,26 +92,30 @@ def why_no_containerd() -> str:
 class Containerd:
     """One containerd, restarted at will. Its network configuration is whatever `configure` said."""
 
-    def __init__(self, node_netns: str, env: Mapping[str, str]) -> None:
-        """It is in the node's network namespace; `env` reaches every plugin, as containerd passes
-        its whole environment on."""
-        self.top = Path(tempfile.mkdtemp(prefix="ctrd-", dir="/run"))
+    def __init__(self, name: str) -> None:
+        """Its folder and what lies in it; `live_in` says where it runs."""
+        self.top = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/run"))
         for folder in ("root", "state", "opt", "bin", "conf"):
             (self.top / folder).mkdir()
         self.bin_dir, self.conf_dir = self.top / "bin", self.top / "conf"
         self.socket = checked_socket_path(self.top / "containerd.sock")
+        self.netns_dir = self.top / "state" / "io.containerd.grpc.v1.cri" / "netns"
         self._cgroup = f"vpc-ipamd-{self.top.name}"
         shutil.copy(PLUGINS / "loopback", self.bin_dir)  # containerd's own network asks for it
-        config = self.top / "config.toml"
-        config.write_text(CONFIG.format(top=self.top, pause=images.PAUSE))
+        (self.top / "config.toml").write_text(CONFIG.format(top=self.top, pause=images.PAUSE))
+        self.cri = Cri(self.socket, cgroup_parent=f"/{self._cgroup}")
+
+    def live_in(self, node_netns: str, env: Mapping[str, str]) -> None:
+        """It is a process of this network namespace; `env` reaches every plugin, as containerd
+        passes its whole environment on."""
+        own_cni_cache()
         self.daemon = Daemon(
             "containerd",
-            ["containerd", "--config", str(config)],
+            ["containerd", "--config", str(self.top / "config.toml")],
             env={"HOME": str(self.top), "PATH": PATH, **env},
             netns_path=node_netns,
             log_path=self.top / "containerd.log",
         )
-        self.cri = Cri(self.socket, cgroup_parent=f"/{self._cgroup}")
 
     def install(self, *names: str) -> None:
         """Debian's plugins into its folder."""
@@ -203,6 +209,14 @@ class Containerd:
             return bool(self.cri.version())
         except Refused:
             return False
+
+
+def own_cni_cache() -> None:
+    """An empty place for libcni's results, whose path containerd 1.6 has compiled in; once."""
+    CNI_CACHE.mkdir(parents=True, exist_ok=True)
+    if not os.path.ismount(CNI_CACHE):
+        mount = ["mount", "-t", "tmpfs", "tmpfs", str(CNI_CACHE)]
+        subprocess.run(mount, env={"PATH": PATH}, check=True, timeout=10)
 
 
 def _await(condition: Callable[[], bool], *, what: str, seconds: float = 10.0) -> None:

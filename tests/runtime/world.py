@@ -71,12 +71,19 @@ class World:
     ) -> None:
         """Nothing is started yet."""
         self.lab = lab
+        self.containerd = Containerd(name)
         self.node = lab.add_node(
             name,
             instance_type=INSTANCE_TYPE,
-            env={"WARM_IP_TARGET": "4", "IP_COOLDOWN_PERIOD": "2", **(env or {})},
+            env={
+                "WARM_IP_TARGET": "4",
+                "IP_COOLDOWN_PERIOD": "2",
+                "VPC_IPAMD_CRI_SOCKETS": str(self.containerd.socket),
+                "VPC_IPAMD_NETNS_DIRS": str(self.containerd.netns_dir),
+                **(env or {}),
+            },
         )
-        self.containerd = Containerd(
+        self.containerd.live_in(
             self.node.netns_path, env={"VPC_CNI_RUN_DIR": str(self.node.run_dir)}
         )
         self.plugin = self.containerd.bin_dir / PLUGIN
