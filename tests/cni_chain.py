@@ -51,7 +51,7 @@ class Chain:
         self._network = network
         self._results: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def add(self, pod: Pod, **runtime_config: object) -> CniCall:
+    def add(self, pod: Pod, **runtime_config: Any) -> CniCall:
         """The last plugin's call, or the first that failed. No DEL follows by itself."""
         calls: list[CniCall] = []
         for plugin in self._network.plugins:
@@ -63,11 +63,11 @@ class Chain:
         self._results[pod.container_id, pod.ifname] = calls[-1].document
         return calls[-1]
 
-    def check(self, pod: Pod, **runtime_config: object) -> CniCall:
+    def check(self, pod: Pod, **runtime_config: Any) -> CniCall:
         """The last plugin's call, or the first that failed."""
         return self._each("CHECK", pod, self._network.plugins, runtime_config)
 
-    def delete(self, pod: Pod, *, has_netns: bool = True, **runtime_config: object) -> CniCall:
+    def delete(self, pod: Pod, *, has_netns: bool = True, **runtime_config: Any) -> CniCall:
         """The first plugin's call, or that of the later one that failed."""
         plugins = tuple(reversed(self._network.plugins))
         call = self._each("DEL", pod, plugins, runtime_config, has_netns=has_netns)

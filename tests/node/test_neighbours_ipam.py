@@ -51,12 +51,12 @@ class Mains:
         self.site = site
         self.binaries = binaries
 
-    def chain(self, main: Mapping[str, Any], *, deadline_ms: int = 0, **ipam: str) -> Chain:
+    def chain(self, main: Mapping[str, Any], *, deadline_ms: int = 0, **ipam: Any) -> Chain:
         plugin = {**main, "ipam": {"type": "vpc-cni-ipam", **ipam}}
         network = Network(plugins=[plugin], name=f"net-{main['type']}")
         return Chain(self.site.node, self.binaries, network, deadline_ms=deadline_ms)
 
-    def attach(self, main: Mapping[str, Any], name: str = "pod", **ipam: str) -> Attached:
+    def attach(self, main: Mapping[str, Any], name: str = "pod", **ipam: Any) -> Attached:
         """A pod that must start."""
         chain, pod = self.chain(main, **ipam), self.site.runtime.new_pod(name)
         call = chain.add(pod)
@@ -258,7 +258,7 @@ def test_a_plugin_that_fails_after_our_add_leaves_no_address_behind(
     assert mains.site.ledger().in_state("allocated") == {}
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], int, str]] = {
     "macvlan": ({"type": "macvlan", "master": "eth0"}, {}, 2, 'key "type" with value "macvlan"'),
     "an ENI of another node": (PTP, {"eni": "eni-none"}, 7, "'eni-none' is not one of this node"),
     "a key of nobody's": (PTP, {"subnet": "10.0.0.0/8"}, 2, "'ipam.subnet'"),
