@@ -20,10 +20,11 @@ from cni_shim.allocations import PEER, addresses_of
 from cni_shim.datapath.desired import DesiredHost, EniReadiness
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.families import Address
-from cni_shim.datapath.notices import LinkChanged, LinkVanished, Notice
+from cni_shim.datapath.notices import Notice
 from cni_shim.datapath.pods import ObservedPod
 from cni_shim.ipam_client import IpamdError
 from cni_shim.node_network import desired_host
+from cni_shim.relevance import concerns_host, concerns_pods
 from cni_shim.spec import AttachmentKey
 from cni_shim.verbs import Verbs
 
@@ -32,6 +33,10 @@ log = structlog.get_logger()
 REPORT_SECONDS = 60.0
 RETRY_SECONDS = 0.5
 """While an ENI is not ready or a report was not taken: soon, but no busy loop."""
+
+LEAST_GAP_SECONDS = 0.25
+"""From one round to the next: whoever deletes our rules all the time costs four rounds a second,
+and what was deleted once is back well within one."""
 
 HEARTBEAT_SECONDS = 10.0
 SUSPECT_SECONDS = 30.0
@@ -97,6 +102,7 @@ class NodeWatch:
         self._suspects: dict[ObservedPod, float] = {}
         self._suspects_epoch = ""
         self._failure = ""
+        self._eni_ifindexes: frozenset[int] = frozenset()
 
     def wanted(self, network: pb.NodeNetwork) -> None:
         """A new wanted network arrived."""
@@ -114,23 +120,21 @@ class NodeWatch:
         return network is not None and network.epoch == epoch
 
     def on_notice(self, notice: Notice) -> None:
-        """Look again, unless the notice is of a link that is no ENI: every pod's coming and going
-        would otherwise have the whole host read. Runs on the listening thread."""
+        """Look again where the notice may concern what is ours. Runs on the listening thread."""
         network = self._wanted
-        if (
-            isinstance(notice, LinkChanged | LinkVanished)
-            and network is not None
-            and notice.link.mac not in {e.mac for e in network.enis}
+        if network is not None and (
+            concerns_host(notice, network, self._eni_ifindexes) or concerns_pods(notice)
         ):
-            return
-        self._wake.set()
+            self._wake.set()
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
-        """Apply and report for ever."""
+        """Apply and report for ever. Many notices at once make one round, or two."""
         while not is_stopping():
             self.beat()
-            pause = HEARTBEAT_SECONDS if self.step(time.monotonic()) else RETRY_SECONDS
+            began = time.monotonic()
+            pause = HEARTBEAT_SECONDS if self.step(began) else RETRY_SECONDS
             self._wake.wait(timeout=pause)
+            time.sleep(max(began + LEAST_GAP_SECONDS - time.monotonic(), 0.0))
             self._wake.clear()
 
     def beat(self) -> None:
@@ -154,6 +158,7 @@ class NodeWatch:
             self._failure = str(e)
             return False
         self._failure = ""
+        self._eni_ifindexes = frozenset(r.ifindex for r in readiness)
         is_news = readiness != self._reported
         if is_news or network is not self._reported_network or now >= self._next_report:
             if is_news:

@@ -6,7 +6,7 @@ The server builds a `DesiredHost` from ipamd's WatchNode messages; `diff` compar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from cni_shim.datapath import names
@@ -111,12 +111,16 @@ class DesiredHost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EniReadiness:
-    """Whether the kernel really has everything an ENI needs; `message` says why not."""
+    """Whether the kernel really has everything an ENI needs; `message` says why not.
+
+    `ifindex` is that of its link, 0 without one; a link that came back is no news by itself.
+    """
 
     eni_id: str
     is_ready: bool
     link_name: str
     message: str
+    ifindex: int = field(default=0, compare=False)
 
 
 def can_serve_pods(eni: DesiredEni) -> bool:

@@ -148,6 +148,7 @@ def _readiness(
         is_ready=not message,
         link_name=link.ifname if link else "",
         message=message,
+        ifindex=link.ifindex if link else 0,
     )
 
 

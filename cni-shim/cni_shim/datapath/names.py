@@ -37,6 +37,10 @@ MARK_MASK = 0x7F
 GROUP_BASE = 0x76630000
 _GROUP_OWNER_MASK = 0xFFFF0000
 
+# Port numbers of our netlink sockets, so that the listener can tell our doing from that of others.
+# The kernel's own choice is a process id (below 2^22) or a number with its highest bit set.
+PORT_BASE = GROUP_BASE
+
 # IFNAMSIZ is 16 with the closing zero; 11 hex digits leave four characters for the prefix.
 _NAME_DIGITS = 11
 _MAX_PREFIX = 4

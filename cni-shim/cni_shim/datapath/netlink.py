@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from cni_shim.datapath import answers, messages
+from cni_shim.datapath import answers, messages, names
 from cni_shim.datapath.answers import Link, Message
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.messages import Request
@@ -50,10 +50,13 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 class NetlinkSocket:
     """A NETLINK_ROUTE socket of the namespace that the calling thread is in."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_recognised: bool = False) -> None:
+        """`is_recognised`: with a port of ours, so that `notices` is silent about what it does."""
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         try:
             self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+            if is_recognised:
+                _bind_to_a_port_of_ours(self._socket)
         except OSError as e:
             raise DatapathError("open a netlink socket", e.errno or errno.EIO) from e
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ANSWER_TIMEOUT)
@@ -177,6 +180,18 @@ class NetlinkSocket:
             raise DatapathError("receive", e.errno or errno.EIO, "no answer") from e
 
 
+def _bind_to_a_port_of_ours(sock: socket.socket) -> None:
+    """Any free one: another process of ours may have some, and closed ones come free again."""
+    while True:
+        try:
+            sock.bind((names.PORT_BASE | random.getrandbits(16), 0))
+        except OSError as e:
+            if e.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return
+
+
 def _error_of(message: Message, op: str) -> DatapathError | None:
     """The error in an NLMSG_ERROR; None for a plain acknowledgement (errno 0)."""
     (number,) = _I32.unpack_from(message.body)
@@ -209,7 +224,7 @@ class HostNetlink:
         """This thread's socket."""
         found: NetlinkSocket | None = getattr(self._local, "socket", None)
         if found is None:
-            found = self._local.socket = NetlinkSocket()
+            found = self._local.socket = NetlinkSocket(is_recognised=True)
         return found
 
     @contextmanager

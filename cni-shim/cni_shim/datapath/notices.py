@@ -1,4 +1,4 @@
-"""One thread that hears about links (appeared, changed, vanished) and about deleted rules.
+"""One thread that hears about links, and about rules, routes and addresses that others changed.
 
 Callers: the server (re-apply the host network when an ENI's link shows up or a rule goes) and
 `removal` (a DEL is done when the kernel says that the link is gone). A shared listener was chosen
@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-from cni_shim.datapath import answers, messages, names
+from cni_shim.datapath import answers, messages, notice_filter
 from cni_shim.datapath.answers import Link, Message
-from cni_shim.datapath.routing import names_pod
+from cni_shim.datapath.messages import Route, Rule
 
-_RTMGRP_LINK, _RTMGRP_IPV4_RULE = 1, 0x80
-_RTMGRP_IPV6_RULE = 1 << (19 - 1)  # linux/rtnetlink.h, RTNLGRP_IPV6_RULE
+# linux/rtnetlink.h, RTMGRP_LINK to RTMGRP_IPV6_ROUTE, and RTNLGRP_IPV6_RULE.
+_GROUPS = 1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << (19 - 1)
 _SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 33, 26
 # About 2500 notices (3 KiB each as the kernel counts them); 64 pods at once make under 500.
 _RECEIVE_BUFFER = 8 << 20
@@ -55,8 +55,28 @@ class LinkVanished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleVanished:
-    """A routing rule was deleted, but for those that name a pod; if it was one of ours, pods may be
-    cut off until it is back."""
+    """Somebody else deleted a routing rule; None for one of a kind that is never ours."""
+
+    rule: Rule | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteChanged:
+    """Somebody else deleted, added or replaced a route where ours stand; None as with rules."""
+
+    route: Route | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressChanged:
+    """An address was added to a link of the host, or taken from it, by somebody else."""
+
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirewallChanged:
+    """Our nft table was changed or deleted, by whomever; see `firewall_notices`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +84,15 @@ class NoticesLost:
     """The kernel dropped notices (ENOBUFS): whoever relies on them must look for itself."""
 
 
-Notice = LinkChanged | LinkVanished | RuleVanished | NoticesLost
+Notice = (
+    LinkChanged
+    | LinkVanished
+    | RuleVanished
+    | RouteChanged
+    | AddressChanged
+    | FirewallChanged
+    | NoticesLost
+)
 Callback = Callable[[Notice], None]
 
 
@@ -77,9 +105,9 @@ class LinkNotices:
     def __init__(self) -> None:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-        _enlarge_buffer(self._socket)
+        enlarge_buffer(self._socket)
         _attach_filter(self._socket)
-        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_RULE | _RTMGRP_IPV6_RULE))
+        self._socket.bind((0, _GROUPS))
         self._is_closing = False
         self._callbacks: tuple[Callback, ...] = ()
         self._waiting: defaultdict[int, list[SimpleQueue[Any]]] = defaultdict(list)
@@ -143,21 +171,20 @@ class LinkNotices:
                 self._tell(LinkVanished(link=answers.link_of(message.body)))
         elif message.kind == messages.RTM_NEWLINK and self._callbacks:
             self._tell(LinkChanged(link=answers.link_of(message.body)))
-        elif message.kind == messages.RTM_DELRULE and not _is_of_pod(message):
-            self._tell(RuleVanished())
+        elif message.kind == messages.RTM_DELRULE:
+            self._tell(RuleVanished(rule=answers.rule_of(message.body)))
+        elif message.kind in {messages.RTM_NEWROUTE, messages.RTM_DELROUTE}:
+            self._tell(RouteChanged(route=answers.route_of(message.body)))
+        elif message.kind in {messages.RTM_NEWADDR, messages.RTM_DELADDR}:
+            _, _, _, _, ifindex = messages.IFADDR.unpack_from(message.body)
+            self._tell(AddressChanged(ifindex=ifindex))
 
     def _tell(self, notice: Notice) -> None:
         for callback in self._callbacks:
             callback(notice)
 
 
-def _is_of_pod(message: Message) -> bool:
-    """Whether a rule named a single pod, as one goes with every pod where they have such rules."""
-    rule = answers.rule_of(message.body)
-    return rule is not None and names_pod(rule) is not None
-
-
-def _enlarge_buffer(sock: socket.socket) -> None:
+def enlarge_buffer(sock: socket.socket) -> None:
     """Ask for room for a burst. In a user namespace net.core.rmem_max is the limit.
 
     Notices lost for want of room are survived (NoticesLost, and the acknowledgement of a removal).
@@ -169,41 +196,8 @@ def _enlarge_buffer(sock: socket.socket) -> None:
 
 
 def _attach_filter(sock: socket.socket) -> None:
-    """Drop notices about host veths of ours that appear or change, in the kernel.
-
-    An ADD causes four of them, and each would wake the listener in the middle of that ADD's own
-    Python (one interpreter lock). Classic BPF; loads are big-endian, netlink is not.
-    """
-    code = b"".join(_INSTRUCTION.pack(*instruction) for instruction in _filter_program())
+    """Have the kernel drop what concerns nobody here: see `notice_filter`."""
+    code = notice_filter.program()
     buffer = ctypes.create_string_buffer(code, len(code))
-    program = struct.pack("@HP", len(code) // _INSTRUCTION.size, ctypes.addressof(buffer))
+    program = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))  # of 8 bytes each
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-
-
-_INSTRUCTION = struct.Struct("=HBBI")
-# linux/filter.h: opcodes, and the extension that looks an attribute up (A: start, X: type).
-_LOAD_HALF, _LOAD_HALF_X, _LOAD_WORD, _SET_A, _SET_X = 0x28, 0x48, 0x20, 0x00, 0x01
-_JUMP_EQUAL, _A_TO_X, _RETURN = 0x15, 0x07, 0x06
-_FIND_ATTRIBUTE = 0xFFFFF000 + 12
-_ACCEPT, _DROP = 0xFFFFFFFF, 0
-
-
-def _filter_program() -> tuple[tuple[int, int, int, int], ...]:
-    new_link = int.from_bytes(struct.pack("=H", messages.RTM_NEWLINK), "big")
-    group_bytes = struct.pack("=I", names.GROUP_BASE)
-    owner_offset = group_bytes.index(struct.pack("=H", names.GROUP_BASE >> 16))
-    owner = int.from_bytes(group_bytes[owner_offset : owner_offset + 2], "big")
-    attributes_start = messages.HEADER.size + messages.IFINFO.size
-    return (
-        (_LOAD_HALF, 0, 0, 4),  # nlmsg_type
-        (_JUMP_EQUAL, 0, 7, new_link),  # any other kind: accept
-        (_SET_X, 0, 0, messages.IFLA_GROUP),
-        (_SET_A, 0, 0, attributes_start),
-        (_LOAD_WORD, 0, 0, _FIND_ATTRIBUTE),
-        (_JUMP_EQUAL, 3, 0, 0),  # no group: accept
-        (_A_TO_X, 0, 0, 0),
-        (_LOAD_HALF_X, 0, 0, 4 + owner_offset),
-        (_JUMP_EQUAL, 1, 0, owner),
-        (_RETURN, 0, 0, _ACCEPT),
-        (_RETURN, 0, 0, _DROP),
-    )
