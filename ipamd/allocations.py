@@ -83,14 +83,17 @@ class Allocations:
         found = (turns.find_eni(ledger, turn.eni) for turn in self._queue if turn.eni)
         return Counter(eni.eni_id for eni in found if eni is not None)
 
+    def take(self, request: Request) -> Granted | None:
+        """`allocate` without the wait: None where it would wait."""
+        return self._try(request, queued=None)
+
     async def allocate(self, request: Request, *, wait_seconds: float) -> Granted:
         """An address for the attachment, durable when this returns.
 
         Raises NoAddressAvailable or NotReady after `wait_seconds`, AttemptRevoked, BadRequest and
         AttachmentConflict at once, StoreError when the ledger could not be written.
         """
-        granted = self._try(request, queued=None)
-        return granted or await self._wait_for_one(request, wait_seconds)
+        return self.take(request) or await self._wait_for_one(request, wait_seconds)
 
     async def _wait_for_one(self, request: Request, wait_seconds: float) -> Granted:
         turn = _Turn(network_card=request.network_card, eni=request.eni)

@@ -74,14 +74,14 @@ class IpamServicer(pb_grpc.IpamServicer):
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
         """See ipam.proto."""
         try:
-            return await self.handlers.release(request)
+            return self.handlers.release(request)
         except IpamError as e:
             await abort(context, e)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.Allocation:
         """See ipam.proto."""
         try:
-            return await self.handlers.get(request)
+            return self.handlers.get(request)
         except IpamError as e:
             await abort(context, e)
 

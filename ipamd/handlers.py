@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc
 import structlog
@@ -68,15 +70,30 @@ class Handlers:
     async def allocate(self, request: pb.AllocateRequest) -> pb.AllocateReply:
         """See ipam.proto."""
         began = clock.boottime()
-        try:
+        with self._told_if_refused(request, began):
             granted = await self._allocations.allocate(
                 _request(request),
                 wait_seconds=min(max(request.wait_seconds, 0.0), MAX_WAIT_SECONDS),
             )
+        return self._allocated(granted, began)
+
+    def allocate_now(self, request: pb.AllocateRequest) -> pb.AllocateReply | None:
+        """The answer, if there is one without waiting; None where `allocate` has to wait."""
+        began = clock.boottime()
+        with self._told_if_refused(request, began):
+            granted = self._allocations.take(_request(request))
+        return None if granted is None else self._allocated(granted, began)
+
+    @contextmanager
+    def _told_if_refused(self, request: pb.AllocateRequest, began: float) -> Iterator[None]:
+        try:
+            yield
         except IpamError as e:
             self._metrics.allocated(type(e).__name__, clock.boottime() - began)
             log.warning("allocate_refused", key=_text(request.key), error=str(e))
             raise
+
+    def _allocated(self, granted: Granted, began: float) -> pb.AllocateReply:
         seconds = clock.boottime() - began
         asyncio.get_running_loop().call_soon(self._tell_allocated, granted, seconds)
         ledger = self._keeper.ledger
@@ -100,7 +117,7 @@ class Handlers:
             waited_ms=round(seconds * 1000, 1),
         )
 
-    async def release(self, request: pb.ReleaseRequest) -> pb.ReleaseReply:
+    def release(self, request: pb.ReleaseRequest) -> pb.ReleaseReply:
         """See ipam.proto."""
         try:
             released = self._allocations.release(
@@ -129,7 +146,7 @@ class Handlers:
             reason=request.reason,
         )
 
-    async def get(self, request: pb.GetRequest) -> pb.Allocation:
+    def get(self, request: pb.GetRequest) -> pb.Allocation:
         """See ipam.proto."""
         key = attachment_key(request.key)
         held = self._allocations.get(key)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -109,40 +110,56 @@ class Connection(asyncio.Protocol):
         if self._call is not None or len(self._buffer) > end:
             raise door.DoorError("a second call before the first was answered")
         body, self._buffer = bytes(self._buffer[door.HEADER.size : end]), bytearray()
-        self._call = asyncio.get_running_loop().create_task(self._answer(method, body))
+        with self._errors_answered(method):
+            reply = self._answer_now(method, body)
+            if reply is None:
+                self._call = asyncio.get_running_loop().create_task(self._wait(method, body))
+            else:
+                self._write(door.pack(door.STATUS_OK, reply))
 
-    async def _answer(self, method: door.Method, body: bytes) -> None:
+    def _answer_now(self, method: door.Method, body: bytes) -> Message | None:
+        """The answer to what need not wait, within this turn of the loop: a task would cost it
+        another one, in which the processor cools down."""
+        handlers = self._owner.handlers
+        match _decoded(method, body):
+            case pb.AllocateRequest() as request:
+                return handlers.allocate_now(request)
+            case pb.ReleaseRequest() as request:
+                return handlers.release(request)
+            case pb.GetRequest() as request:
+                return handlers.get(request)
+        raise BadRequest(f"{method.name} is not served")
+
+    async def _wait(self, method: door.Method, body: bytes) -> None:
+        with self._errors_answered(method):
+            request = _decoded(method, body)
+            assert isinstance(request, pb.AllocateRequest)  # nothing else ever waits
+            self._write(door.pack(door.STATUS_OK, await self._owner.handlers.allocate(request)))
+
+    @contextlib.contextmanager
+    def _errors_answered(self, method: door.Method) -> Iterator[None]:
         try:
-            reply = await self._handle(method, body)
+            yield
         except IpamError as e:
             code, detail = describe(e)
             self._write(door.pack(int(code.value[0]), detail))
         except Exception:  # the peer must not wait for an answer that never comes
             log.exception("call_failed", method=method.name)
             self.end()
-        else:
-            self._write(door.pack(door.STATUS_OK, reply))
 
     def _write(self, frame: bytes) -> None:
         self._call = None  # before the answer is out, for the next call may follow it at once
         if self._transport is not None:
             self._transport.write(frame)
 
-    async def _handle(self, method: door.Method, body: bytes) -> Message:
-        try:
-            request = door.REQUESTS[method].FromString(body)
-        except DecodeError as e:
-            raise BadRequest(f"{method.name}: {e}") from e
-        match request:
-            case pb.AllocateRequest():
-                return await self._owner.handlers.allocate(request)
-            case pb.ReleaseRequest():
-                return await self._owner.handlers.release(request)
-            case pb.GetRequest():
-                return await self._owner.handlers.get(request)
-        raise BadRequest(f"{method.name} is not served")
-
     def end(self) -> None:
         """Close at once."""
         if self._transport is not None:
             self._transport.abort()
+
+
+def _decoded(method: door.Method, body: bytes) -> Message:
+    try:
+        return door.REQUESTS[method].FromString(body)
+    except DecodeError as e:
+        raise BadRequest(f"{method.name}: {e}") from e
