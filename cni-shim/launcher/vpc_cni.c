@@ -3,7 +3,6 @@
  * vpc-cnid is away: VERSION, STATUS, and a DEL that is queued. cni_shim/frames.py describes the
  * frames, cni_shim/delete_queue.py the queue. vpc_cni.py is this program again, for hosts without a
  * C compiler; tests/shim holds both to the same behaviour, so change them together.
- *
  * VPC_CNI_RUN_DIR (default /run/vpc-ipamd) is where socket, heartbeat and queue are: a variable, as
  * nodes of the lab share a machine. VPC_CNI_DEADLINE_MS can lower a deadline, never raise it. */
 #define _GNU_SOURCE
@@ -36,7 +35,7 @@ enum { PROTOCOL = 1, HEADER = 24, ANSWER_HEADER = 16, PAUSE_US = 50000, LOCK_MS 
  * while vpc-cnid was not reached yet: an ADD waits for an upgrade, the others have another way out. */
 static const struct verb { const char *name; int deadline, away, wants_netns; } verbs[] = {
     {"ADD", 30000, 10000, 1}, {"DEL", 10000, 750, 1}, {"CHECK", 5000, 750, 1},
-    {"GC", 30000, 750, 0}, {"STATUS", 80, 0, 0}, {0}}, *verb = verbs;
+    {"GC", 30000, 750, 0}, {"STATUS", 60, 0, 0}, {0}}, *verb = verbs;
 
 /* Static and mostly untouched: pages that are never used cost nothing. */
 static struct { char magic[4]; uint16_t protocol, flags; uint32_t deadline_ms, netns_errno, env_len,
@@ -174,9 +173,8 @@ static int connect_daemon(void) {
 static void send_request(int sock) {
     union { struct cmsghdr head; char bytes[CMSG_SPACE(sizeof netns)]; } control = {
         .head = {.cmsg_len = CMSG_LEN(sizeof netns), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
-    size_t len = pack_header(netns >= 0);
     memcpy(CMSG_DATA(&control.head), &netns, sizeof netns);
-    for (size_t sent = 0; sent < len;) {
+    for (size_t sent = 0, len = pack_header(netns >= 0); sent < len;) {
         struct iovec block = {(char *)&request + sent, len - sent};
         struct msghdr msg = {.msg_iov = &block, .msg_iovlen = 1};
         if (sent == 0 && netns >= 0) msg.msg_control = &control, msg.msg_controllen = sizeof control;
@@ -195,10 +193,9 @@ static void exchange(int sock) {
     for (ssize_t n; have < wanted; have += (size_t)n) {
         bound_waits(sock);
         n = recv(sock, (char *)&answer + have, wanted - have, 0);
-        int is_paused = n < 0 && errno == EAGAIN;
-        if (is_paused) look_around(1), n = 0;
+        if (n < 0 && errno == EAGAIN) look_around(1), n = 0;
         else if (n <= 0) return;
-        if (is_paused || have + (size_t)n != ANSWER_HEADER) continue;
+        if (n == 0 || have + (size_t)n != ANSWER_HEADER) continue;
         if (memcmp(answer.magic, "VCNA", 4) != 0 || answer.protocol != PROTOCOL ||
             answer.status > 255 || answer.out_len > STDOUT_LIMIT || answer.err_len > STDERR_LIMIT)
             fail(answer.protocol == PROTOCOL ? 5 : 11, "vpc-cnid answered in another protocol",
@@ -238,10 +235,11 @@ static void check_room(int dir, const char *entry) {
 
 static void write_entry(int dir, const char *entry) {
     char temp[ID_LIMIT + 55];
+    check_room(dir, entry);
     snprintf(temp, sizeof temp, ".%s.%d.%lld", entry, getpid(), (long long)now_ms());
     int fd = openat(dir, temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd >= 0 && write_all(fd, (char *)&request, pack_header(0)) == 0 && fsync(fd) == 0 &&
-        renameat(dir, temp, dir, entry) == 0 && fsync(dir) == 0) return;
+        renameat(dir, temp, dir, entry) == 0 && fsync(dir) == 0) _exit(0);
     int error = errno;
     unlinkat(dir, temp, 0);
     fail_queue("cannot write", error);
@@ -260,11 +258,7 @@ static int queue_delete(void) {
     for (int64_t until = now_ms() + LOCK_MS; flock(lock, LOCK_SH | LOCK_NB) != 0; usleep(PAUSE_US))
         if (now_ms() >= until) fail_queue("cannot lock", errno);
     int sock = connect_daemon();
-    if (sock < 0) {
-        check_room(dir, entry);
-        write_entry(dir, entry);
-        _exit(0);
-    }
+    if (sock < 0) write_entry(dir, entry); /* and end */
     close(lock);
     return sock;
 }

@@ -32,7 +32,7 @@ VERBS = {
     b"DEL": (10.0, 0.75, True),
     b"CHECK": (5.0, 0.75, True),
     b"GC": (30.0, 0.75, False),
-    b"STATUS": (0.08, 0.0, False),
+    b"STATUS": (0.06, 0.0, False),
 }
 ID_BYTES = b"_.-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 LONG_BYTES = 8 if sys.maxsize > 1 << 32 else 4

@@ -128,12 +128,14 @@ def test_status_without_a_daemon_answers_within_100_ms(launcher: Launcher) -> No
     assert min(runs) < 0.1  # the best of five: the others measure the machine
 
 
-def test_status_of_a_daemon_that_hangs_goes_by_the_heartbeat(launcher: Launcher) -> None:
+def test_status_of_a_daemon_that_hangs_goes_by_the_heartbeat_within_100_ms(
+    launcher: Launcher,
+) -> None:
     (launcher.run_dir / "heartbeat").touch()
     with fake_daemon(launcher.run_dir, stalling):
-        finished = launcher.run(add(CNI_COMMAND="STATUS"), CONFIG)
-    assert (finished.status, finished.stdout) == (0, b"")
-    assert finished.seconds < 4
+        runs = [launcher.run(add(CNI_COMMAND="STATUS"), CONFIG) for _ in range(5)]
+    assert [(finished.status, finished.stdout) for finished in runs] == [(0, b"")] * 5
+    assert min(finished.seconds for finished in runs) < 0.1
 
 
 def test_a_del_without_a_daemon_is_queued_and_succeeds(launcher: Launcher) -> None:
