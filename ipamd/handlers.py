@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import grpc
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
+from ipam_api.v1 import reasons
 
 from ipamd import clock, model
 from ipamd.allocations import Allocations
@@ -137,7 +138,7 @@ class Handlers:
         return pb.ReleaseReply(outcome=OUTCOMES[released.outcome], address=address)
 
     def _tell_released(self, request: pb.ReleaseRequest, outcome: str, address: str) -> None:
-        self._metrics.released(outcome)
+        self._metrics.released(counted_as(request.reason, outcome))
         log.info(
             "released",
             key=_text(request.key),
@@ -161,6 +162,13 @@ class Handlers:
             epoch=ledger.epoch,
             allocations=[allocation_message(ledger, a) for a in ledger.allocations.values()],
         )
+
+
+def counted_as(reason: str, outcome: str) -> str:
+    """The label of a release in the metrics: its outcome, or "reclaimed" where vpc-cnid found that
+    the runtime had lost the DEL."""
+    is_reclaimed = outcome == Outcome.RELEASED.value and reason.startswith(reasons.LOST_DEL)
+    return "reclaimed" if is_reclaimed else outcome
 
 
 def describe(error: IpamError) -> tuple[grpc.StatusCode, pb.ErrorDetail]:

@@ -23,6 +23,7 @@ from typing import Protocol
 
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
+from ipam_api.v1 import reasons
 
 from cni_shim import leaks
 from cni_shim.allocations import addresses_of, key_of
@@ -222,7 +223,7 @@ class LeakWatch:
         try:
             reply = self._verbs.end_leak(
                 allocation,
-                reason=f"lost DEL, {verdict.rule.value}: {verdict.reason}",
+                reason=f"{reasons.LOST_DEL}, {verdict.rule.value}: {verdict.reason}",
                 deadline_monotonic=time.monotonic() + END_SECONDS,
             )
         except (CniError, IpamdError) as e:
