@@ -242,7 +242,8 @@ def _setup_error(error: DatapathError, request: CniRequest) -> CniError:
 
 
 def _result(request: CniRequest, wiring: PodWiring, wired: Wired) -> Result:
-    """Host end first, pod end second: portmap and bandwidth look for them in this order."""
+    """Host end first, pod end second: portmap and bandwidth look for them in this order. A further
+    attachment of a pod has no part in the default route, and says so."""
     return Result(
         interfaces=(
             Interface(name=wired.host_ifname, mac=wired.host_mac, mtu=wiring.mtu),
@@ -260,5 +261,6 @@ def _result(request: CniRequest, wiring: PodWiring, wired: Wired) -> Result:
         routes=tuple(
             Route(dst=ANYWHERE[address.version], gateway=POD_GATEWAYS[address.version])
             for address in wiring.addresses
+            if address.version not in wired.own_table_versions
         ),
     )

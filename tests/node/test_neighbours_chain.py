@@ -198,6 +198,7 @@ def test_source_based_routing_moves_our_routes_to_a_table_that_works(
     routes = ip_json(pod.netns_path, "route", "show", "table", table)
     assert "default" in {row["dst"] for row in routes}
     assert ours.site.can_reach_router(pod, address)
+    ours.check(pod)
     assert ours.chain.delete(pod).exit_code == 0  # without a namespace sbr itself fails
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeGuard
 
-from cni_shim.datapath import answers, messages, names, peer_pods, sysctls
+from cni_shim.datapath import answers, further, messages, names, peer_pods, sysctls
 from cni_shim.datapath.errors import AddressInUse, DatapathError
 from cni_shim.datapath.families import LEAST_MTU_V6, Address
 from cni_shim.datapath.identity import encode_alias
@@ -258,7 +258,13 @@ class PodDatapath:
                 raise AddressInUse(address, where) from e
             raise
         self._routing.add_rules(wiring.addresses, wiring.mark)
-        pod.execute(pod_requests(pair, wiring.addresses))
+        own_table: tuple[int, ...] = ()
+        try:
+            pod.execute(pod_requests(pair, wiring.addresses))
+        except DatapathError as e:
+            if e.errno != errno.EEXIST:
+                raise
+            own_table = further.dress(pod, pair, wiring.addresses)
         # The host end was up before the pod end gave it a carrier, so the kernel starts its queue
         # from a work queue, and until then drops what is sent to the pod. Asking for the link
         # starts it now (since Linux 6.8: "synchronize link-watch when carrier is queried").
@@ -269,6 +275,7 @@ class PodDatapath:
             host_mac=names.mac_text(pair.host_mac),
             pod_mac=names.mac_text(pair.pod_mac),
             netns_cookie=cookie,
+            own_table_versions=own_table,
         )
 
     def _undo(

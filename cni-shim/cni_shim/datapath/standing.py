@@ -18,12 +18,13 @@ from cni_shim.datapath import answers, messages, names
 from cni_shim.datapath.answers import Link, LinkAddress, Neighbour
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.families import Address, host_on_link
+from cni_shim.datapath.further import missing_routes, own_table_versions
 from cni_shim.datapath.identity import encode_alias
 from cni_shim.datapath.messages import Route
 from cni_shim.datapath.netlink import NetlinkSocket, find_link_by_index, find_links
 from cni_shim.datapath.observe import rules_naming
 from cni_shim.datapath.routing import RoutingRules, rules_of
-from cni_shim.datapath.wiring import PodWiring, Wired, is_of, pod_routes
+from cni_shim.datapath.wiring import PodWiring, Wired, is_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class Standing:
     host: Link | None
     pod: Link | None
     missing: tuple[str, ...]
+    own_table_versions: tuple[int, ...] = ()  # families whose default route is another link's
 
 
 def look(
@@ -53,9 +55,16 @@ def look(
     else:
         missing += _missing_on_host(host, outside, inside, wiring)
     missing += _missing_rules(host, wiring, mode)
-    if inside is not None:
-        missing += _missing_in_pod(pod, outside, inside, wiring, pod_mac)
-    return Standing(host=outside, pod=inside, missing=tuple(missing))
+    if inside is None:
+        return Standing(host=outside, pod=None, missing=tuple(missing))
+    routes = frozenset(pod.dump(messages.dump_routes(), answers.route_of))
+    missing += _missing_in_pod(pod, outside, inside, wiring, pod_mac, routes)
+    return Standing(
+        host=outside,
+        pod=inside,
+        missing=tuple(missing),
+        own_table_versions=own_table_versions(routes, inside.ifindex),
+    )
 
 
 def find_wired(
@@ -79,6 +88,7 @@ def find_wired(
         host_mac=found.host.mac,
         pod_mac=found.pod.mac,
         netns_cookie=cookie,
+        own_table_versions=found.own_table_versions,
     )
 
 
@@ -160,7 +170,12 @@ def _knows_neighbour(sock: NetlinkSocket, link: Link, address: Address, mac: str
 
 
 def _missing_in_pod(
-    pod: NetlinkSocket, outside: Link | None, inside: Link, wiring: PodWiring, pod_mac: str
+    pod: NetlinkSocket,
+    outside: Link | None,
+    inside: Link,
+    wiring: PodWiring,
+    pod_mac: str,
+    routes: frozenset[Route],
 ) -> Iterator[str]:
     name = inside.ifname
     mac = (pod_mac or names.mac_text(names.pod_mac(wiring.addresses[0]))).lower()
@@ -169,27 +184,17 @@ def _missing_in_pod(
     if inside.mac != mac:
         yield f"{name} in the pod has MAC {inside.mac}, not {mac}"
     addresses = pod.dump(messages.dump_addresses(), answers.address_of)
-    routes = frozenset(pod.dump(messages.dump_routes(), answers.route_of))
     neighbours = pod.dump(messages.dump_neighbours(), answers.neighbour_of)
     on_link = {replace(found, protocol=0, is_tentative=False) for found in addresses}
     for address in wiring.addresses:
         wanted = LinkAddress(ifindex=inside.ifindex, address=host_on_link(address), protocol=0)
         if wanted not in on_link:
             yield f"{name} in the pod does not have address {address}"
-        yield from _missing_routes(routes, inside, address.version)
+        yield from missing_routes(pod, routes, inside, address)
         gateway = names.POD_GATEWAYS[address.version]
         host_mac = outside.mac if outside else ""
         if outside and _permanent(inside.ifindex, gateway, host_mac) not in neighbours:
             yield f"the pod has no permanent neighbour entry for {gateway} with MAC {host_mac}"
-
-
-def _missing_routes(routes: frozenset[Route], inside: Link, version: int) -> Iterator[str]:
-    """Compared by where they lead: a plugin that set a route anew has its own protocol number."""
-    present = {replace(route, protocol=names.PROTOCOL) for route in routes}
-    for route in pod_routes(version, inside.ifindex):
-        if route not in present:
-            by = f" by {route.gateway}" if route.gateway else ""
-            yield f"the pod has no route to {route.destination}{by} on {inside.ifname}"
 
 
 def _permanent(ifindex: int, address: Address, mac: str) -> Neighbour:

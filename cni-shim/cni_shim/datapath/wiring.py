@@ -69,6 +69,7 @@ class Wired:
     host_mac: str
     pod_mac: str
     netns_cookie: int
+    own_table_versions: tuple[int, ...] = ()  # families whose default route is another link's
 
 
 def host_ifnames(
@@ -116,18 +117,14 @@ def veth_pair(
     )
 
 
-def pod_routes(version: int, ifindex: int) -> tuple[Route, ...]:
+def pod_routes(version: int, ifindex: int, table: int = names.MAIN_TABLE) -> tuple[Route, ...]:
     """The pod's routes of a family: everything by its gateway, which for IPv4 needs a route itself
     (IPv6 takes a link-local gateway without)."""
     gateway = names.POD_GATEWAYS[version]
-    default = Route(
-        table=names.MAIN_TABLE, destination=ANYWHERE[version], gateway=gateway, ifindex=ifindex
-    )
+    default = Route(table=table, destination=ANYWHERE[version], gateway=gateway, ifindex=ifindex)
     if version == 6:
         return (default,)
-    to_gateway = Route(
-        table=names.MAIN_TABLE, destination=_GATEWAY_NETWORK, gateway=None, ifindex=ifindex
-    )
+    to_gateway = Route(table=table, destination=_GATEWAY_NETWORK, gateway=None, ifindex=ifindex)
     return to_gateway, default
 
 
