@@ -28,6 +28,7 @@ from cni_shim.accepting import Accepting
 from cni_shim.datapath.conntrack import Conntrack
 from cni_shim.datapath.delegated_pods import DelegatedPods
 from cni_shim.datapath.errors import DatapathError
+from cni_shim.datapath.firewall_notices import FirewallNotices
 from cni_shim.datapath.host import HostDatapath
 from cni_shim.datapath.netlink import HostNetlink
 from cni_shim.datapath.notices import LinkNotices
@@ -47,6 +48,7 @@ from cni_shim.serving import Server
 from cni_shim.settings import Settings, SettingsError
 from cni_shim.settled_host import SettledHost
 from cni_shim.status import Silence
+from cni_shim.take_over import TakeOver
 from cni_shim.verbs import Verbs
 from cni_shim.witnesses import Witnesses
 
@@ -87,7 +89,9 @@ class Daemon:
         )
         self._queue_worker.serve(self._verbs)
         self._pods.ask_ledger(self._verbs.unheld)
-        self._settled = SettledHost(HostDatapath(self._netlink), self._pods, self._verbs.held)
+        self._settled = SettledHost(
+            HostDatapath(self._netlink), self._pods, self._verbs.held, TakeOver()
+        )
         self._watch = NodeWatch(
             self._ipam,
             self._settled,
@@ -97,6 +101,7 @@ class Daemon:
             heartbeat=wanted.heartbeat,
             eni_mtu=wanted.eni_mtu,
         )
+        self._firewall_notices = FirewallNotices(self._watch.on_notice)
         self._flusher = Flusher(self._ipam, Conntrack())
         self._leaks = LeakWatch(
             self._ipam,
@@ -120,6 +125,7 @@ class Daemon:
         self._notices.subscribe(self._settled.on_notice)  # before the watch, which applies it
         self._notices.subscribe(self._watch.on_notice)
         self._notices.start()
+        self._firewall_notices.start()
         self._queue.take_lock()
         try:
             self._queue_worker.load()
@@ -241,7 +247,9 @@ def _listen(wanted: Settings) -> socket.socket:
 def main() -> None:
     """The `vpc-cnid` program."""
     if sys.argv[1:]:
-        _explain_arguments()
+        from cni_shim import commands  # late: the daemon itself never needs them
+
+        raise SystemExit(commands.run(sys.argv[1:], only_one=_only_one))
     try:
         wanted = settings.load(os.environ)
         configure(wanted.log_level)
@@ -266,22 +274,6 @@ def main() -> None:
     sys.stderr.flush()
     # Threads still in the kernel or in gRPC hold nothing that matters, and must not hold us.
     os._exit(status)
-
-
-def _explain_arguments() -> None:
-    """--help, and a refusal of anything else: what can be set is in the environment."""
-    import argparse  # late: the daemon itself never needs it
-
-    argparse.ArgumentParser(
-        prog="vpc-cnid",
-        description="The CNI daemon of one node: serves the vpc-cni launcher, wires pods and ENIs.",
-        epilog="Settings are environment variables: VPC_IPAMD_RUN_DIR, VPC_IPAMD_LOG_LEVEL, "
-        "AWS_VPC_ENI_MTU, VPC_IPAMD_ROUTING_RULES (grouped, per-pod), VPC_IPAMD_LOST_DELS "
-        "(release, log, off); VPC_IPAMD_CRI_SOCKETS, VPC_IPAMD_NETNS_DIRS and "
-        "VPC_IPAMD_CNI_CACHE_DIR say where pods are looked for whose DEL may be lost. Exit status: "
-        "0 after SIGTERM, 1 when it failed, 2 when a setting, the run directory or the kernel "
-        "cannot be used.",
-    ).parse_args()
 
 
 def _make_run_dir(path: Path) -> None:

@@ -1,4 +1,5 @@
 """After the host's network its pods': their routes and rules are put right once the host's stand.
+And what aws-node left on the host goes.
 
 Stands between `node_watch` and the datapath, so that each round of the one is a round of the other.
 """
@@ -13,8 +14,10 @@ import structlog
 
 from cni_shim.datapath.desired import DesiredHost, EniReadiness, can_serve_pods
 from cni_shim.datapath.errors import DatapathError
-from cni_shim.datapath.notices import LinkChanged, LinkVanished, Notice
+from cni_shim.datapath.notices import Notice
 from cni_shim.datapath.pod_routing import Held
+from cni_shim.relevance import concerns_pods
+from cni_shim.take_over import TakeOver
 
 log = structlog.get_logger()
 
@@ -44,6 +47,7 @@ class SettledHost:
         host: Host,
         pods: Pods,
         held: Callable[[], Held],
+        take_over: TakeOver,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -51,13 +55,14 @@ class SettledHost:
         self._host = host
         self._pods = pods
         self._held = held
+        self._take_over = take_over
         self._clock = clock
         self._next_look = clock()
         self._settled_marks: frozenset[int] = frozenset()
 
     def on_notice(self, notice: Notice) -> None:
-        """Something other than a link went away: look at the pods too. On the listening thread."""
-        if not isinstance(notice, LinkChanged | LinkVanished):
+        """A route or rule of a pod may have gone: look at the pods too. On the listening thread."""
+        if concerns_pods(notice):
             self._next_look = self._clock()
 
     def apply(self, desired: DesiredHost) -> tuple[EniReadiness, ...]:
@@ -71,6 +76,7 @@ class SettledHost:
         if now >= self._next_look or not marks <= self._settled_marks:
             self._next_look = now + LOOK_SECONDS
             self._settle(marks)
+        self._take_over.step(desired, readiness)
         return readiness
 
     def _settle(self, marks: frozenset[int]) -> None:

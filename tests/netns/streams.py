@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -27,7 +27,8 @@ _NUMBER = struct.Struct("=I")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
     """One client that asks one server, in the namespaces at these paths. `target` is where the
-    client sends to, where that is not the server's own address."""
+    client sends to, where that is not the server's own address. A fresh flow opens a connection
+    for every datagram: what decides about new ones is asked each time."""
 
     name: str
     client_netns: str
@@ -35,39 +36,51 @@ class Flow:
     server_netns: str
     server: Address
     target: tuple[Address, int] | None = None
+    is_fresh: bool = False
 
 
 class _Running:
     """The sockets of a flow and what has come back."""
 
-    def __init__(self, flow: Flow, stack: ExitStack) -> None:
+    def __init__(self, flow: Flow) -> None:
         self.flow = flow
-        self.server = stack.enter_context(_socket(flow.server_netns, flow.server))
-        self.client = stack.enter_context(_socket(flow.client_netns, flow.client))
+        self.server = _socket(flow.server_netns, flow.server)
         port = self.server.getsockname()[1]
         address, target_port = flow.target or (flow.server, port)
         self._target = (str(address), target_port)
+        self.clients: dict[socket.socket, int] = {}
+        self._last: socket.socket | None = None
         self.sent: dict[int, bool] = {}
-        self.refused: list[str] = []
+        self.sources: set[str] = set()
 
     def send(self) -> None:
         """Send the next number."""
         number = len(self.sent)
         self.sent[number] = False
-        try:
-            self.client.sendto(_NUMBER.pack(number), self._target)
-        except OSError as e:
-            self.refused.append(str(e))
+        if self._last is None or self.flow.is_fresh:
+            self._last = _socket(self.flow.client_netns, self.flow.client)
+        self.clients[self._last] = number
+        # No way at all is a loss like any other.
+        with suppress(OSError):
+            self._last.sendto(_NUMBER.pack(number), self._target)
 
-    def echo(self) -> None:
-        """Send back what came to the server."""
-        data, sender = self.server.recvfrom(64)
-        self.server.sendto(data, sender)
-
-    def take(self) -> None:
-        """Note an answer."""
-        (number,) = _NUMBER.unpack(self.client.recv(64))
+    def hear(self, ready: socket.socket) -> None:
+        """Send back what came to the server, or note what came back to a client."""
+        if ready is self.server:
+            data, sender = self.server.recvfrom(64)
+            self.sources.add(sender[0])
+            self.server.sendto(data, sender)
+            return
+        (number,) = _NUMBER.unpack(ready.recv(64))
         self.sent[number] = True
+        if self.flow.is_fresh:
+            del self.clients[ready]
+            ready.close()
+
+    def close(self) -> None:
+        """Close every socket."""
+        for opened in (self.server, *self.clients):
+            opened.close()
 
     @property
     def unanswered(self) -> list[int]:
@@ -79,12 +92,13 @@ class Streams:
     """Runs flows on a thread for the length of a `with` block; `lost` is known after it."""
 
     def __init__(self, flows: Sequence[Flow]) -> None:
-        self._stack = ExitStack()
-        self._flows = [_Running(flow, self._stack) for flow in flows]
+        self._flows = [_Running(flow) for flow in flows]
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="streams")
         self.lost: dict[str, list[int]] = {}
         self.sent: dict[str, int] = {}
+        self.sources: dict[str, set[str]] = {}
+        """Of each flow the addresses that its server was asked from."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -100,7 +114,9 @@ class Streams:
         self._thread.join()
         self.sent = {r.flow.name: len(r.sent) for r in self._flows}
         self.lost = {r.flow.name: r.unanswered for r in self._flows if r.unanswered}
-        self._stack.close()
+        self.sources = {r.flow.name: r.sources for r in self._flows}
+        for running in self._flows:
+            running.close()
 
     def pass_time(self, seconds: float = 0.3) -> None:
         """Let datagrams flow with nothing else going on."""
@@ -116,10 +132,16 @@ class Streams:
             self._pump(time.monotonic() + PAUSE_SECONDS)
 
     def _pump(self, until: float) -> None:
-        handlers = {r.server: r.echo for r in self._flows} | {r.client: r.take for r in self._flows}
         while (left := until - time.monotonic()) > 0:
-            for ready in select.select(list(handlers), [], [], left)[0]:
-                handlers[ready]()
+            poll = select.poll()
+            owners: dict[int, tuple[_Running, socket.socket]] = {}
+            for running in self._flows:
+                for opened in (running.server, *running.clients):
+                    owners[opened.fileno()] = (running, opened)
+                    poll.register(opened, select.POLLIN)
+            for descriptor, _ in poll.poll(max(1, int(left * 1000))):
+                owner, ready = owners[descriptor]
+                owner.hear(ready)
 
 
 def _socket(netns_path: str, address: Address) -> socket.socket:

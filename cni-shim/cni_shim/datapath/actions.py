@@ -48,7 +48,7 @@ class RemoveAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddRoute:
-    """Add a route; `replaces`: one of ours to the same destination stands in its place."""
+    """Add a route; `replaces`: another one to the same destination stands in its place."""
 
     eni_id: str
     route: Route

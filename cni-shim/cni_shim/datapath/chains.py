@@ -44,6 +44,7 @@ _PORT_FLAGS = {
     PortChoice.HASHRANDOM: " random",
     PortChoice.NONE: "",
 }
+SNAT_CHAIN = "snat-pods"
 _KEPT_BITS = 0xFFFFFFFF ^ names.MARK_MASK
 # After the kernel's DNAT at -100 (linux/netfilter_ipv4.h, NF_IP_PRI_NAT_DST), before routing.
 _AFTER_DNAT = -90
@@ -72,7 +73,7 @@ def wanted_firewall(links: tuple[Link, ...], desired: DesiredHost) -> Firewall |
                 rules=tuple(_mark_snat_rules(desired)),
             ),
             Chain(
-                name="snat-pods",
+                name=SNAT_CHAIN,
                 hook="type nat hook postrouting priority srcnat",
                 rules=tuple(_snat_rules(desired, primary, link)),
             ),

@@ -127,16 +127,13 @@ def _address_removals(
 def _route_additions(
     observed: ObservedHost, enis: tuple[tuple[DesiredEni, Link], ...]
 ) -> Iterator[Action]:
+    """An ENI's table is ours, and aws-node's before us: what leads elsewhere there is replaced."""
     present = {_anyones(route) for route in observed.routes}
-    ours = {
-        (route.table, route.destination)
-        for route in observed.routes
-        if route.protocol == names.PROTOCOL
-    }
+    taken = {(route.table, route.destination) for route in observed.routes}
     for eni, link in enis:
         for route in eni_routes(eni, link.ifindex):
             if _anyones(route) not in present:
-                replaces = (route.table, route.destination) in ours
+                replaces = (route.table, route.destination) in taken
                 yield AddRoute(eni_id=eni.eni_id, route=route, replaces=replaces)
 
 

@@ -17,6 +17,12 @@ _TIMEOUT_SECONDS = 10.0
 
 def read_comments() -> tuple[str, ...] | None:
     """The comments of the table as the kernel has it; None where there is no table (or no nft)."""
+    listing = read_table()
+    return None if listing is None else comments_in(listing)
+
+
+def read_table() -> str | None:
+    """The table as nft lists it; None where there is no table (or no nft)."""
     try:
         done = _nft(["list", "table", FAMILY, TABLE], script=None)
     except DatapathError as e:
@@ -24,7 +30,7 @@ def read_comments() -> tuple[str, ...] | None:
             return None
         raise
     if done.returncode == 0:
-        return comments_in(done.stdout)
+        return done.stdout
     if "No such file or directory" in done.stderr:
         return None
     raise DatapathError("list the nft table", errno.EIO, _first_line(done.stderr))
