@@ -15,6 +15,7 @@ from cni_shim.datapath.families import Address
 from cni_shim.datapath.pods import PodWiring, Wired
 from cni_shim.errors import CniError
 from cni_shim.ipam_client import IpamdError
+from cni_shim.ipam_only import MAIN_PLUGIN
 from cni_shim.plugin_config import PluginConfig
 from cni_shim.results import Result
 from cni_shim.spec import AttachmentKey, CniRequest, Pod, Verb
@@ -45,6 +46,7 @@ class FakeIpam:
         self.on_allocate: Callable[[], None] = lambda: None
         self.next = 5
         self.networks: tuple[str, ...] = ("10.0.0.",)
+        self.asked: list[str] = []  # whose addresses
 
     def _enter(self, name: str) -> None:
         queue = self.script.get(name, [])
@@ -59,7 +61,9 @@ class FakeIpam:
         self._enter("allocate")
         self.on_allocate()
         held = self.held.get(request.key.container_id)
-        if held is not None and held.netns_cookie == request.netns_cookie:
+        wired_by = MAIN_PLUGIN if request.is_ipam_only else ""
+        is_same = held is not None and held.netns_cookie == request.netns_cookie
+        if held is not None and is_same and held.wired_by in (wired_by, PEER):
             return pb.AllocateReply(allocation=held, is_repeat=True)
         if held is not None:
             raise refusal(grpc.StatusCode.FAILED_PRECONDITION, R.ATTACHMENT_CONFLICT)
@@ -76,7 +80,14 @@ class FakeIpam:
             addresses=addresses,
             eni_id="eni-1",
             device_index=1,
+            route_table_id=2,
+            subnet_cidr="10.0.0.0/24",
+            gateway="10.0.0.1",
+            subnet_cidr_v6="2001:db8::/64",
+            gateway_v6="fe80:ec2::1",
+            wired_by=wired_by,
         )
+        self.asked.append(request.eni)
         self.next += 1
         self.held[request.key.container_id] = made
         self.diary.append(f"allocate {made.address}")
