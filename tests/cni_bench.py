@@ -60,7 +60,7 @@ class FakeIpam:
     ) -> pb.AllocateReply:
         self._enter("allocate")
         self.on_allocate()
-        held = self.held.get(request.key.container_id)
+        held = self.held.get(name_of(request.key))
         wired_by = MAIN_PLUGIN if request.is_ipam_only else ""
         is_same = held is not None and held.netns_cookie == request.netns_cookie
         if held is not None and is_same and held.wired_by in (wired_by, PEER):
@@ -89,7 +89,7 @@ class FakeIpam:
         )
         self.asked.append(request.eni)
         self.next += 1
-        self.held[request.key.container_id] = made
+        self.held[name_of(request.key)] = made
         self.diary.append(f"allocate {made.address}")
         return pb.AllocateReply(allocation=made)
 
@@ -140,25 +140,29 @@ class FakeDatapath:
     def wire(self, netns_fd: int, wiring: PodWiring) -> Wired:
         self._enter("wire")
         self.during_wire()
-        self.links[wiring.container_id] = _words(wiring.addresses)
+        self.links[_link(wiring.container_id, wiring.ifname)] = _words(wiring.addresses)
         self.diary.append(f"wire {_words(wiring.addresses)} mark {wiring.mark}")
         return self._wired()
 
     def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
-        is_there = self.links.get(wiring.container_id) == _words(wiring.addresses)
+        is_there = self.links.get(_link(wiring.container_id, wiring.ifname)) == _words(
+            wiring.addresses
+        )
         return self._wired() if is_there else None
 
     def check(self, netns_fd: int, wiring: PodWiring, *, pod_mac: str = "") -> tuple[str, ...]:
         self._enter("check")
         self.macs_asked.append(pod_mac)
-        is_there = self.links.get(wiring.container_id) == _words(wiring.addresses)
+        is_there = self.links.get(_link(wiring.container_id, wiring.ifname)) == _words(
+            wiring.addresses
+        )
         return self.missing if is_there else ("the link is gone", *self.missing)
 
     def has_link(
         self, container_id: str, ifname: str, pod_namespace: str, pod_name: str, veth_prefix: str
     ) -> bool:
         self._enter("has_link")
-        return container_id in self.links
+        return _link(container_id, ifname) in self.links
 
     def unwire(
         self,
@@ -171,7 +175,7 @@ class FakeDatapath:
     ) -> bool:
         self._enter("unwire")
         self.diary.append(f"unwire {_words(addresses)} of {pod_name}")
-        return self.links.pop(container_id, None) is not None
+        return self.links.pop(_link(container_id, ifname), None) is not None
 
     def unwire_peers(
         self,
@@ -185,6 +189,10 @@ class FakeDatapath:
         self.diary.append(f"unwire peer's {_words(addresses)} of {pod_namespace}.{pod_name}")
         return True
 
+    def _stands(self, wiring: PodWiring) -> bool:
+        link = self.links.get(_link(wiring.container_id, wiring.ifname))
+        return link == _words(wiring.addresses)
+
     def _wired(self) -> Wired:
         return Wired(
             host_ifname="eni123",
@@ -197,7 +205,11 @@ class FakeDatapath:
 
 def name_of(key: pb.AttachmentKey) -> str:
     """The container, with the interface where it is not the usual one."""
-    return key.container_id if key.ifname == "eth0" else f"{key.container_id}/{key.ifname}"
+    return _link(key.container_id, key.ifname)
+
+
+def _link(container_id: str, ifname: str) -> str:
+    return container_id if ifname == "eth0" else f"{container_id}/{ifname}"
 
 
 def _words(addresses: tuple[Address, ...]) -> str:
