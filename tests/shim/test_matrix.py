@@ -6,6 +6,7 @@ ipamd and the kernel are fakes; process boundary, frames, parsing and verbs are 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from cni_shim.allocations import PEER
+from cni_shim.datapath.errors import ForeignInterface
 from cni_shim.spec import SUPPORTED_VERSIONS
 from ipam_api.v1 import ipam_pb2 as pb
 from structlog.testing import capture_logs
@@ -156,6 +158,21 @@ def test_a_config_that_cannot_be_used_changes_nothing(
 ) -> None:
     assert document_of(launcher.run(env_of("ADD"), stdin))["code"] == code
     assert node.bench.diary == []
+
+
+def test_an_interface_of_the_name_that_is_not_ours_is_left_alone(
+    launcher: Launcher, node: Node
+) -> None:
+    node.bench.datapath.script["wire"] = [ForeignInterface("eth0")]
+    error = document_of(launcher.run(env_of("ADD"), stdin_of()))
+    assert (error["code"], "does not touch it" in error["details"]) == (102, True)
+    assert node.bench.ipam.held == {}
+
+
+def test_the_namespace_may_be_that_of_any_process(launcher: Launcher, node: Node) -> None:
+    path = f"/proc/{os.getpid()}/ns/net"
+    result = document_of(launcher.run(env_of("ADD", CNI_NETNS=path), stdin_of()))
+    assert result["interfaces"][1]["sandbox"] == path
 
 
 RESULT = {"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.5/32"}]}
