@@ -6,10 +6,10 @@ three dumps). Changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cni_shim.datapath import answers, messages, names
+from cni_shim.datapath import answers, delegation, messages, names
 from cni_shim.datapath.answers import Link
 from cni_shim.datapath.families import AF_UNSPEC, FAMILIES, Address, host_network
 from cni_shim.datapath.identity import ALIAS_START
@@ -69,7 +69,7 @@ def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
         if (address := names_pod(rule)) is not None and address not in routed_addresses
     }
     found = (
-        *(_observed(links.get(r.ifindex), r.destination.network_address) for r in routes),
+        *(_observed(_link_of(r, links), r.destination.network_address) for r in routes),
         *(_observed(links[r.ifindex], r.destination.network_address) for r in foreign),
         *(ObservedPod(address=a, is_ours=ruled[a]) for a in _sorted(ruled)),
         *(
@@ -79,6 +79,12 @@ def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
         ),
     )
     return tuple(dict.fromkeys(found))  # while a pod's route changes its table it stands in both
+
+
+def _link_of(route: Route, links: Mapping[int, Link]) -> Link | None:
+    """The link that shows whose a route is; none for one over another plugin's bridge, which we
+    made and which, as a rule would, outlives the pod."""
+    return None if route.protocol == delegation.PROTOCOL else links.get(route.ifindex)
 
 
 def pod_routes(sock: NetlinkSocket, family: int = AF_UNSPEC) -> tuple[Route, ...]:
