@@ -55,7 +55,7 @@ def shortage(condition: Condition, eni_id: EniId | None = None) -> Shortage:
             subnet_id=subnet_id,
         )
     return Shortage(
-        sentence=_why(condition) + _cooling(cooling_ends),
+        sentence="; ".join((_why(condition) + _cooling(cooling_ends), *_of_cooling(condition))),
         retry_after_seconds=max(min(cooling_ends or 5.0, 5.0), 1.0),
     )
 
@@ -158,10 +158,8 @@ def _of_cooling(condition: Condition) -> list[str]:
     if not waiting:
         return []
     them = "1 address waits" if waiting == 1 else f"{waiting} addresses wait"
-    return [
-        f"{them} for vpc-cnid to clear their connection tracking entries: is vpc-cnid running?"
-        + " If so, its log says what fails (flush_failed)"
-    ]
+    why = "is vpc-cnid running? If so, its log says what fails (flush_failed)"
+    return [f"{them} for vpc-cnid to clear their connection tracking entries: {why}"]
 
 
 def _of_addresses(ledger: Ledger) -> list[str]:

@@ -47,7 +47,7 @@ def ended(
     over = tuple(
         replace(a, state=_rest_state(ledger, a.eni_id), reason="")
         for name, a in running(ledger).items()
-        if now - a.since_boottime >= cooldown_seconds and name in cleared
+        if now >= a.since_boottime + cooldown_seconds and name in cleared
     )
     return Change(put_addresses=over)
 

@@ -35,6 +35,13 @@ FULL = b.ledger(
 )
 UNREADY = b.ledger(enis=(b.eni(is_ready=False),))
 
+UNCLEARED = b.ledger(
+    b.address("10.0.0.5", S.COOLING, since=64.0),
+    b.address("10.0.0.6", S.COOLING, since=60.0),
+    b.address("10.0.0.7", S.COOLING, since=90.0),
+)
+WAIT = "2 addresses wait for vpc-cnid to clear their connection tracking entries"
+
 QUARANTINED = b.ledger(
     b.address("10.0.0.10", S.QUARANTINED, reason=blocks.MISSING),
     b.address("10.0.0.5", S.QUARANTINED, reason=blocks.MISSING),
@@ -51,6 +58,11 @@ WHY = {
     "a file is wrong": ({"settings_problems": ("no ENIConfig",)}, "no ENIConfig"),
     "a call failed": ({"last_error": "AuthFailure"}, "the last cloud call failed: AuthFailure"),
     "an ENI is not ready": ({"ledger": UNREADY}, "ENI eni-0a is not ready on the node yet"),
+    "vpc-cnid does not clear connections": ({"ledger": UNCLEARED}, WAIT),
+    "what it does not clear is nothing to wait for": (
+        {"ledger": UNCLEARED},
+        "the earliest cooling address is free in 20 s",
+    ),
     "nothing else is known": ({}, "targets met"),
 }
 
@@ -102,6 +114,10 @@ PROBLEMS = {
     "quarantine": (
         {"ledger": QUARANTINED},
         "quarantined: 10.0.0.5, 10.0.0.10 (missing in the cloud)",
+    ),
+    "connections": (
+        {"ledger": UNCLEARED},
+        f"{WAIT}: is vpc-cnid running? If so, its log says what fails (flush_failed)",
     ),
     "an ENI": ({"ledger": UNREADY}, "ENI eni-0a is attached but not ready on the node"),
     "a file": ({"settings_problems": ("no ENIConfig",)}, "no ENIConfig"),
