@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cri_api import runtime_pb2 as cri
 
 from providers.sim import netns, ping
 from providers.sim.runtime import Pod
@@ -15,6 +18,8 @@ from tests.cni_chain import DEBIAN_PLUGINS, Chain, Network, plugin_directory
 from tests.node.conftest import launcher_of
 from tests.node.ground import Ground, Site, code_of, details_of, until
 from tests.node.readings import ip_json
+from tests.node.test_lost_dels import Watched
+from tests.node.test_modes import IPV6
 from tests.node.test_restarts import deleted, heard
 
 pytestmark = [
@@ -326,3 +331,61 @@ def test_a_rule_of_ours_alone_keeps_an_address_from_others(ground: Ground, binar
     forget_everything(site)
     site.add("new")
     assert site.ledger().addresses[address].state == "quarantined"
+
+
+@pytest.fixture
+def watched(ground: Ground) -> Iterator[Watched]:
+    """Its directory has a short path: a socket address holds 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="vpc-lost-") as directory:
+        made = Watched(ground, Path(directory))
+        with closing(made.runtime):
+            yield made
+
+
+@both_mains
+def test_a_lost_del_costs_neither_the_address_nor_a_rule_for_long(
+    watched: Watched, binaries: Path, main: Mapping[str, Any]
+) -> None:
+    mains = Mains(watched.site, binaries)
+    kept = mains.attach(main, "kept")
+    lost = mains.attach(main, "lost")
+    for attached in (kept, lost):
+        watched.runtime.sandboxes[attached.pod.container_id] = cri.SANDBOX_READY
+        (watched.cache / f"net-{attached.pod.container_id}-eth0").write_text("{}")
+    watched.looks(2)
+
+    watched.runtime.sandboxes.pop(lost.pod.container_id)
+    (watched.cache / f"net-{lost.pod.container_id}-eth0").unlink()
+    watched.site.runtime.remove_namespace(lost.pod)
+
+    until(
+        lambda: lost.address in watched.site.ledger().in_state("cooling"), what="the lost address"
+    )
+    assert mains.rules(lost.address) == []
+    assert lost.address not in mains.routes()
+    assert unreached([(kept.pod.netns_path, node_address(watched.site))]) == []
+
+
+def test_ipv6_pods_of_ptp_reach_their_node_another_host_and_each_other(
+    ground: Ground, binaries: Path
+) -> None:
+    site = ground.started(subnet=IPV6.subnet, env=IPV6.env)
+    far = ground.site(subnet=IPV6.subnet)
+    mains = Mains(site, binaries)
+    one, other = mains.attach(PTP, "one"), mains.attach(PTP, "other")
+    assert mains.rules(one.address) == ["1536 from 5120", "512 to main"]
+    assert far.node.identity is not None
+    assert (
+        unreached(
+            [
+                (one.pod.netns_path, other.address),
+                (one.pod.netns_path, str(far.node.identity.address_v6)),
+                (far.node.netns_path, one.address),
+                (site.node.netns_path, one.address),
+            ]
+        )
+        == []
+    )
+    assert one.chain.check(one.pod).exit_code == 0
+    assert one.chain.delete(one.pod).exit_code == 0
+    assert mains.rules(one.address) == []
