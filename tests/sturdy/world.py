@@ -112,6 +112,7 @@ class World:
         self.pods: dict[str, Pod] = {}
         self.deleting: dict[str, Pod] = {}
         self.freed: dict[IPAddress, float] = {}  # -> boot time at which its pod let go of it
+        self.cleared: dict[IPAddress, float] = {}  # -> when its connections were last cleared
         self.checks = 0
         self.broken: list[str] = []  # an assertion inside a task may be caught on its way out
         self.environ = environ
@@ -141,7 +142,7 @@ class World:
             wake=self.reconciler.wake,
         )
         self.keeper.listen(self._on_commit)
-        self.reconciler.listen(lambda: asyncio.get_running_loop().call_soon(self.flush))
+        self.reconciler.listen(self._flush_soon)
         if self.keeper.ledger.enis:
             self.report()
 
@@ -163,10 +164,15 @@ class World:
         if any(not e.is_ready for e in change.put_enis):
             asyncio.get_running_loop().call_soon(self.report)
 
+    def _flush_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self.flush)
+
     def flush(self) -> None:
         """What vpc-cnid says once it cleared the connections that it was asked to."""
         if not self.steps.crashed.is_set():
-            self.reconciler.cleared(self.reconciler.cooldowns.asked)
+            asked = self.reconciler.cooldowns.asked
+            self.cleared |= dict.fromkeys((address for address, _ in asked), clock.boottime())
+            self.reconciler.cleared(asked)
 
     def report(self) -> None:
         """What vpc-cnid says: all known ENIs ready, and the addresses of wired pods."""
@@ -224,6 +230,8 @@ class World:
             for address in pod.addresses:
                 freed = self.freed.get(address)
                 assert freed is None or clock.boottime() - freed >= 30.0, f"{address} is too fresh"
+                is_clear = freed is None or self.cleared.get(address, -1.0) >= freed
+                assert is_clear, f"I2: {address} still has connections of its former pod"
                 is_stolen = address in self.cloud.cloud.taken_by_others()
                 assert is_stolen or in_cloud(self.enis(), address), f"{address} is not ours"
         except AssertionError as e:

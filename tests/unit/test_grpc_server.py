@@ -6,6 +6,7 @@ import asyncio
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import grpc
@@ -17,6 +18,7 @@ from ipam_api.v1 import ipam_pb2_grpc as pb_grpc
 
 from ipamd import clock, grpc_server
 from ipamd.metrics import Metrics
+from ipamd.model import AddressState
 from ipamd.pool.ledger import Change
 from tests import builders as b
 from tests.engine import Engine, new_store, running
@@ -236,6 +238,65 @@ def test_a_trunk_eni_is_told_only_where_pods_may_have_branch_enis(tmp_path: Path
         reconciler._config.settings = replace(reconciler.settings, has_pod_eni=True)
         watch = door.stub.WatchNode(pb.WatchNodeRequest())
         assert [e.is_trunk for e in (await watch.read()).enis if e.eni_id == "eni-0t"] == [True]
+
+    serve(tmp_path, work)
+
+
+async def released(door: Door) -> pb.CooledAddress:
+    """One pod came and went; its cooldown."""
+    reply = await door.allocate()
+    assert isinstance(reply, pb.AllocateReply)
+    await door.stub.Release(pb.ReleaseRequest(key=KEY))
+    held = door.engine.keeper.ledger.addresses[ip_address(reply.allocation.address)]
+    return pb.CooledAddress(address=reply.allocation.address, since_boottime=held.since_boottime)
+
+
+def test_a_cooldown_ends_when_the_node_says_that_it_cleared_the_address(tmp_path: Path) -> None:
+    async def work(door: Door) -> None:
+        door.engine.can_flush = False
+        cooled = await released(door)
+        watch = door.stub.WatchNode(pb.WatchNodeRequest())
+        while not (network := await watch.read()).flushes:
+            pass
+        assert list(network.flushes) == [cooled]
+        await asyncio.sleep(0.1)
+        assert door.engine.count(AddressState.COOLING) == 1
+        request = pb.ReportFlushedRequest(epoch=network.epoch, addresses=network.flushes)
+        assert (await door.stub.ReportFlushed(request)).is_accepted
+        while door.engine.count(AddressState.COOLING):  # noqa: ASYNC110 - a real loop
+            await asyncio.sleep(0.001)
+
+    serve(tmp_path, work, IP_COOLDOWN_PERIOD="0")
+
+
+@pytest.mark.parametrize("what", ["epoch", "since", "address"])
+def test_a_report_of_another_cooldown_ends_none(tmp_path: Path, what: str) -> None:
+    async def work(door: Door) -> None:
+        door.engine.can_flush = False
+        cooled = await released(door)
+        watch = door.stub.WatchNode(pb.WatchNodeRequest())
+        while not (network := await watch.read()).flushes:
+            pass
+        other = pb.CooledAddress(
+            address="10.0.0.99" if what == "address" else cooled.address,
+            since_boottime=cooled.since_boottime - (what == "since"),
+        )
+        epoch = "other" if what == "epoch" else network.epoch
+        request = pb.ReportFlushedRequest(epoch=epoch, addresses=[other])
+        assert (await door.stub.ReportFlushed(request)).is_accepted is (what != "epoch")
+        await asyncio.sleep(0.1)
+        assert door.engine.count(AddressState.COOLING) == 1
+
+    serve(tmp_path, work, IP_COOLDOWN_PERIOD="0")
+
+
+def test_a_flush_report_with_nonsense_is_refused(tmp_path: Path) -> None:
+    async def work(door: Door) -> None:
+        await door.allocate()
+        epoch = door.engine.keeper.ledger.epoch
+        request = pb.ReportFlushedRequest(epoch=epoch, addresses=[pb.CooledAddress(address="x")])
+        code, _ = await door.refused(door.stub.ReportFlushed(request))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
 
     serve(tmp_path, work)
 
