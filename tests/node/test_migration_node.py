@@ -6,11 +6,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Container
+from ipaddress import IPv4Address, ip_address
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 
+from providers.sim import netns
+from providers.sim.model import WiredEni
 from providers.sim.runtime import Pod
+from tests.netns.peer_agent import PeerAgent
+from tests.netns.streams import Flow, Streams
 from tests.node.ground import Ground, Site, until
 from tests.node.peer_plugin import PeerPlugin
 from tests.node.readings import ip_json
@@ -157,6 +163,110 @@ def test_pods_that_aws_node_wired_are_deleted_through_vpc_cni_and_leave_nothing(
 
 def _names(start: str, count: int) -> list[str]:
     return [f"{start}-{number}" for number in range(count)]
+
+
+def wired_enis(site: Site) -> tuple[WiredEni, ...]:
+    """The node's ENIs as the kernel has them; the lab's subnet is the first."""
+    identity = site.node.identity
+    assert identity is not None
+    links = ip_json(site.node.netns_path, "address", "show")
+    enis = {row["ifname"]: row["addr_info"] for row in links if row["ifname"].startswith("eth")}
+    return tuple(
+        WiredEni(
+            eni_id=link,
+            mac="",
+            instance_id=identity.instance_id,
+            device_index=int(link.removeprefix("eth")),
+            subnet_cidr=identity.subnet_cidr,
+            primary_address=IPv4Address(found[0]["local"]),
+            addresses=(IPv4Address(found[0]["local"]),),
+            has_source_check=True,
+        )
+        for link, found in enis.items()
+    )
+
+
+def cnid(site: Site, *words: str) -> tuple[int, str]:
+    """A step of the way back, as an operator runs it on the node."""
+    done = netns.call_in(
+        site.node.netns_path,
+        lambda: subprocess.run(
+            [sys.executable, "-m", "cni_shim", *words],
+            env=site.node.cnid.env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        ),
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def talking(pods: dict[str, Pod]) -> Streams:
+    """Every pod asks every other."""
+    return Streams(
+        [
+            Flow(
+                name=f"{one} -> {other}",
+                client_netns=pods[one].netns_path,
+                client=ip_address(one),
+                server_netns=pods[other].netns_path,
+                server=ip_address(other),
+            )
+            for one, other in permutations(pods, 2)
+        ]
+    )
+
+
+def test_links_rules_and_chains_change_hands_with_the_addresses_and_no_packet_is_lost(
+    ground: Ground,
+) -> None:
+    node = PeerSite(ground, IP_COOLDOWN_PERIOD="2", MINIMUM_IP_TARGET=str(2 * FULL_ENI))
+    site, path = node.site, node.site.node.netns_path
+    agent = PeerAgent("nft", wired_enis(site))
+    netns.call_in(path, agent.set_up)
+    assert netns.call_in(path, agent.chains) != []
+    site.start()
+    until(lambda: netns.call_in(path, agent.chains) == [], what="the end of aws-node's chains")
+    site.settle(available=FULL_ENI + 2)
+    theirs = {address: pod for pod, address in map(node.plugin.add, _names("peer", 2))}
+    ours = [site.add(name) for name in _names("own", FULL_ENI)]
+    addresses = node.held()
+    own = {addresses[pod.container_id] for pod in ours}
+    some = theirs | {addresses[p.container_id]: p for p in (ours[0], ours[-1])}
+    assert len({site.ledger().addresses[address].eni_id for address in some}) == 2
+
+    with talking(some) as streams:
+        assert cnid(site, "--restore-peer")[0] == 2  # vpc-cnid runs
+        node.stop()
+        assert cnid(site, "--remove-ours")[0] == 2  # pods have their routes in our table alone
+        status, said = cnid(site, "--restore-peer", "-o", "json")
+        assert (status, json.loads(said)["pods_with_rules_of_their_own"]) == (0, len(ours)), said
+        status, said = cnid(site, "--remove-ours")
+        assert (status, "aws-node's SNAT is not seen" in said) == (2, True), said
+        assert node.migrate("back")[0] == 0
+        netns.call_in(path, PeerAgent("nft", wired_enis(site)).set_up)
+        assert cnid(site, "--remove-ours", "-o", "json")[0] == 0
+        streams.pass_time()
+        assert "vpc-ipamd" not in netns.run_in(path, ["nft", "list", "tables"])
+        rules = ip_json(path, "rule")
+        assert not [rule for rule in rules if str(rule.get("table")) == "5120"]
+        assert {rule.get("dst") for rule in rules if rule["priority"] == 512} >= set(
+            addresses.values()
+        )
+    assert streams.lost == {}
+
+    with talking(some) as streams:
+        site.start()
+        until(lambda: netns.call_in(path, agent.chains) == [], what="the end of aws-node's chains")
+        until(
+            lambda: not [text for text in node.named(own) if "rule" in text],
+            what="the end of our pods' own rules",
+        )
+    assert streams.lost == {}
+    for pod in ours:
+        assert all(call.is_ok for call in site.runtime.stop_pod(pod))
+        assert site.traces(pod) == []
 
 
 def test_ipamd_does_not_start_on_a_checkpoint_that_it_cannot_read(ground: Ground) -> None:
