@@ -130,7 +130,14 @@ class LeakWatch:
         self._wake.wait(timeout=self._waits.first)
         while not is_stopping():
             self._wake.clear()
-            self._wake.wait(timeout=self.step())
+            self._wake.wait(timeout=self._step_or_log())
+
+    def _step_or_log(self) -> float:
+        try:
+            return self.step()
+        except Exception:  # pods' verbs must not end with a search that they do not need
+            log.exception("leak_search_failed")
+            return self._waits.between
 
     def wake(self) -> None:
         """Look now."""

@@ -178,12 +178,17 @@ def _namespace(held: Held, found: Namespaces) -> Sight:
 
 
 def _cached(held: Held, cache: frozenset[str] | None) -> Sight:
-    """libcni names its files <network>-<container id>-<interface>. A network of another name than
-    the ledger's counts, too: the config may have been renamed since."""
+    """libcni names its files <network>-<container id>-<interface>.
+
+    Any entry of the container counts: the config may have been renamed since, and of what Multus
+    delegates to us only Multus's own attachment is in this cache. Not that of the loopback, which
+    containerd attaches by itself beside ours.
+    """
     if cache is None:
         return Sight.UNKNOWN
-    ending = f"-{held.key.container_id}-{held.key.ifname}"
-    is_there = f"{held.network_name}{ending}" in cache or any(n.endswith(ending) for n in cache)
+    usual = f"{held.network_name}-{held.key.container_id}-{held.key.ifname}"
+    container = f"-{held.key.container_id}-"
+    is_there = usual in cache or any(container in n and not n.endswith("-lo") for n in cache)
     return _sight(is_there=is_there)
 
 

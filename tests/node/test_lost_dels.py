@@ -20,10 +20,12 @@ from cri_api import runtime_pb2 as cri
 
 from providers.sim import netns
 from providers.sim.runtime import Pod
+from tests.cni_chain import DEBIAN_PLUGINS, Chain, Network, plugin_directory
 from tests.fake_runtime import FakeRuntime
 from tests.node import hasty_cnid
+from tests.node.conftest import launcher_of
 from tests.node.ground import Ground, until
-from tests.node.readings import read_kernel
+from tests.node.readings import ip_json, read_kernel
 
 pytestmark = pytest.mark.netns
 
@@ -254,3 +256,30 @@ def test_where_it_is_told_to_log_only_nothing_is_released(ground: Ground) -> Non
     watched.runtime.close()
     shutil.rmtree(directory)
     assert watched.is_held(lost)
+
+
+@pytest.mark.skipif(not DEBIAN_PLUGINS.is_dir(), reason="containernetworking-plugins is absent")
+@pytest.mark.parametrize(
+    "main", [{"type": "ptp"}, {"type": "bridge", "isGateway": True}], ids=["ptp", "bridge"]
+)
+def test_a_pod_that_another_plugin_wired_gives_its_address_back(
+    watched: Watched, tmp_path: Path, main: dict[str, object]
+) -> None:
+    """No link names it: by its namespace's cookie, the cache and the list."""
+    binaries = plugin_directory(tmp_path / "cni", Path(launcher_of("c")[-1]))
+    network = Network(plugins=[{**main, "ipam": {"type": "vpc-cni-ipam"}}], name="other")
+    chain = Chain(watched.site.node, binaries, network)
+    pods = [watched.site.runtime.new_pod(name) for name in ("lives", "lost")]
+    for pod in pods:
+        assert chain.add(pod).exit_code == 0
+        (watched.cache / f"other-{pod.container_id}-eth0").write_text("{}")
+        watched.runtime.sandboxes[pod.container_id] = cri.SANDBOX_READY
+    lives, lost = pods
+    watched.looks(12)
+    (watched.cache / f"other-{lost.container_id}-eth0").unlink()
+    watched.lose(lost)
+    address = watched.site.ledger().allocations[lost.container_id].address
+    watched.until_released(lost)
+    rules = ip_json(watched.site.node.netns_path, "rule")
+    assert address not in {row.get("src") for row in rules}
+    assert watched.runs(lives)

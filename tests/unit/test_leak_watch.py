@@ -390,6 +390,22 @@ def test_a_kind_of_wiring_that_is_not_known_is_nobodys_leak(bench: Bench) -> Non
     assert bench.ledger.released == []
 
 
+def test_a_look_that_crashes_does_not_end_the_loop(bench: Bench) -> None:
+    bench.options["waits"] = replace(USUAL, first=0.0, between=0.0)
+    bench.restart()
+    asked: list[str] = []
+
+    def crash_once(epoch: str) -> bool:
+        asked.append(epoch)
+        if len(asked) == 1:
+            raise ValueError("an address that is none")
+        return False
+
+    bench.watch._is_reported = crash_once
+    bench.watch.run(lambda: len(asked) > 1)
+    assert len(asked) == 2
+
+
 def test_the_first_look_is_soon_and_stopping_ends_the_loop(bench: Bench) -> None:
     bench.options["waits"] = replace(USUAL, first=0.0)
     bench.restart()

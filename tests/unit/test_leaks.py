@@ -155,6 +155,16 @@ ROWS = {
         gone(OURS, sandboxes=None, cache=ENTRY, mounts=BLIND),
         GONE,
     ),
+    "gone-with-an-entry-of-the-container-under-multus": (
+        OURS,
+        gone(OURS, sandboxes=None, processes=BLIND, cache=NO_ENTRY | {"multus-c1-net0"}),
+        UNSURE,
+    ),
+    "gone-with-the-loopbacks-entry-left": (
+        OURS,
+        gone(OURS, sandboxes=None, processes=BLIND, cache=NO_ENTRY | {"cni-loopback-c1-lo"}),
+        GONE,
+    ),
     "gone-but-nobody-else-can-say-so": (
         OURS,
         gone(OURS, sandboxes=None, cache=None, processes=BLIND),
