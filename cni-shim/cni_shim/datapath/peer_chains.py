@@ -14,14 +14,14 @@ All of it is known by name; what has another name is somebody else's.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 NFT_TABLE = "aws-cni"  # of family ip
-_CHAIN = r"AWS-(?:SNAT|CONNMARK)-CHAIN-\d+"
-_DECLARED = re.compile(rf":({_CHAIN}) ")
-_JUMP = re.compile(rf"-A (?:PREROUTING|POSTROUTING) .*-j {_CHAIN}\b")
-_MARKS = re.compile(r'-A PREROUTING .*--comment "AWS, (?:CONNMARK|primary ENI)" .*-j CONNMARK\b')
+_CHAIN = re.compile(r"AWS-(?:SNAT|CONNMARK)-CHAIN-\d+")
+_KERNELS = frozenset({"PREROUTING", "POSTROUTING"})
+_COMMENTS = frozenset({"AWS, CONNMARK", "AWS, primary ENI"})
 _TABLES = frozenset({"nat", "mangle"})
 
 
@@ -75,8 +75,28 @@ def _tables(saved: str) -> Iterator[tuple[str, list[str]]]:
 def _part(table: str, lines: list[str]) -> PeerRules | None:
     if table not in _TABLES:
         return None
-    chains = tuple(match[1] for line in lines if (match := _DECLARED.match(line)))
-    rules = tuple(line for line in lines if _JUMP.match(line) or _MARKS.match(line))
+    declared = (line[1:].split()[0] for line in lines if line.startswith(":"))
+    chains = tuple(chain for chain in declared if _CHAIN.fullmatch(chain))
+    rules = tuple(line for line in lines if _is_peers(line))
     if not chains and not rules:
         return None
     return PeerRules(table=table, chains=chains, rules=rules)
+
+
+def _is_peers(line: str) -> bool:
+    """Whether a rule in a chain of the kernel's leads to a chain of aws-node's, or is one of those
+    that it writes there itself."""
+    try:
+        words = shlex.split(line)
+    except ValueError:  # not as aws-node quotes
+        return False
+    if len(words) < 2 or words[0] != "-A" or words[1] not in _KERNELS:
+        return False
+    target = _after("-j", words)
+    is_mark = target == "CONNMARK" and _after("--comment", words) in _COMMENTS
+    return is_mark or _CHAIN.fullmatch(target) is not None
+
+
+def _after(option: str, words: list[str]) -> str:
+    """The value of an option; "" without it."""
+    return words[words.index(option) + 1] if option in words[:-1] else ""
