@@ -130,12 +130,12 @@ class NodeWatch:
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Apply and report for ever. Many notices at once make one round, or two."""
         while not is_stopping():
+            self._wake.clear()
             self.beat()
             began = time.monotonic()
             pause = HEARTBEAT_SECONDS if self.step(began) else RETRY_SECONDS
             self._wake.wait(timeout=pause)
             time.sleep(max(began + LEAST_GAP_SECONDS - time.monotonic(), 0.0))
-            self._wake.clear()
 
     def beat(self) -> None:
         """Touch the heartbeat; launchers read its age when nobody answers."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import struct
 import threading
 from collections.abc import Callable
 
@@ -26,6 +27,8 @@ _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 _RECEIVE_BYTES = 65536
 # Every notice about a table, and about what is in one, holds the table's name as text.
 _OUR_TABLE = TABLE.encode() + b"\0"
+# NFT_MSG_GETGEN, the shortest question there is: struct nlmsghdr, struct nfgenmsg.
+_QUESTION = struct.pack("=IHHII", 20, 10 << 8 | 16, 1, 1, 0) + bytes(4)
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +45,6 @@ class FirewallNotices:
         enlarge_buffer(self._socket)
         self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NFNLGRP_NFTABLES)
-        self._port: int = self._socket.getsockname()[0]
         self._callback = callback
         self._is_closing = False
         self._thread = threading.Thread(target=self._listen, name="nft-notices", daemon=True)
@@ -57,9 +59,8 @@ class FirewallNotices:
             return
         self._is_closing = True
         if self._thread.is_alive():
-            # Closing the descriptor under a blocked recv would not wake the thread.
-            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as waker:
-                waker.sendto(b"\0" * 16, (self._port, 0))
+            # Any answer wakes the thread; closing the descriptor under a blocked recv would not.
+            self._socket.send(_QUESTION)
             self._thread.join()
         self._socket.close()
 
