@@ -79,7 +79,7 @@ class Setup:
             reply = self._allocate(request, cookie, attempt)
             _refuse_peers(reply.allocation, attempt)
             if not attempt.may_wire():
-                raise _launcher_gone()
+                raise _cancelled()
             try:
                 if request.ipam_only is not None:
                     return self._delegate(request.ipam_only, attempt, reply)
@@ -109,7 +109,7 @@ class Setup:
         self._delegates.put(attempt.key, delegation, is_repeat=reply.is_repeat)
         self._cache[attempt.key] = reply.allocation
         if attempt.is_cancelled:
-            raise _launcher_gone()
+            raise _cancelled()
         return ipam_only.result_of(wish, reply.allocation)
 
     def _finish(
@@ -123,7 +123,7 @@ class Setup:
         """The pod is wired; a CniError from here on has everything undone by `add`."""
         self._cache[attempt.key] = allocation
         if attempt.is_cancelled:
-            raise _launcher_gone()
+            raise _cancelled()
         return _result(request, wiring, wired)
 
     def _cookie(self, netns_fd: int, request: CniRequest) -> int:
@@ -214,8 +214,12 @@ class Setup:
         attempt.restart_clock()
 
 
-def _launcher_gone() -> CniError:
-    return CniError(CniErrorCode.TRY_AGAIN_LATER, "the launcher has gone")
+def _cancelled() -> CniError:
+    return CniError(
+        CniErrorCode.TRY_AGAIN_LATER,
+        "the ADD was cancelled",
+        "its launcher has gone, or a DEL came",
+    )
 
 
 def _refuse_peers(allocation: pb.Allocation, attempt: Attempt) -> None:

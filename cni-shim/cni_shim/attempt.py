@@ -43,11 +43,11 @@ class Attempt:
 
     @property
     def is_cancelled(self) -> bool:
-        """True once the launcher has gone."""
+        """True once nobody wants the result any more."""
         return self._is_cancelled
 
     def may_wire(self) -> bool:
-        """Go from asking to wiring, unless the launcher has gone; what is wired must be unwired
+        """Go from asking to wiring, unless it was cancelled; what is wired must be unwired
         before its address is released, so from here on only the verb itself gives it back."""
         with self._lock:
             self._is_wiring = not self._is_cancelled
@@ -63,9 +63,9 @@ class Attempt:
             self._is_wiring = False
 
     def cancel(self) -> None:
-        """The launcher has gone. An Allocate of ours that still waits is refused at once.
+        """The launcher has gone, or a DEL came. An Allocate that still waits is refused at once.
 
-        Runs on the watching thread, so the call that tells ipamd gets a thread of its own.
+        Runs on a thread that must not wait, so the call that tells ipamd gets a thread of its own.
         """
         with self._lock:
             self._is_cancelled = True

@@ -47,6 +47,7 @@ class Verbs:
         self._ipam = ipam
         self._locks = KeyLocks()
         self._cache: dict[AttachmentKey, pb.Allocation] = {}
+        self._adding: dict[str, Attempt] = {}
         self._finish_queued = finish_queued
         self._delegates = delegates
         self._teardown = Teardown(ipam, datapath, delegates, self._cache, queue_release)
@@ -101,6 +102,7 @@ class Verbs:
     def add(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
         """Give the attachment an address and wire it. Raises CniError; then nothing stays."""
         left = attempt.deadline_monotonic - time.monotonic() - ANSWER_MARGIN_SECONDS
+        self._adding[attempt.attempt_id] = attempt
         try:
             with self._locks.held(attempt.key, timeout_seconds=left):
                 self._finish_queued(attempt.key)
@@ -109,6 +111,8 @@ class Verbs:
                 return self._setup.add(request, netns_fd, attempt)
         except TimeoutError as e:
             raise _busy(e) from e
+        finally:
+            del self._adding[attempt.attempt_id]
 
     def undo_locked(self, request: CniRequest, attempt: Attempt) -> None:
         """Take an ADD back whose answer could not be delivered; the key is not held."""
@@ -120,9 +124,15 @@ class Verbs:
     def delete(self, request: CniRequest, key: AttachmentKey, *, deadline_monotonic: float) -> None:
         """Tear the attachment down and release its address. Success for what never was.
 
+        An ADD of the key that still runs is cancelled: it may wait for an address for longer than
+        a DEL may take. That happens where a runtime has died and its next life cleans up.
+
         Raises CniError 11 when the kernel refuses, or when neither ipamd nor the queue takes the
         release; the runtime then tries again.
         """
+        for attempt in tuple(self._adding.values()):
+            if attempt.key == key:
+                attempt.cancel()
         left = deadline_monotonic - time.monotonic()
         try:
             with self._locks.held(key, timeout_seconds=left):

@@ -9,11 +9,12 @@ from ipaddress import IPv4Address
 
 import grpc
 import pytest
+from cni_shim.attempt import Attempt
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
 from cni_shim.datapath.pods import PodWiring, Wired
-from cni_shim.errors import CniErrorCode
+from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
-from cni_shim.spec import Verb
+from cni_shim.spec import AttachmentKey, Verb
 from cni_shim.verbs import Verbs
 from ipam_api.v1 import ipam_pb2 as pb
 
@@ -186,7 +187,23 @@ def test_a_del_goes_on_without_the_ledgers_word(bench: Bench) -> None:
     assert (bench.queued, list(bench.ipam.held)) == ([KEY], ["c1"])
 
 
-def test_verbs_of_one_key_wait_for_each_other(bench: Bench) -> None:
+def ending(call: Callable[[], object]) -> tuple[threading.Thread, list[str]]:
+    """The call on a thread of its own, and how it ended."""
+    ends: list[str] = []
+
+    def run() -> None:
+        try:
+            call()
+            ends.append("success")
+        except CniError as e:
+            ends.append(e.msg)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, ends
+
+
+def test_a_del_waits_until_an_add_of_its_key_is_undone(bench: Bench) -> None:
     started, go = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -194,16 +211,54 @@ def test_verbs_of_one_key_wait_for_each_other(bench: Bench) -> None:
         assert go.wait(10)
 
     bench.datapath.during_wire = hold
-    adding = threading.Thread(target=bench.add)
-    adding.start()
+    adding, added = ending(bench.add)
     assert started.wait(10)
-    deleting = threading.Thread(target=bench.delete)
-    deleting.start()
+    deleting, deleted = ending(bench.delete)
+    _wait(lambda: next(iter(bench.verbs._adding.values())).is_cancelled)
     go.set()
     adding.join(10)
     deleting.join(10)
-    assert bench.diary[-2:] == ["unwire 10.0.0.5 of web", "release 10.0.0.5"]
-    assert not bench.datapath.links
+    assert (added, deleted) == (["the ADD was cancelled"], ["success"])
+    assert bench.diary[-3:] == [
+        "unwire 10.0.0.5 of web",
+        "release 10.0.0.5",
+        "unwire nothing of web",
+    ]
+
+
+def test_a_del_ends_an_add_of_its_key_that_waits_for_an_address(bench: Bench) -> None:
+    asked, revoked = threading.Event(), threading.Event()
+    release = bench.ipam.release
+
+    def wait() -> None:
+        asked.set()
+        assert revoked.wait(10)
+        raise refusal(grpc.StatusCode.ABORTED, R.ATTEMPT_REVOKED)
+
+    def revoke(request: pb.ReleaseRequest, *, deadline_monotonic: float) -> pb.ReleaseReply:
+        if request.attempt_id:
+            revoked.set()
+        return release(request, deadline_monotonic=deadline_monotonic)
+
+    bench.ipam.on_allocate = wait
+    bench.ipam.release = revoke  # type: ignore[method-assign]
+    adding, added = ending(bench.add)
+    assert asked.wait(10)
+    bench.delete()
+    adding.join(10)
+    assert added == ["a DEL overtook this ADD"]
+    assert not bench.ipam.held
+
+
+def test_a_del_leaves_adds_of_other_keys_alone(bench: Bench) -> None:
+    other = Attempt(
+        AttachmentKey(container_id="c2", ifname="eth0"),
+        bench.ipam,
+        deadline_monotonic=time.monotonic() + 10,
+    )
+    bench.ipam.on_allocate = bench.delete
+    bench.add(other)
+    assert not other.is_cancelled
 
 
 def test_a_key_that_stays_busy_is_an_error_to_try_again(bench: Bench) -> None:
