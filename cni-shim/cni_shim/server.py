@@ -126,7 +126,6 @@ class Daemon:
         self._notices.subscribe(self._watch.on_notice)
         self._notices.start()
         self._firewall_notices.start()
-        self._firewall_notices.start()
         self._queue.take_lock()
         try:
             self._queue_worker.load()
