@@ -289,11 +289,15 @@ def _card(ledger: Ledger, eni_id: EniId) -> int:
 
 def _entry(ledger: Ledger, held: Allocation, network_name: str) -> Entry:
     is_peers = held.wired_by is WiredBy.PEER
+    is_veth_named = is_peers or held.wired_by is WiredBy.US
     base = _base(ledger, held)
     ifname = OLD_IFNAME if held.network_name == OLD_NETWORK else base.ifname
     # Its agent drops an entry with a pod's name unless a host veth has the name that its plugin
-    # would give it. Ours has for eth0 of a named pod; entries without names are kept unseen.
-    is_named = bool(held.pod_name) and (is_peers or held.key.ifname == DEFAULT_IFNAME)
+    # would give it. Ours has for eth0 of a named pod, a main plugin's has not; entries without
+    # names are kept unseen.
+    is_named = (
+        bool(held.pod_name) and is_veth_named and (is_peers or held.key.ifname == DEFAULT_IFNAME)
+    )
     return Entry(
         network_name=held.network_name if is_peers else network_name,
         container_id=held.key.container_id,

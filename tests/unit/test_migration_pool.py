@@ -265,11 +265,18 @@ def test_a_pod_of_ours_goes_under_the_name_that_the_plugin_will_ask_for() -> Non
     assert (made.pod_namespace, made.pod_name) == ("default", "c1")
 
 
-def test_a_link_whose_name_the_peer_could_not_guess_goes_without_the_pod_s_name() -> None:
-    other = replace(b.allocation("10.0.0.7", "c1"), key=b.key("c1", "net1"))
+@pytest.mark.parametrize(
+    ("ifname", "wired_by"),
+    [("net1", WiredBy.US), ("eth0", WiredBy.MAIN_PLUGIN)],
+    ids=["further attachment", "main plugin"],
+)
+def test_a_link_whose_name_the_peer_could_not_guess_goes_without_the_pod_s_name(
+    ifname: str, wired_by: WiredBy
+) -> None:
+    other = replace(b.allocation("10.0.0.7", "c1"), key=b.key("c1", ifname), wired_by=wired_by)
     ledger = b.ledger(b.address("10.0.0.7", S.ALLOCATED), allocations=(other,))
     (made,) = back(ledger).files[0]
-    assert (made.ifname, made.pod_namespace, made.pod_name, made.interfaces) == ("net1", "", "", 0)
+    assert (made.ifname, made.pod_namespace, made.pod_name, made.interfaces) == (ifname, "", "", 0)
 
 
 def test_an_entry_from_before_version_1_6_goes_back_under_its_old_name() -> None:
