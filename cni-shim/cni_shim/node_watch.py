@@ -86,7 +86,7 @@ class NodeWatch:
         heartbeat: Path,
         eni_mtu: int,
     ) -> None:
-        """`mend` puts back what stood for pods that other plugins wired; raises DatapathError."""
+        """`mend` puts back what stood for pods that other plugins wired."""
         self._mend = mend
         self._ipam = ipam
         self._host = host

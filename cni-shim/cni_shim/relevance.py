@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from ipam_api.v1 import ipam_pb2 as pb
 
-from cni_shim.datapath import names
+from cni_shim.datapath import delegation, names
 from cni_shim.datapath.messages import Route, Rule
 from cni_shim.datapath.notices import (
     AddressChanged,
@@ -33,12 +33,14 @@ _HOST_RULES = frozenset(
     }
 )
 
+_POD_PROTOCOLS = frozenset({names.PROTOCOL, delegation.PROTOCOL})
+
 
 def concerns_pods(notice: Notice) -> bool:
     """Whether a pod's route or rules may be gone."""
     match notice:
         case RuleVanished(rule=Rule() as rule):
-            return rule.protocol == names.PROTOCOL and names_pod(rule) is not None
+            return rule.protocol in _POD_PROTOCOLS and names_pod(rule) is not None
         case RouteChanged(route=Route() as route):
             return is_pod_route(route)
         case NoticesLost():

@@ -113,6 +113,23 @@ def test_nothing_is_put_back_after_a_del(node: Node) -> None:
     assert standing() == []
 
 
+def test_a_refusal_while_mending_is_left_to_the_next_look(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.delegates.put(KEY, PTP, is_repeat=False)
+    run("ip", "rule", "del", "from", str(A))
+
+    def refuse(self: NetlinkSocket, requests: tuple[Request, ...]) -> None:
+        raise DatapathError(requests[0].op, 12)
+
+    monkeypatch.setattr(NetlinkSocket, "execute", refuse)
+    node.delegates.mend()
+    assert standing() != WHOLE_PTP
+    monkeypatch.undo()
+    node.delegates.mend()
+    assert standing() == WHOLE_PTP
+
+
 FOREIGN_USES = {
     "another agent's route": ("route", "add", str(A), "dev", "cni0"),
     "another agent's rule": ("rule", "add", "from", str(A), "lookup", "77"),

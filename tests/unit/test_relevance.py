@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
+from cni_shim.datapath import delegation
 from cni_shim.datapath.answers import Link
 from cni_shim.datapath.messages import Route, Rule
 from cni_shim.datapath.notices import (
@@ -58,6 +59,11 @@ NOBODY, HOST, PODS, BOTH = (False, False), (True, False), (False, True), (True, 
         pytest.param(RuleVanished(rule=FROM_POD), PODS, id="our rule from a pod"),
         pytest.param(
             RuleVanished(rule=replace(TO_POD, protocol=0)), NOBODY, id="another agent's pod"
+        ),
+        pytest.param(
+            RuleVanished(rule=replace(TO_POD, protocol=delegation.PROTOCOL)),
+            PODS,
+            id="our rule to another plugin's pod",
         ),
         pytest.param(RouteChanged(route=DEFAULT), HOST, id="ENI's default route"),
         pytest.param(

@@ -86,18 +86,25 @@ class DelegatedPods:
                 self._known[key] = self._recognised(delegation)
 
     def mend(self) -> None:
-        """Put back whatever is missing of every known attachment. Raises DatapathError."""
+        """Put back whatever is missing of every known attachment. What the kernel refuses is
+        logged, and tried again by the next look: our own pods' network must not wait for it."""
         with self._lock:
             if not self._known:
                 return
-            rules = self._rules()
-            for key, delegation in self._known.items():
-                missing = self._missing(delegation, rules)
-                for request in missing:
-                    self._execute(request, harmless=errno.EEXIST)
-                self._answer_on_bridge(delegation)
-                if missing:
-                    log.warning("delegated_mended", key=str(key), count=len(missing))
+            try:
+                rules = self._rules()
+                for key, delegation in self._known.items():
+                    self._mend(key, delegation, rules)
+            except DatapathError as e:
+                log.warning("delegated_not_mended", error=str(e))
+
+    def _mend(self, key: AttachmentKey, delegation: Delegation, rules: frozenset[Rule]) -> None:
+        missing = self._missing(delegation, rules)
+        for request in missing:
+            self._execute(request, harmless=errno.EEXIST)
+        self._answer_on_bridge(delegation)
+        if missing:
+            log.warning("delegated_mended", key=str(key), count=len(missing))
 
     def _require_unused(self, address: Address) -> None:
         host = self._netlink.socket()
