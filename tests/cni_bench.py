@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import grpc
 import pytest
 from cni_shim.allocations import PEER
 from cni_shim.attempt import Attempt
+from cni_shim.datapath.begun import Begun
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.families import Address
-from cni_shim.datapath.pods import PodWiring, Wired
+from cni_shim.datapath.wiring import PairWish, PodWiring, Wired
 from cni_shim.errors import CniError
 from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import MAIN_PLUGIN
@@ -56,9 +58,14 @@ class FakeIpam:
             raise error
 
     def allocate(
-        self, request: pb.AllocateRequest, *, deadline_monotonic: float
+        self,
+        request: pb.AllocateRequest,
+        *,
+        deadline_monotonic: float,
+        meanwhile: Callable[[], None],
     ) -> pb.AllocateReply:
         self._enter("allocate")
+        meanwhile()
         self.on_allocate()
         held = self.held.get(name_of(request.key))
         wired_by = MAIN_PLUGIN if request.is_ipam_only else ""
@@ -114,6 +121,19 @@ class FakeIpam:
         return pb.ListReply(allocations=self.held.values())
 
 
+class FakeBegun(Begun):
+    """A wiring that has begun; makes no pair before `wire`."""
+
+    def __init__(self, netns_cookie: int) -> None:
+        self.netns_cookie = netns_cookie
+
+    def make_pair(self, wish: PairWish) -> None:
+        pass
+
+    def discard_pair(self) -> None:
+        pass
+
+
 class FakeDatapath:
     """Links by key; `script` raises on wire or unwire."""
 
@@ -137,7 +157,12 @@ class FakeDatapath:
         self._enter("cookie")
         return self.cookie
 
-    def wire(self, netns_fd: int, wiring: PodWiring) -> Wired:
+    @contextmanager
+    def begun(self, netns_fd: int) -> Iterator[Begun]:
+        self._enter("cookie")
+        yield FakeBegun(self.cookie)
+
+    def wire(self, netns_fd: int, wiring: PodWiring, begun: Begun) -> Wired:
         self._enter("wire")
         self.during_wire()
         self.links[_link(wiring.container_id, wiring.ifname)] = _words(wiring.addresses)

@@ -9,13 +9,16 @@ Every method wants the key's lock held by its caller (`verbs.Verbs`).
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
 
 from cni_shim import ipam_only
-from cni_shim.allocations import PEER, pb_key, wiring_of
+from cni_shim.allocations import PEER, pair_of, pb_key, wiring_of
 from cni_shim.attempt import ROLLBACK_SECONDS, Attempt
+from cni_shim.datapath.begun import Begun
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
 from cni_shim.datapath.families import ANYWHERE, host_on_link
 from cni_shim.datapath.names import POD_GATEWAYS
@@ -73,10 +76,15 @@ class Setup:
             raise
 
     def _add(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
-        cookie = self._cookie(netns_fd, request)
+        with self._begun(netns_fd, request) as begun:
+            return self._add_begun(request, netns_fd, begun, attempt)
+
+    def _add_begun(
+        self, request: CniRequest, netns_fd: int, begun: Begun, attempt: Attempt
+    ) -> Result:
         in_use = ""
         for _ in range(ADDRESS_TRIES):
-            reply = self._allocate(request, cookie, attempt)
+            reply = self._allocate(request, begun, attempt)
             _refuse_peers(reply.allocation, attempt)
             if not attempt.may_wire():
                 raise _cancelled()
@@ -84,7 +92,7 @@ class Setup:
                 if request.ipam_only is not None:
                     return self._delegate(request.ipam_only, attempt, reply)
                 wiring = wiring_of(request, attempt.key, reply.allocation)
-                wired = self._wire(netns_fd, wiring, is_repeat=reply.is_repeat)
+                wired = self._wire(netns_fd, wiring, begun, is_repeat=reply.is_repeat)
             except AddressInUse as e:
                 in_use = str(e)
                 self._give_back(attempt, reply.allocation, in_use, is_foreign_use=True)
@@ -126,25 +134,33 @@ class Setup:
             raise _cancelled()
         return _result(request, wiring, wired)
 
-    def _cookie(self, netns_fd: int, request: CniRequest) -> int:
-        try:
-            return self._datapath.netns_cookie(netns_fd)
-        except DatapathError as e:
-            raise CniError(
-                CniErrorCode.INVALID_NETNS,
-                "CNI_NETNS is no network namespace",
-                f"{request.netns_path}: {e}",
-            ) from e
+    @contextmanager
+    def _begun(self, netns_fd: int, request: CniRequest) -> Iterator[Begun]:
+        with ExitStack() as stack:
+            try:
+                begun = stack.enter_context(self._datapath.begun(netns_fd))
+            except DatapathError as e:
+                raise CniError(
+                    CniErrorCode.INVALID_NETNS,
+                    "CNI_NETNS is no network namespace",
+                    f"{request.netns_path}: {e}",
+                ) from e
+            yield begun
 
-    def _allocate(self, request: CniRequest, cookie: int, attempt: Attempt) -> pb.AllocateReply:
+    def _allocate(self, request: CniRequest, begun: Begun, attempt: Attempt) -> pb.AllocateReply:
         """Ask ipamd; an attachment that still stands in another namespace is torn down first."""
         deadline = attempt.deadline_monotonic - ANSWER_MARGIN_SECONDS
+
+        def meanwhile() -> None:
+            if request.ipam_only is None:
+                begun.make_pair(pair_of(request, attempt.key))
+
         for is_last in (False, True):
             wanted = pb.AllocateRequest(
                 key=pb_key(attempt.key),
                 network_name=request.network_name,
                 attempt_id=attempt.attempt_id,
-                netns_cookie=cookie,
+                netns_cookie=begun.netns_cookie,
                 pod_namespace=request.pod.namespace,
                 pod_name=request.pod.name,
                 pod_uid=request.pod.uid,
@@ -155,13 +171,14 @@ class Setup:
             )
             attempt.is_settled = False
             try:
-                return self._ipam.allocate(wanted, deadline_monotonic=deadline)
+                return self._ipam.allocate(wanted, deadline_monotonic=deadline, meanwhile=meanwhile)
             except IpamdError as e:
                 # ipamd's own word means that nothing was given; silence means anything.
                 attempt.is_settled = not e.is_away
                 if is_last or e.reason != pb.ErrorDetail.ATTACHMENT_CONFLICT:
                     raise e.cni from e
             log.info("old_attachment_torn_down", key=str(attempt.key))
+            begun.discard_pair()  # it would be taken for a link of the old one
             self._tear_down_old(request, attempt)
         raise AssertionError("the loop returns or raises")
 
@@ -190,9 +207,9 @@ class Setup:
         self._cache.pop(attempt.key, None)
         attempt.restart_clock()
 
-    def _wire(self, netns_fd: int, wiring: PodWiring, *, is_repeat: bool) -> Wired:
+    def _wire(self, netns_fd: int, wiring: PodWiring, begun: Begun, *, is_repeat: bool) -> Wired:
         standing = self._datapath.inspect(netns_fd, wiring) if is_repeat else None
-        return standing or self._datapath.wire(netns_fd, wiring)
+        return standing or self._datapath.wire(netns_fd, wiring, begun)
 
     def _give_back(
         self, attempt: Attempt, allocation: pb.Allocation, why: str, *, is_foreign_use: bool = False

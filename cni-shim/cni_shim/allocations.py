@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from ipam_api.v1 import ipam_pb2 as pb
 
 from cni_shim.datapath.families import Address
-from cni_shim.datapath.names import PEER_FURTHER_IFNAME, eni_mark
-from cni_shim.datapath.wiring import PodWiring
+from cni_shim.datapath.names import PEER_FURTHER_IFNAME, eni_mark, host_ifname
+from cni_shim.datapath.wiring import PairWish, PodWiring
 from cni_shim.spec import AttachmentKey, CniRequest
 
 PEER = "peer"
@@ -40,6 +40,22 @@ def is_further(allocation: pb.Allocation, first: pb.Allocation) -> bool:
 def addresses_of(allocation: pb.Allocation) -> tuple[Address, ...]:
     """The pod's addresses, one of each family that the node serves, IPv4 first."""
     return tuple(map(ip_address, allocation.addresses or (allocation.address,)))
+
+
+def pair_of(request: CniRequest, key: AttachmentKey) -> PairWish:
+    """What of the wiring does not depend on the allocation."""
+    return PairWish(
+        container_id=key.container_id,
+        ifname=key.ifname,
+        host_ifname=host_ifname(
+            request.config.veth_prefix,
+            container_id=key.container_id,
+            ifname=key.ifname,
+            pod_namespace=request.pod.namespace,
+            pod_name=request.pod.name,
+        ),
+        mtu=request.config.mtu,
+    )
 
 
 def wiring_of(request: CniRequest, key: AttachmentKey, allocation: pb.Allocation) -> PodWiring:

@@ -58,6 +58,10 @@ class IpamdError(Exception):
         )
 
 
+def _nothing() -> None:
+    """For callers that have nothing else to do."""
+
+
 class VerbDoorClient:
     """Blocking calls over ipamd's verbs' door; each thread keeps a connection of its own."""
 
@@ -65,16 +69,25 @@ class VerbDoorClient:
         self._socket_path = socket_path
         self._local = threading.local()
 
-    def call(self, method: door.Method, request: Message, seconds: float) -> Message:
-        """One call. Raises IpamdError; UNAVAILABLE or DEADLINE_EXCEEDED where nobody answered."""
+    def call(
+        self,
+        method: door.Method,
+        request: Message,
+        seconds: float,
+        meanwhile: Callable[[], None] = _nothing,
+    ) -> Message:
+        """One call. Raises IpamdError; UNAVAILABLE or DEADLINE_EXCEEDED where nobody answered.
+
+        `meanwhile` runs once the request is out, and again where it had to be sent again.
+        """
         kept: socket.socket | None = getattr(self._local, "connection", None)
         try:
             if kept is not None:
                 # It may be of an ipamd that has gone since: then a new connection is tried at once.
                 with contextlib.suppress(ConnectionError):
-                    return self._exchange(kept, method, request, seconds)
+                    return self._exchange(kept, method, request, seconds, meanwhile)
                 self.drop()
-            return self._exchange(self._connect(seconds), method, request, seconds)
+            return self._exchange(self._connect(seconds), method, request, seconds, meanwhile)
         except TimeoutError:
             self.drop()
             raise IpamdError(
@@ -93,10 +106,20 @@ class VerbDoorClient:
         return connection
 
     def _exchange(
-        self, connection: socket.socket, method: door.Method, request: Message, seconds: float
+        self,
+        connection: socket.socket,
+        method: door.Method,
+        request: Message,
+        seconds: float,
+        meanwhile: Callable[[], None],
     ) -> Message:
         connection.settimeout(seconds)
         connection.sendall(door.pack(method, request))
+        try:
+            meanwhile()
+        except BaseException:
+            self.drop()  # an answer that nobody reads must not be taken for the next one's
+            raise
         length, status = door.unpack_header(_read(connection, door.HEADER.size))
         body = _read(connection, length)
         if status == door.STATUS_OK:
@@ -144,16 +167,22 @@ class IpamClient:
         self._door.drop()
 
     def allocate(
-        self, request: pb.AllocateRequest, *, deadline_monotonic: float
+        self,
+        request: pb.AllocateRequest,
+        *,
+        deadline_monotonic: float,
+        meanwhile: Callable[[], None] = _nothing,
     ) -> pb.AllocateReply:
         """An address for the attachment; waits as long as the request and the deadline allow.
+
+        `meanwhile` is what the caller does while ipamd works; it may run more than once.
 
         Raises IpamdError.
         """
 
         def call(seconds: float) -> pb.AllocateReply:
             request.wait_seconds = max(min(request.wait_seconds, seconds - 0.5), 0.0)
-            reply = self._door.call(door.Method.ALLOCATE, request, seconds)
+            reply = self._door.call(door.Method.ALLOCATE, request, seconds, meanwhile)
             assert isinstance(reply, pb.AllocateReply)
             return reply
 

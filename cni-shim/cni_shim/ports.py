@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from ipam_api.v1 import ipam_pb2 as pb
 
+from cni_shim.datapath.begun import Begun
 from cni_shim.datapath.delegation import Delegation
 from cni_shim.datapath.families import Address
 from cni_shim.datapath.wiring import PodWiring, Wired
@@ -17,7 +19,11 @@ class Ipam(Protocol):
     """The calls that the verbs make; `ipam_client.IpamClient` makes them over gRPC."""
 
     def allocate(
-        self, request: pb.AllocateRequest, *, deadline_monotonic: float
+        self,
+        request: pb.AllocateRequest,
+        *,
+        deadline_monotonic: float,
+        meanwhile: Callable[[], None],
     ) -> pb.AllocateReply:
         """See IpamClient.allocate."""
 
@@ -37,7 +43,10 @@ class Datapath(Protocol):
     def netns_cookie(self, netns_fd: int) -> int:
         """See PodDatapath.netns_cookie."""
 
-    def wire(self, netns_fd: int, wiring: PodWiring) -> Wired:
+    def begun(self, netns_fd: int) -> AbstractContextManager[Begun]:
+        """See PodDatapath.begun."""
+
+    def wire(self, netns_fd: int, wiring: PodWiring, begun: Begun) -> Wired:
         """See PodDatapath.wire."""
 
     def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:

@@ -301,8 +301,10 @@ def _wait(condition: Callable[[], bool]) -> None:
 def test_an_answer_that_was_lost_is_given_back(bench: Bench) -> None:
     plain = bench.ipam.allocate
 
-    def lose(request: pb.AllocateRequest, *, deadline_monotonic: float) -> pb.AllocateReply:
-        plain(request, deadline_monotonic=deadline_monotonic)
+    def lose(
+        request: pb.AllocateRequest, *, deadline_monotonic: float, meanwhile: Callable[[], None]
+    ) -> pb.AllocateReply:
+        plain(request, deadline_monotonic=deadline_monotonic, meanwhile=meanwhile)
         raise IpamdError(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer", None)
 
     bench.ipam.allocate = lose  # type: ignore[method-assign]

@@ -124,6 +124,7 @@ class VethPair:
     pod_ifindex: int
     pod_mac: bytes
     netns_fd: int
+    is_early: bool = False  # made before its group and pod MAC were known: they are yet to be set
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -190,9 +191,16 @@ _NO_IPV6_ADDRESS = attribute(
 )
 
 
-def dress_host_veth(ifindex: int, alias: str, *, has_ipv6: bool) -> Request:
-    """Alias, no IPv6 address, and up, in one message. `has_ipv6`: the kernel knows the family."""
+def dress_host_veth(
+    ifindex: int, alias: str, *, has_ipv6: bool, group: int | None = None
+) -> Request:
+    """Alias, no IPv6 address, and up, in one message, with a group where one is given.
+
+    `has_ipv6`: the kernel knows the family.
+    """
     body = IFINFO.pack(0, 0, ifindex, IFF_UP, IFF_UP) + text(IFLA_IFALIAS, alias)
+    if group is not None:
+        body += u32(IFLA_GROUP, group)
     if has_ipv6:
         body += _NO_IPV6_ADDRESS
     return Request(op="set host veth alias and up", kind=RTM_SETLINK, flags=0, body=body)
@@ -204,6 +212,12 @@ def set_link(ifindex: int, *, mtu: int | None = None) -> Request:
     if mtu is not None:
         body += u32(IFLA_MTU, mtu)
     return Request(op=f"set link {ifindex} up", kind=RTM_SETLINK, flags=0, body=body)
+
+
+def set_mac(ifindex: int, mac: bytes) -> Request:
+    """Give a link its MAC. The kernel forgets the link's neighbours with the old one."""
+    body = IFINFO.pack(0, 0, ifindex, 0, 0) + attribute(IFLA_ADDRESS, mac)
+    return Request(op=f"set MAC of link {ifindex}", kind=RTM_SETLINK, flags=0, body=body)
 
 
 def delete_link(ifindex: int) -> Request:

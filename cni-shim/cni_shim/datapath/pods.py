@@ -16,10 +16,11 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TypeGuard
 
 from cni_shim.datapath import answers, further, messages, names, peer_pods, sysctls
+from cni_shim.datapath.begun import Begun
 from cni_shim.datapath.errors import AddressInUse, DatapathError
 from cni_shim.datapath.families import LEAST_MTU_V6, Address
 from cni_shim.datapath.identity import encode_alias
@@ -87,8 +88,24 @@ class PodDatapath:
         """The identity of the namespace behind the descriptor. Raises DatapathError."""
         return self._netlink.netns_cookie(netns_fd)
 
-    def wire(self, netns_fd: int, wiring: PodWiring) -> Wired:
-        """Build everything for the attachment, or leave nothing of it.
+    @contextmanager
+    def begun(self, netns_fd: int) -> Iterator[Begun]:
+        """Begin a wiring whose address is not known yet; what nobody wired is gone after the block.
+
+        The block may hold no lock of this object: it waits for ipamd. Raises DatapathError.
+        """
+        with self._netlink.pod_socket(netns_fd) as pod:
+            begun = Begun(self._veths, netns_fd, pod)
+            try:
+                yield begun
+            except BaseException as e:
+                _discard_noting(begun, e)
+                raise
+            begun.discard_pair()
+
+    def wire(self, netns_fd: int, wiring: PodWiring, begun: Begun | None = None) -> Wired:
+        """Build everything for the attachment, or leave nothing of it; on what has `begun`, if
+        something has.
 
         What an earlier try left for the same key is removed first. Raises ForeignInterface where
         the pod has an interface of that name that is not ours, AddressInUse where the node uses
@@ -97,11 +114,12 @@ class PodDatapath:
         _require_room_for_v6(wiring)
         with (
             self._locked(wiring.container_id, wiring.ifname),
-            self._netlink.pod_socket(netns_fd) as pod,
+            nullcontext(begun.pod) if begun else self._netlink.pod_socket(netns_fd) as pod,
         ):
             for address in wiring.addresses:
                 self._require_unused(wiring, address)
-            pair = self._veths.create(pod, netns_fd, wiring)
+            early = begun.take_pair(wiring) if begun else None
+            pair = early or self._veths.create(pod, netns_fd, wiring)
             try:
                 if wiring.has_v6:
                     self._prepare_v6(pair)
@@ -308,6 +326,13 @@ class PodDatapath:
 def _is_route_to(answer: bytes | DatapathError, address: Address) -> TypeGuard[bytes]:
     """Whether the kernel's answer is a route to exactly this address."""
     return isinstance(answer, bytes) and answers.matched_length(answer) == address.max_prefixlen
+
+
+def _discard_noting(begun: Begun, cause: BaseException) -> None:
+    try:
+        begun.discard_pair()
+    except DatapathError as e:
+        cause.add_note(f"removing the pair that was begun failed too: {e}")
 
 
 def _require_room_for_v6(wiring: PodWiring) -> None:

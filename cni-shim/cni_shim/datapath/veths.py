@@ -63,7 +63,7 @@ class Veths:
     def __init__(self, netlink: HostNetlink, remover: LinkRemover) -> None:
         self._netlink = netlink
         self._remover = remover
-        self._indexes = IfindexChooser()
+        self.indexes = IfindexChooser()
         self.unheld: Unheld = nobody_knows
         # Host ends between their creation and the end of their wire; for remove_leftover alone.
         self.unfinished: set[int] = set()
@@ -81,14 +81,12 @@ class Veths:
             pair = veth_pair(
                 wiring,
                 host_ifname=host_ifnames[0],
-                indexes=self._indexes.pair(),
+                indexes=self.indexes.pair(),
                 netns_fd=netns_fd,
             )
-            self.unfinished.add(pair.host_ifindex)
             try:
-                self._netlink.socket().execute((messages.create_veth(pair),))
+                self.make(pair)
             except DatapathError as e:
-                self.unfinished.discard(pair.host_ifindex)
                 if e.errno not in {errno.EEXIST, errno.EBUSY}:
                     raise
                 error = e
@@ -100,14 +98,34 @@ class Veths:
         assert error is not None
         raise error
 
+    def make(self, pair: VethPair) -> None:
+        """Create exactly this pair; it is unfinished from now on. Raises DatapathError."""
+        self.unfinished.add(pair.host_ifindex)
+        try:
+            self._netlink.socket().execute((messages.create_veth(pair),))
+        except DatapathError:
+            self.unfinished.discard(pair.host_ifindex)
+            raise
+
+    def discard(self, pair: VethPair) -> None:
+        """Remove a pair that was made and will not be finished. Raises DatapathError."""
+        try:
+            self._remover.remove(pair.host_ifindex)
+        finally:
+            self.unfinished.discard(pair.host_ifindex)
+
     def remove_leftovers(self, wiring: PodWiring) -> bool:
-        """Remove the host links of this key, wherever they are; True if there were any."""
+        """Remove the host links of this key, wherever they are; True if there were any.
+
+        One that is unfinished was begun for this wiring, and stays.
+        """
         links = links_of(
             self._netlink.socket(), wiring.container_id, wiring.ifname, wiring.host_ifnames()
         )
-        for link in links:
-            self._remover.remove(link.ifindex)
-        return bool(links)
+        left = [link.ifindex for link in links if link.ifindex not in self.unfinished]
+        for ifindex in left:
+            self._remover.remove(ifindex)
+        return bool(left)
 
     def _free_names(self, wiring: PodWiring) -> tuple[str, ...]:
         """The names of the wiring that can be had, once leftovers are out of their way."""

@@ -61,6 +61,16 @@ class PodWiring:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PairWish:
+    """What a pair can be made by before its address is known."""
+
+    container_id: str
+    ifname: str
+    host_ifname: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wired:
     """What stands in the kernel for an attachment. MACs are in colon form."""
 
@@ -139,7 +149,9 @@ def host_requests(
     """The batch on the host, after the pair was created. The rules of `per-pod` come after it."""
     index = pair.host_ifindex
     return (
-        messages.dress_host_veth(index, alias, has_ipv6=has_ipv6),
+        messages.dress_host_veth(
+            index, alias, has_ipv6=has_ipv6, group=pair.group if pair.is_early else None
+        ),
         *(messages.add_route(host_route(address, index, mode)) for address in addresses),
         # IPv4 asks the pod by ARP; IPv6 would need a link-local address on this end to ask from.
         *(messages.add_neighbour(index, a, pair.pod_mac) for a in addresses if a.version == 6),
@@ -149,7 +161,11 @@ def host_requests(
 def pod_requests(pair: VethPair, addresses: tuple[Address, ...]) -> tuple[Request, ...]:
     """The batch in the pod."""
     parts = (_family_requests(pair, address) for address in addresses)
-    return (messages.set_link(messages.LOOPBACK_IFINDEX), *chain.from_iterable(parts))
+    return (
+        messages.set_link(messages.LOOPBACK_IFINDEX),
+        *((messages.set_mac(pair.pod_ifindex, pair.pod_mac),) if pair.is_early else ()),
+        *chain.from_iterable(parts),
+    )
 
 
 def _family_requests(pair: VethPair, address: Address) -> tuple[Request, ...]:
