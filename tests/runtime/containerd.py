@@ -103,7 +103,7 @@ class Containerd:
         self._cgroup = f"vpc-ipamd-{self.top.name}"
         shutil.copy(PLUGINS / "loopback", self.bin_dir)  # containerd's own network asks for it
         (self.top / "config.toml").write_text(CONFIG.format(top=self.top, pause=images.PAUSE))
-        self.cri = Cri(self.socket, cgroup_parent=f"/{self._cgroup}")
+        self.cri = Cri(self.socket, cgroup_parent=self.cgroup)
 
     def live_in(self, node_netns: str, env: Mapping[str, str]) -> None:
         """It is a process of this network namespace; `env` reaches every plugin, as containerd
@@ -132,13 +132,18 @@ class Containerd:
         self.daemon.wait_ready(lambda: is_listening(self.socket))
         _await(self._answers, what="an answer of containerd")
 
-    def load_images(self) -> None:
-        """Give it the two images."""
+    @property
+    def cgroup(self) -> str:
+        """The control group above all its containers."""
+        return f"/{self._cgroup}"
+
+    def load_images(self, namespace: str = "k8s.io") -> None:
+        """Give it the two images; `k8s.io` is where the CRI looks for them."""
         archive = self.top / "images.tar"
         busybox = shutil.which("busybox", path=PATH)
         assert busybox is not None
         images.write_archive(archive, Path(busybox))
-        self.ctr("-n", "k8s.io", "images", "import", "--snapshotter", "native", str(archive))
+        self.ctr("-n", namespace, "images", "import", "--snapshotter", "native", str(archive))
 
     def ctr(self, *arguments: str) -> str:
         """Run `ctr` against it; its stdout."""
@@ -291,6 +296,12 @@ def _unmount_below(top: Path) -> None:
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for path in reversed([one for one in mounted if one.startswith(f"{top}/")]):
         unmount(Path(path))
+
+
+def bind(source: Path, target: Path) -> None:
+    """Show a folder in a second place, in this mount namespace."""
+    words = ["mount", "--bind", str(source), str(target)]
+    subprocess.run(words, env={"PATH": PATH}, check=True, timeout=10)
 
 
 def unmount(path: Path) -> None:

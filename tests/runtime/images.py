@@ -27,8 +27,8 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
-def write_archive(target: Path, busybox: Path) -> None:
-    """The archive with both images, as `ctr images import` takes it."""
+def write_archive(target: Path, busybox: Path, names: tuple[str, ...] = (PAUSE, BOX)) -> None:
+    """The archive with images of these names; podman takes one that has a single image."""
     blobs: dict[str, bytes] = {}
     layer = _blob(blobs, _layer(busybox.read_bytes()))
     config = _blob(blobs, _json(_config(layer["digest"])))
@@ -52,7 +52,7 @@ def write_archive(target: Path, busybox: Path) -> None:
                 "org.opencontainers.image.ref.name": name,
             },
         }
-        for name in (PAUSE, BOX)
+        for name in names
     ]
     files = {
         "oci-layout": _json({"imageLayoutVersion": "1.0.0"}),

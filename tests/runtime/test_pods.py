@@ -170,3 +170,17 @@ def test_a_containerd_that_died_while_a_sandbox_started_ends_it_after_its_return
 
 def _is_awaited(world: World) -> bool:
     return bool(world.site.status()[1].get("waiting_allocations"))
+
+
+def test_the_launcher_in_python_serves_a_runtime_as_well(cloud: Lab) -> None:
+    world = World(cloud, "rt-python", launcher="python", is_tapped=False)
+    try:
+        world.start()
+        with ThreadPoolExecutor(8) as pool:
+            started = list(pool.map(world.cri.run, [f"web-{n}" for n in range(8)]))
+        assert all(map(world.can_reach_router, started))
+        assert world.disagreements() == []
+        world.containerd.clear()
+        world.agree()
+    finally:
+        world.close()
