@@ -24,6 +24,7 @@ from tests.netns.routing_lab import (
     Node,
     Place,
     RoutingLab,
+    make_netns,
     open_routing_lab,
     seen_source,
 )
@@ -390,3 +391,61 @@ def test_an_external_service_is_routed_by_the_main_table(world: World) -> None:
     assert world.lab.drops() == {("eni-a0", str(world.on_secondary.addresses[4]))}
     no_rule(1535)(world, 4)
     assert seen_source(world.on_secondary, world.outside) is not None
+
+
+EGRESS: dict[int, Address] = {
+    4: ip_address("169.254.172.5"),
+    6: ip_address("fd00::ac:5"),
+}
+
+
+def add_egress(world: World, version: int) -> Place:
+    """A pod's second link, with a node-local address of the family that its first has not."""
+    pod = make_netns(world.lab.stack, "egress-pod")
+    address, family = str(EGRESS[version]), f"-{version}"
+    gateway = ("169.254.1.1", "fe80::1")[version == 6]
+    peer = f"peer name other0 address 02:00:00:00:ee:02 netns {pod.name}"
+    for command in (
+        f"link add egress5 address 02:00:00:00:ee:01 type veth {peer}",
+        "link set egress5 up",
+        f"{family} neighbour add {address} lladdr 02:00:00:00:ee:02 dev egress5",
+        f"{family} route add {address} dev egress5",
+    ):
+        world.node.run("ip", *command.split())
+    for command in (
+        "link set other0 up",
+        f"{family} address add {address} dev other0",
+        f"{family} neighbour add {gateway} lladdr 02:00:00:00:ee:01 dev other0",
+        f"{family} route add default via {gateway} dev other0 onlink",
+    ):
+        pod.ip(*command.split())
+    return Place(netns=pod, addresses={version: EGRESS[version]})
+
+
+@FAMILIES
+def test_a_pods_other_family_leaves_with_the_nodes_address(world: World, version: int) -> None:
+    policy = HostPolicy(has_v4_egress=version == 4, has_v6_egress=version == 6)
+    world.node.apply_until_ready(policy)
+    pod, node = add_egress(world, version), world.node.eni(0).addresses[version]
+    assert seen_source(pod, world.outside, version=version) == node
+    assert seen_source(pod, world.lab.b.eni(1), version=version) == node
+
+
+@FAMILIES
+@pytest.mark.parametrize("chain", ["mark-snat", "snat-pods"])
+def test_egress_needs_its_rules(world: World, chain: str, version: int) -> None:
+    policy = HostPolicy(has_v4_egress=version == 4, has_v6_egress=version == 6)
+    world.node.apply_until_ready(policy)
+    pod = add_egress(world, version)
+    world.node.drop_nft_rules(chain, "saddr")
+    assert seen_source(pod, world.outside, version=version) is None
+
+
+@FAMILIES
+def test_nobody_opens_a_connection_to_an_egress_address(world: World, version: int) -> None:
+    policy = HostPolicy(has_v4_egress=version == 4, has_v6_egress=version == 6)
+    world.node.apply_until_ready(policy)
+    pod = add_egress(world, version)
+    assert seen_source(world.on_primary, pod, version=version) is None
+    world.node.drop_nft_rules("egress", "drop")
+    assert seen_source(world.on_primary, pod, version=version) is not None
