@@ -63,7 +63,7 @@ def _remove(netlink: HostNetlink, *, is_forced: bool) -> dict[str, object]:
         )
     theirs = peer_host.look()
     if found.has_snat and not theirs.has_snat and not is_forced:
-        unseen = "".join(f"; {p}-save is not installed to look there" for p in theirs.unseen)
+        unseen = "".join(f" ({why})" for why in theirs.unseen)
         raise NotYet(
             f"aws-node's SNAT is not seen{unseen}, and without ours pods would leave the VPC with"
             " addresses that nobody answers: start aws-node and wait until it is ready, or say"

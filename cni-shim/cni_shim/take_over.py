@@ -67,10 +67,9 @@ class TakeOver:
         if not found.is_empty:
             self._chains.remove(found)
             log.info("peer_chains_removed", what=found.sentences)
-        for program in found.unseen:
+        for why in found.unseen:
             log.warning(
                 "peer_chains_unseen",
-                program=program,
-                why=f"{program}-save is not installed, so that chains of aws-node may be left there"
-                " unseen; they would go on with the networks that aws-node knew last",
+                why=f"{why}. Chains of aws-node may be left there; they would go on with the "
+                "networks that aws-node knew last",
             )

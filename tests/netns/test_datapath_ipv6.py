@@ -253,6 +253,33 @@ def test_an_mtu_below_ipv6s_least_is_refused_with_the_setting_to_change(lab: Vpc
     assert host_veths() == []
 
 
+def test_a_pods_address_can_be_used_at_once(lab: VpcLab) -> None:
+    pod, wanted = lab.make_netns(), wiring(1, SECONDARY, "6")
+    for scope in ("all", "default"):
+        run("ip", "netns", "exec", pod.name, "sysctl", "-q", "-w",
+            f"net.ipv6.conf.{scope}.accept_dad=1")  # fmt: skip
+    lab.pods.wire(pod.fd, wanted)
+    shown = pod.ip("-6", "address", "show", "dev", "eth0", "scope", "global")
+    assert f"{wanted.addresses[0]}/128" in shown
+    assert "tentative" not in shown
+
+
+@pytest.mark.parametrize("mtu", [1280, 1500, 9001])
+@pytest.mark.parametrize("families", ["4", "6", "46"])
+def test_both_ends_have_the_mtu_and_the_macs_that_follow_from_the_pod(
+    lab: VpcLab, families: str, mtu: int
+) -> None:
+    pod, wanted = lab.make_netns(), wiring(1, PRIMARY, families, mtu=mtu)
+    wired = lab.pods.wire(pod.fd, wanted)
+    inside = pod.ip("-o", "link", "show", "eth0")
+    outside = run("ip", "-o", "link", "show", wired.host_ifname)
+    assert f" mtu {mtu} " in inside
+    assert f" mtu {mtu} " in outside
+    assert f"link/ether {wired.pod_mac}" in inside
+    assert f"link/ether {wired.host_mac}" in outside
+    assert wired.pod_mac == "0a:58:" + wanted.addresses[0].packed[-4:].hex(":")
+
+
 @pytest.mark.parametrize("families", ["6", "46"])
 def test_what_was_wired_is_what_inspect_sees(lab: VpcLab, families: str) -> None:
     pod, wanted = lab.make_netns(), wiring(1, SECONDARY, families)

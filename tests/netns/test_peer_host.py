@@ -242,9 +242,23 @@ def test_a_host_without_the_program_keeps_the_chains_and_is_told_apart(
 
     monkeypatch.setattr(subprocess, "run", without)
     found = world.node.call(peer_host.look)
-    assert (found.is_empty, found.unseen) == (True, ("iptables-legacy",))
+    assert found.is_empty
+    assert found.unseen == ("iptables-legacy: iptables-legacy-save is not installed",)
     monkeypatch.undo()
     assert world.node.call(world.agent.chains) != []
+
+
+@pytest.mark.parametrize("kind", ["nft"])
+def test_a_table_in_which_somebody_wrote_by_nft_is_named(world: World) -> None:
+    world.node.run("nft", "add set ip nat some { type ipv4_addr; }")
+    world.node.run("nft", "add rule ip nat POSTROUTING ip saddr @some masquerade")
+    found = world.node.call(peer_host.look)
+    assert [why.split(" is incompatible")[0] for why in found.unseen] == [
+        "iptables-nft: Table `nat'"
+    ]
+    world.node.call(lambda: peer_host.remove(found))
+    assert not [line for line in world.node.run("nft", "list", "table", "ip", "mangle").splitlines()
+                if "ct mark" in line]  # fmt: skip
 
 
 @KINDS

@@ -14,7 +14,10 @@ from cni_shim.settings import Settings, SettingsError
 
 NO_PEER = PeerHost(backends=(), has_nft_table=False)
 UNSEEN = PeerHost(
-    backends=(Backend(program="iptables-legacy", is_unseen=True),), has_nft_table=False
+    backends=(
+        Backend(program="iptables-legacy", why_unseen="iptables-legacy-save is not installed"),
+    ),
+    has_nft_table=False,
 )
 LEFT = Leftovers(
     has_firewall=True,

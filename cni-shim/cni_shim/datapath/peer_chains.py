@@ -45,6 +45,13 @@ def found_in(saved: str) -> tuple[PeerRules, ...]:
     return tuple(rules for table in _tables(saved) if (rules := _part(*table)) is not None)
 
 
+def unreadable(saved: str) -> tuple[str, ...]:
+    """What iptables-nft-save says of tables in which somebody wrote with nft what it cannot show;
+    its exit status is 0 all the same."""
+    lines = (line.removeprefix("# ") for line in saved.splitlines())
+    return tuple(line for line in lines if line.startswith("Table ") and " is incompatible" in line)
+
+
 def removal(found: tuple[PeerRules, ...]) -> str:
     """What iptables-restore --noflush is to be told; each table changes at one moment.
 

@@ -36,7 +36,7 @@ class Backend:
 
     program: str
     parts: tuple[PeerRules, ...] = ()
-    is_unseen: bool = False  # it has tables, and its program is not installed
+    why_unseen: str = ""  # it has tables, and what is in one of them cannot be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,8 @@ class PeerHost:
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """The kinds of iptables whose tables stand here and cannot be read."""
-        return tuple(b.program for b in self.backends if b.is_unseen)
+        """Sentences on tables that stand here and cannot be read."""
+        return tuple(f"{b.program}: {b.why_unseen}" for b in self.backends if b.why_unseen)
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -108,9 +108,13 @@ def _backend(program: str) -> Backend:
         saved = _run([f"{program}-save"])
     except DatapathError as e:
         if e.errno == errno.ENOENT:
-            return Backend(program=program, is_unseen=True)
+            return Backend(program=program, why_unseen=f"{program}-save is not installed")
         raise
-    return Backend(program=program, parts=peer_chains.found_in(saved))
+    return Backend(
+        program=program,
+        parts=peer_chains.found_in(saved),
+        why_unseen="; ".join(peer_chains.unreadable(saved)),
+    )
 
 
 def _legacy_tables(file_name: str) -> list[str]:
