@@ -85,11 +85,7 @@ def build_view(
         _eni_view(eni, by_eni[eni.eni_id], in_flight.get(eni.eni_id), settings, now)
         for eni in sorted(enis, key=lambda e: e.device_index)
     )
-    wanted = {e: n for e, n in situation.pinned.items() if e in on_card}
-    lacking = {e: n - _supply(by_eni[e], in_flight.get(e)) for e, n in wanted.items()}
-    pinned = {e: n for e, n in lacking.items() if n > 0}
-    # Those that their ENI will serve count as demand; what the others lack is that ENI's own.
-    waiting = situation.waiting + sum(wanted.values()) - sum(pinned.values())
+    waiting, pinned = _demand(situation, on_card, by_eni, in_flight)
     return View(
         targets=targets,
         counts=replace(
@@ -124,6 +120,20 @@ def build_view(
         has_ipv6=settings.has_ipv6,
         pinned=pinned,
     )
+
+
+def _demand(
+    situation: Situation,
+    on_card: set[EniId],
+    by_eni: Mapping[EniId, list[Address]],
+    in_flight: Mapping[EniId | None, Intent],
+) -> tuple[int, dict[EniId, int]]:
+    """Attachments that wait, and what those that insist on an ENI want beyond what it has or will
+    have. The first counts those that their ENI will serve; what the others lack is that ENI's."""
+    wanted = {e: n for e, n in situation.pinned.items() if e in on_card}
+    lacking = {e: n - _supply(by_eni[e], in_flight.get(e)) for e, n in wanted.items()}
+    pinned = {e: n for e, n in lacking.items() if n > 0}
+    return situation.waiting + sum(wanted.values()) - sum(pinned.values()), pinned
 
 
 def _supply(addresses: list[Address], in_flight: Intent | None) -> int:
