@@ -214,7 +214,7 @@ def _judge(held: Held, signs: Signs, look: Look, ages: _Ages, waits: Waits) -> V
     rule = None
     if _is_gone(held, signs):
         rule = Rule.GONE
-    elif held.is_pod and ages.known >= waits.forgotten and _is_forgotten(held, signs):
+    elif ages.known >= waits.forgotten and _is_forgotten(held, signs):
         rule = Rule.FORGOTTEN
     if rule is not None:
         standing = Standing.CANDIDATE
@@ -256,7 +256,7 @@ def _is_namespace_gone(signs: Signs) -> bool:
 
 
 def _is_forgotten(held: Held, signs: Signs) -> bool:
-    """Rules 5 and 6."""
+    """Rules 5 and 6. The list misses pods alone (`sandbox_of`)."""
     if (
         signs.runtime is not Sandbox.MISSING
         or signs.route is not Sight.MISSING

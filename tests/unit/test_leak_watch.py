@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import grpc
@@ -33,6 +34,7 @@ class Ledger(FakeIpam):
         self.epoch = "e1"
         self.allocations: dict[AttachmentKey, pb.Allocation] = {}
         self.released: list[pb.ReleaseRequest] = []
+        self.on_release: Callable[[str], None] = lambda name: None
         self.is_away = False
 
     def list(self, *, deadline_monotonic: float) -> pb.ListReply:
@@ -44,6 +46,7 @@ class Ledger(FakeIpam):
         if self.is_away:
             raise AWAY
         self.released.append(request)
+        self.on_release(request.key.container_id)
         key = AttachmentKey(container_id=request.key.container_id, ifname=request.key.ifname)
         held = self.allocations.get(key)
         if held is None:
@@ -94,6 +97,7 @@ class Bench:
         self.now, self.unix = 5000.0, 1_000_000.0
         self.ledger, self.node, self.datapath = Ledger(), Node(), FakeDatapath([])
         self.queued: set[AttachmentKey] = set()
+        self.after_look: Callable[[], None] = lambda: None
         self.reported = {"e1"}
         self.options = options
         self.verbs = Verbs(
@@ -113,10 +117,14 @@ class Bench:
             self.node,
             is_reported=lambda epoch: epoch in self.reported,
             is_queued=lambda key: key in self.queued,
-            clock=lambda: self.now,
+            clock=self.clock,
             wall_clock=lambda: self.unix,
             **self.options,  # type: ignore[arg-type]
         )
+
+    def clock(self) -> float:
+        self.after_look()
+        return self.now
 
     def pod(self, name: str, number: int, *, age: float = 3600.0) -> AttachmentKey:
         """A pod that lives, in every witness's eyes."""
@@ -301,6 +309,23 @@ def test_a_verb_at_work_keeps_it_alive(bench: Bench) -> None:
     assert lost in bench.ledger.allocations
 
 
+def test_a_verb_that_begins_after_the_second_look_keeps_it_alive(bench: Bench) -> None:
+    lost = bench.pod("lost", 1)
+    bench.lose(lost)
+    bench.steps()
+    with ExitStack() as verb:
+        taken: list[None] = []
+
+        def begin() -> None:
+            if not taken:
+                taken.append(None)
+                verb.enter_context(bench.verbs.locked(lost, timeout_seconds=0.0))
+
+        bench.after_look = begin
+        bench.steps()
+    assert bench.ledger.released == []
+
+
 def test_what_came_back_since_the_second_look_stays(bench: Bench) -> None:
     """The second look says leak; before the lock is had, an ADD of the key has been served."""
     lost = bench.pod("lost", 1)
@@ -367,7 +392,13 @@ def test_many_leaks_are_ended_in_one_go(bench: Bench) -> None:
     lost = [bench.pod(f"lost{n}", 10 + n) for n in range(70)]
     for key in lost:
         bench.lose(key)
+    unlocked: list[str] = []
+    by_name = {key.container_id: key for key in lost}
+    bench.ledger.on_release = lambda name: (
+        None if bench.verbs.is_busy(by_name[name]) else unlocked.append(name)
+    )
     bench.steps(2)
+    assert unlocked == [], "each with its lock held"
     assert list(map(key_of, bench.ledger.allocations.values())) == [
         AttachmentKey(container_id="lives", ifname="eth0")
     ]

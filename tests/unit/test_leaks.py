@@ -267,6 +267,14 @@ ROWS = {
     ),
     "aws-nodes-gone-and-no-list": (PEERS, gone(PEERS, sandboxes=None), UNSURE),
     "aws-nodes-route-stands": (PEERS, alive(PEERS, sandboxes=ONE_LESS), LIVE),
+    "aws-nodes-namespace-is-mounted": (
+        held(1, Wiring.PEER),
+        gone(
+            held(1, Wiring.PEER),
+            mounts=Namespaces(cookies=frozenset({101, 109}), is_whole=True),
+        ),
+        LIVE,
+    ),
     "aws-nodes-without-names": (
         held(1, Wiring.PEER, is_pod=False),
         gone(held(1, Wiring.PEER, is_pod=False)),
@@ -330,6 +338,40 @@ def test_silence_counts_only_from_who_has_shown_a_living_one(
 ) -> None:
     verdict = next(v for v in fresh(look).verdicts if v.held == OURS)
     assert verdict.standing is expected
+
+
+def standing_of(subject: Held, assessment: Assessment) -> Standing:
+    return next(v.standing for v in assessment.verdicts if v.held == subject)
+
+
+def test_mounts_that_miss_one_living_pod_of_many_prove_nothing() -> None:
+    crowd = [held(n) for n in range(1, 6)]
+    look = without(living(*crowd, sees_processes=False), OURS)
+    partial = Namespaces(cookies=frozenset({103, 104, 105}), is_whole=True)
+    assert standing_of(OURS, fresh(look)) is Standing.CANDIDATE
+    assert standing_of(OURS, fresh(plus(look, mounts=partial))) is not Standing.CANDIDATE
+
+
+def test_a_pod_that_is_being_made_does_not_speak_against_a_witness() -> None:
+    """Its cache entry comes only when the whole chain has run."""
+    young = held(2, allocated_unix=NOW_UNIX - 5)
+    look = without(living(OURS, young, NEIGHBOUR, sees_processes=False), OURS)
+    unfinished = plus(look, mounts=Namespaces(cookies=frozenset({109}), is_whole=True))
+    assert standing_of(OURS, fresh(unfinished)) is Standing.CANDIDATE
+
+
+def test_nobody_proves_itself_by_its_own_word() -> None:
+    """Another plugin's pod of which the mounts alone know."""
+    theirs = held(2, Wiring.MAIN_PLUGIN)
+    look = without(living(OURS, theirs, sees_processes=False), OURS)
+    alone = plus(look, routes=(), processes=BLIND, sandboxes=None)
+    assert (Witness.MOUNTS, True) not in fresh(alone).memory.trust
+
+
+def test_what_is_proven_for_pods_is_not_for_other_containers() -> None:
+    """`ctr` mounts its containers' namespaces nowhere."""
+    look = without(living(CTR, NEIGHBOUR, sees_processes=False), CTR)
+    assert standing_of(CTR, fresh(look)) is Standing.UNSURE
 
 
 def test_who_has_shown_a_living_one_is_believed_when_the_last_is_gone() -> None:
