@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import pytest
+from cni_shim.datapath import pod_routing
 from cni_shim.datapath.diff import diff
 from cni_shim.datapath.families import Address
 from cni_shim.datapath.host import observe
+from cni_shim.datapath.messages import Request
+from cni_shim.datapath.netlink import NetlinkSocket
 from cni_shim.datapath.pods import PodDatapath
 from cni_shim.datapath.routing import RoutingRules
 from cni_shim.datapath.wiring import PodWiring
@@ -150,6 +153,7 @@ def test_a_second_look_at_the_host_leaves_the_pods_rules_and_routes(lab: VpcLab)
 def test_inspect_and_check_miss_a_rule(lab: VpcLab) -> None:
     with datapath(lab, PER_POD) as pods:
         pod = wire(lab, pods, 1, SECONDARY)
+        settle(pods)
         assert pods.inspect(pod.netns.fd, pod.wiring) is not None
         assert pods.check(pod.netns.fd, pod.wiring) == ()
         run("ip", "rule", "delete", "pref", "1536", "from", str(pod.wiring.addresses[0]))
@@ -157,6 +161,15 @@ def test_inspect_and_check_miss_a_rule(lab: VpcLab) -> None:
         assert pods.check(pod.netns.fd, pod.wiring) == (
             f"the host has no rule 1536 from {pod.wiring.addresses[0]} for table 2",
         )
+
+
+def test_a_pod_that_is_not_settled_yet_misses_nothing(lab: VpcLab) -> None:
+    pod = wire(lab, lab.pods, 1, SECONDARY)
+    with datapath(lab, PER_POD) as pods:
+        assert pods.check(pod.netns.fd, pod.wiring) == ()
+        assert pods.inspect(pod.netns.fd, pod.wiring) is not None
+        settle(pods)
+        assert pods.check(pod.netns.fd, pod.wiring) == ()
 
 
 def test_observe_names_the_attachment_by_its_route_in_main(lab: VpcLab) -> None:
@@ -265,6 +278,48 @@ def test_no_packet_is_lost_while_pods_change_from_one_kind_to_the_other(lab: Vpc
         assert streams.lost == {}
         assert min(streams.sent.values()) > 60
     assert lab.drops() == []
+
+
+def cut_off_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next settling die after so many changes."""
+    perform = pod_routing._perform
+    left = iter(range(steps))
+
+    def die(host: NetlinkSocket, request: Request) -> None:
+        if next(left, None) is None:
+            raise Killed
+        perform(host, request)
+
+    monkeypatch.setattr(pod_routing, "_perform", die)
+
+
+class Killed(Exception):
+    """The process was killed here."""
+
+
+def test_a_change_that_is_cut_off_anywhere_loses_nothing_and_is_finished_by_the_next(
+    lab: VpcLab,
+) -> None:
+    with datapath(lab, PER_POD) as per_pod:
+        pods = [wire(lab, lab.pods, n, eni) for n, eni in enumerate((PRIMARY, SECONDARY))]
+        addresses = [a for pod in pods for a in pod.wiring.addresses]
+        points = 0
+        with Streams(flows(lab, pods)) as streams:
+            for steps in range(1000):
+                outcomes = []
+                for to in (per_pod, lab.pods):
+                    with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+                        cut_off_after(steps, patch)
+                        settle(to)
+                        outcomes.append(to)
+                    settle(to)
+                points += 1
+                if len(outcomes) == 2:
+                    break
+            assert routes(*addresses) == [f"{a} in 5120" for a in addresses]
+            assert rules(*addresses) == []
+        assert streams.lost == {}
+        assert points > 10
 
 
 def test_a_pod_keeps_its_rules_until_its_enis_mark_works(lab: VpcLab) -> None:

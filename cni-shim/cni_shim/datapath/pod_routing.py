@@ -41,6 +41,13 @@ class PodRouting:
         self._netlink = netlink
         # With the other kind an earlier process may have left some; `settle` finds out.
         self._may_have_rules = True
+        self._is_settled = False
+
+    @property
+    def checked_mode(self) -> RoutingRules:
+        """What an attachment must have to stand: until pods of an earlier setting were settled, the
+        rules that serve them all are enough."""
+        return self.mode if self._is_settled else RoutingRules.GROUPED
 
     def add_rules(self, addresses: Iterable[Address], mark: int) -> None:
         """Write the rules for a pod. One of ours that stands already is the same rule."""
@@ -91,6 +98,7 @@ class PodRouting:
             changed += bool(requests) and self._perform(link, requests, locked)
         if self.mode is RoutingRules.GROUPED:
             self._may_have_rules = bool(rules and _pod_rules(host))
+        self._is_settled = True
         return changed
 
     def _perform(self, link: Link, requests: Sequence[Request], locked: Locked) -> bool:

@@ -133,7 +133,7 @@ class PodDatapath:
     def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
         """What stands, if every part of this wiring stands exactly so; else None."""
         with self._netlink.pod_socket(netns_fd) as pod:
-            return find_wired(self._netlink.socket(), pod, wiring, self._routing.mode)
+            return find_wired(self._netlink.socket(), pod, wiring, self._routing.checked_mode)
 
     def check(self, netns_fd: int, wiring: PodWiring, *, pod_mac: str = "") -> tuple[str, ...]:
         """A sentence for each thing of this wiring that does not stand; empty if all does.
@@ -143,7 +143,9 @@ class PodDatapath:
         since the config may have changed since the ADD. Raises DatapathError where it cannot look.
         """
         with self._netlink.pod_socket(netns_fd) as pod:
-            found = look(self._netlink.socket(), pod, wiring, self._routing.mode, pod_mac=pod_mac)
+            found = look(
+                self._netlink.socket(), pod, wiring, self._routing.checked_mode, pod_mac=pod_mac
+            )
             return found.missing
 
     def has_link(
