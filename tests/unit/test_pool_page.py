@@ -11,7 +11,7 @@ from ipamd.actions import LOOK_SECONDS
 from ipamd.backoff import Backoff
 from ipamd.hints import CALM_SECONDS, HINT_SECONDS
 from ipamd.pacer import SCARCE_LEAST, SCARCE_SHARE
-from ipamd.pool import blocks, shrink
+from ipamd.pool import blocks, cooling, shrink
 from ipamd.pool.observe import SECOND_LOOK_SECONDS
 from ipamd.reconciler import RESYNC_SECONDS, SUBNETS_STALE_SECONDS
 from ipamd.view import QUIET_SECONDS, UNREADY_SECONDS
@@ -69,6 +69,8 @@ def test_every_wait_on_the_page_is_the_wait(pacing: Backoff, sentence: str) -> N
             f"held {minutes(shrink.PREFIX_HOLD_SECONDS)} minutes, "
             f"{minutes(shrink.PREFIX_BUSY_HOLD_SECONDS)} while pods come and go"
         ),
+        f"It asks {cooling.AHEAD_SECONDS:g} to {cooling.LATEST_SECONDS:g} s before the end",
+        f"after {cooling.OVERDUE_SECONDS:g} s `ipamctl status` says how many",
         f"does not get ready within {UNREADY_SECONDS:.0f} s",
         f"up to {blocks.OPEN_ADDRESSES} addresses beside those in use",
     ],
