@@ -182,12 +182,11 @@ def test_foreign_rules_and_routes_are_left_alone(lab: Lab) -> None:
     assert "10.8.0.0/16" in run("ip", "route", "show", "table", "77")
 
 
-def test_a_foreign_default_route_in_our_table_is_said_and_left_alone(lab: Lab) -> None:
+def test_a_foreign_default_route_in_an_enis_table_is_replaced(lab: Lab) -> None:
+    """The table is ours, and was aws-node's before us; other tables are not looked at."""
     run("ip", "route", "add", "default", "via", "10.0.0.1", "dev", "ens5", "table", "2")
-    first, second = lab.host.apply(BOTH)
-    assert (first.is_ready, second.is_ready) == (True, False)
-    assert "add route 0.0.0.0/0 table 2: EEXIST" in second.message
-    assert "via 10.0.0.1" in run("ip", "route", "show", "table", "2", "default")
+    assert lab.host.apply(BOTH) == READY
+    assert "via 10.0.1.1 dev ens6" in run("ip", "route", "show", "table", "2", "default")
 
 
 def test_applying_leaves_the_pods_routes_alone(lab: Lab) -> None:
