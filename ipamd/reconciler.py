@@ -150,26 +150,6 @@ class Reconciler:
         """(ENIs, pods) at most; zeros while the node is unknown."""
         return (self.facts.max_enis(self.settings), self.max_pods) if self.facts else (0, 0)
 
-    def targets(self) -> dict[str, str]:
-        """The targets in force, under the names of their settings."""
-        settings = self.settings
-        if settings.warm_addresses or settings.minimum_addresses:
-            return {
-                "WARM_IP_TARGET": str(settings.warm_addresses),
-                "MINIMUM_IP_TARGET": str(settings.minimum_addresses),
-            }
-        if self.facts is not None and self.facts.uses_prefixes(settings):
-            return {"WARM_PREFIX_TARGET": str(settings.warm_prefixes)}
-        return {"WARM_ENI_TARGET": str(settings.warm_enis)}
-
-    def mode(self) -> str:
-        """What pods get, in the words of `./scripts/demo --mode`."""
-        settings = self.settings
-        is_prefix = self.facts is not None and self.facts.uses_prefixes(settings)
-        v4 = ["prefix" if is_prefix else "secondary"] if settings.has_ipv4 else []
-        v6 = ["ipv6"] if settings.has_ipv6 else []
-        return "+".join(v4 + v6 + (["custom"] if settings.has_custom_networking else []))
-
     async def run(self) -> Never:
         """Reconcile for ever. Raises ForeignStore when the store turns out to be another node's."""
         async with asyncio.TaskGroup() as group:

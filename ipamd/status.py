@@ -44,18 +44,40 @@ def build(
         waiting_allocations=waiting,
         problems=problems,
         max_pods=reconciler.max_pods,
-        targets=reconciler.targets(),
+        targets=_targets(reconciler),
         addresses=[_address(ledger, a, now) for a in _ordered(ledger)],
         is_cloud_answering=reconciler.has_observed and not reconciler.cloud_error,
         is_node_reporting=is_reporting,
         uptime_seconds=now - reconciler.started_boottime,
-        mode=reconciler.mode(),
+        mode=_mode(reconciler),
     )
     if facts is not None:
         message.instance_id = facts.identity.instance_id
         message.instance_type = facts.identity.instance_type
         message.zone = facts.identity.zone
     return message
+
+
+def _targets(reconciler: Reconciler) -> dict[str, str]:
+    """The targets in force, under the names of their settings."""
+    settings, facts = reconciler.settings, reconciler.facts
+    if settings.warm_addresses or settings.minimum_addresses:
+        return {
+            "WARM_IP_TARGET": str(settings.warm_addresses),
+            "MINIMUM_IP_TARGET": str(settings.minimum_addresses),
+        }
+    if facts is not None and facts.uses_prefixes(settings):
+        return {"WARM_PREFIX_TARGET": str(settings.warm_prefixes)}
+    return {"WARM_ENI_TARGET": str(settings.warm_enis)}
+
+
+def _mode(reconciler: Reconciler) -> str:
+    """What pods get, in the words of `./scripts/demo --mode`."""
+    settings, facts = reconciler.settings, reconciler.facts
+    is_prefix = facts is not None and facts.uses_prefixes(settings)
+    v4 = ["prefix" if is_prefix else "secondary"] if settings.has_ipv4 else []
+    v6 = ["ipv6"] if settings.has_ipv6 else []
+    return "+".join(v4 + v6 + (["custom"] if settings.has_custom_networking else []))
 
 
 def _ordered(ledger: Ledger) -> list[Address]:
