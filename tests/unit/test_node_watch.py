@@ -17,8 +17,8 @@ from cni_shim.spec import AttachmentKey
 from cni_shim.verbs import Verbs
 from ipam_api.v1 import ipam_pb2 as pb
 
-from tests.delegates import FakeDelegates
 from tests.cni_bench import FakeDatapath, FakeIpam
+from tests.delegates import FakeDelegates
 
 
 class Ledger(FakeIpam):
