@@ -97,3 +97,35 @@ class DelNetworkReply(_message.Message):
     PodVlanId: int
     NetworkPolicyMode: str
     def __init__(self, Success: _Optional[bool] = ..., IPAllocationMetadata: _Optional[_Iterable[_Union[IPAllocationMetadata, _Mapping]]] = ..., PodVlanId: _Optional[int] = ..., NetworkPolicyMode: _Optional[str] = ...) -> None: ...
+
+class EnforceNpRequest(_message.Message):
+    __slots__ = ("K8S_POD_NAME", "K8S_POD_NAMESPACE", "NETWORK_POLICY_MODE", "InterfaceCount")
+    K8S_POD_NAME_FIELD_NUMBER: _ClassVar[int]
+    K8S_POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_POLICY_MODE_FIELD_NUMBER: _ClassVar[int]
+    INTERFACECOUNT_FIELD_NUMBER: _ClassVar[int]
+    K8S_POD_NAME: str
+    K8S_POD_NAMESPACE: str
+    NETWORK_POLICY_MODE: str
+    InterfaceCount: int
+    def __init__(self, K8S_POD_NAME: _Optional[str] = ..., K8S_POD_NAMESPACE: _Optional[str] = ..., NETWORK_POLICY_MODE: _Optional[str] = ..., InterfaceCount: _Optional[int] = ...) -> None: ...
+
+class EnforceNpReply(_message.Message):
+    __slots__ = ("Success",)
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    Success: bool
+    def __init__(self, Success: _Optional[bool] = ...) -> None: ...
+
+class DeleteNpRequest(_message.Message):
+    __slots__ = ("K8S_POD_NAME", "K8S_POD_NAMESPACE")
+    K8S_POD_NAME_FIELD_NUMBER: _ClassVar[int]
+    K8S_POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    K8S_POD_NAME: str
+    K8S_POD_NAMESPACE: str
+    def __init__(self, K8S_POD_NAME: _Optional[str] = ..., K8S_POD_NAMESPACE: _Optional[str] = ...) -> None: ...
+
+class DeleteNpReply(_message.Message):
+    __slots__ = ("Success",)
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    Success: bool
+    def __init__(self, Success: _Optional[bool] = ...) -> None: ...

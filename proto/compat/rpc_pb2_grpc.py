@@ -139,3 +139,123 @@ class CNIBackend:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class NPBackendStub:
+    """aws-network-policy-agent. It finds a pod's host veth by the pod's name.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.EnforceNpToPod = channel.unary_unary(
+                '/rpc.NPBackend/EnforceNpToPod',
+                request_serializer=compat_dot_rpc__pb2.EnforceNpRequest.SerializeToString,
+                response_deserializer=compat_dot_rpc__pb2.EnforceNpReply.FromString,
+                _registered_method=True)
+        self.DeletePodNp = channel.unary_unary(
+                '/rpc.NPBackend/DeletePodNp',
+                request_serializer=compat_dot_rpc__pb2.DeleteNpRequest.SerializeToString,
+                response_deserializer=compat_dot_rpc__pb2.DeleteNpReply.FromString,
+                _registered_method=True)
+
+
+class NPBackendServicer:
+    """aws-network-policy-agent. It finds a pod's host veth by the pod's name.
+    """
+
+    def EnforceNpToPod(self, request, context):
+        """Before the pod starts: its policies stand, or in strict mode nothing passes until they do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePodNp(self, request, context):
+        """The pod is gone, and with it what was loaded for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_NPBackendServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'EnforceNpToPod': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnforceNpToPod,
+                    request_deserializer=compat_dot_rpc__pb2.EnforceNpRequest.FromString,
+                    response_serializer=compat_dot_rpc__pb2.EnforceNpReply.SerializeToString,
+            ),
+            'DeletePodNp': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePodNp,
+                    request_deserializer=compat_dot_rpc__pb2.DeleteNpRequest.FromString,
+                    response_serializer=compat_dot_rpc__pb2.DeleteNpReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'rpc.NPBackend', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('rpc.NPBackend', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class NPBackend:
+    """aws-network-policy-agent. It finds a pod's host veth by the pod's name.
+    """
+
+    @staticmethod
+    def EnforceNpToPod(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rpc.NPBackend/EnforceNpToPod',
+            compat_dot_rpc__pb2.EnforceNpRequest.SerializeToString,
+            compat_dot_rpc__pb2.EnforceNpReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePodNp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rpc.NPBackend/DeletePodNp',
+            compat_dot_rpc__pb2.DeleteNpRequest.SerializeToString,
+            compat_dot_rpc__pb2.DeleteNpReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
