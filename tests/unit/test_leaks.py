@@ -371,7 +371,9 @@ def test_nobody_proves_itself_by_its_own_word() -> None:
 def test_what_is_proven_for_pods_is_not_for_other_containers() -> None:
     """`ctr` mounts its containers' namespaces nowhere."""
     look = without(living(CTR, NEIGHBOUR, sees_processes=False), CTR)
-    assert standing_of(CTR, fresh(look)) is Standing.UNSURE
+    (verdict,) = fresh(look).of(Standing.UNSURE)
+    assert verdict.signs is not None
+    assert (verdict.signs.mounts, verdict.signs.cache) == (Sight.UNKNOWN, Sight.UNKNOWN)
 
 
 def test_who_has_shown_a_living_one_is_believed_when_the_last_is_gone() -> None:
