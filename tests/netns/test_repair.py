@@ -35,6 +35,7 @@ from tests.netns.routing_lab import (
     RoutingLab,
     make_netns,
     open_routing_lab,
+    seen_source,
     wanted,
 )
 from tests.netns.test_routing import POLICY
@@ -43,6 +44,8 @@ from tests.netns.vpc_lab import desired_eni, wiring
 pytestmark = pytest.mark.netns
 
 LIMIT_SECONDS = 1.0
+UNINTERRUPTED_SECONDS = 0.1
+"""Less than this between two answers is a busy machine; one lost question alone takes 25 ms."""
 
 
 class Ledger:
@@ -152,6 +155,7 @@ class World:
 
     lab: RoutingLab
     host: CountedHost
+    watch: NodeWatch
     pod: Place
     held: dict[tuple[str, str], tuple[Address, ...]]
     flows: Mapping[str, Flow]
@@ -208,7 +212,7 @@ def network_of(enis: tuple[WiredEni, ...]) -> pb.NodeNetwork:
 @contextmanager
 def repairing(
     node: Node, held: dict[tuple[str, str], tuple[Address, ...]], directory: Path
-) -> Iterator[CountedHost]:
+) -> Iterator[tuple[CountedHost, NodeWatch]]:
     """vpc-cnid's own threads for the host, on the node."""
     with ExitStack() as stack, inside(node.netns.fd):
         settled = SettledHost(node.host, node.pods, lambda: held, TakeOver())
@@ -233,7 +237,7 @@ def repairing(
         thread.start()
         try:
             assert host.is_ready.wait(timeout=5)
-            yield host
+            yield host, watch
         finally:
             is_stopping.set()
             watch.wanted(network_of(node.enis))  # wakes it
@@ -245,7 +249,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     held: dict[tuple[str, str], tuple[Address, ...]] = {}
     with open_routing_lab() as lab, ExitStack() as stack:
         lab.b.apply_until_ready(POLICY)
-        host = stack.enter_context(repairing(lab.a, held, tmp_path))
+        host, watch = stack.enter_context(repairing(lab.a, held, tmp_path))
         pod, other = lab.a.add_pod(1), lab.b.add_pod(1)
         held[pod_key(1)] = (pod.addresses[4], pod.addresses[6])
         flows = {
@@ -255,7 +259,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         }
         for flow in flows.values():
             flow.wait_for_answer(0.0)
-        made = World(lab=lab, host=host, pod=pod, held=held, flows=flows)
+        made = World(lab=lab, host=host, watch=watch, pod=pod, held=held, flows=flows)
         made.wait_until_quiet()
         yield made
 
@@ -413,3 +417,23 @@ def unwire(node: Node, wired: PodWiring) -> bool:
         wired.veth_prefix,
         wired.addresses,
     )
+
+
+def test_a_new_network_of_the_vpc_takes_effect_at_once_and_interrupts_nobody(
+    world: World,
+) -> None:
+    """The next connection there keeps the pod's address; one that runs stays as it was."""
+    node, outside = world.node, world.lab.outside
+    before = seen_source(world.pod, outside, port=8)
+    began = time.monotonic()
+    network = network_of(node.enis)
+    network.vpc_cidrs.append("198.51.100.0/24")
+    world.watch.wanted(network)
+    world.wait_until(
+        lambda: "198.51.100.0/24" in node.run("nft", "list", "table", "inet", "vpc-ipamd")
+    )
+    assert before == node.enis[0].primary_address
+    assert seen_source(world.pod, outside, port=8) == world.pod.addresses[4]
+    for name, flow in world.flows.items():
+        flow.wait_for_answer(time.monotonic())
+        assert flow.longest_gap(began) < UNINTERRUPTED_SECONDS, name

@@ -449,3 +449,29 @@ def test_nobody_opens_a_connection_to_an_egress_address(world: World, version: i
     assert seen_source(world.on_primary, pod, version=version) is None
     world.node.drop_nft_rules("egress", "drop")
     assert seen_source(world.on_primary, pod, version=version) is not None
+
+
+def test_a_pod_that_another_plugin_wired_is_snated_too(world: World) -> None:
+    """It has an address of an ENI, and a link and rules of ptp's or aws-node's making."""
+    pod = make_netns(world.lab.stack, "ptp-pod")
+    address = A1.prefixes[0][9]
+    peer = f"peer name eth0 address 02:00:00:00:dd:02 netns {pod.name}"
+    for command in (
+        f"link add ptp9 address 02:00:00:00:dd:01 type veth {peer}",
+        "link set ptp9 up",
+        f"neighbour add {address} lladdr 02:00:00:00:dd:02 dev ptp9",
+        f"route add {address} dev ptp9",
+        f"rule add pref 512 to {address} lookup main",
+        f"rule add pref 1536 from {address} lookup 2",
+    ):
+        world.node.run("ip", *command.split())
+    for command in (
+        "link set eth0 up",
+        f"address add {address} dev eth0",
+        "neighbour add 169.254.1.1 lladdr 02:00:00:00:dd:01 dev eth0",
+        "route add default via 169.254.1.1 dev eth0 onlink",
+    ):
+        pod.ip(*command.split())
+    place = Place(netns=pod, addresses={4: address})
+    assert seen_source(place, world.outside) == A0.primary_address
+    assert seen_source(place, world.elsewhere) == address
