@@ -78,4 +78,4 @@ def _one(field: str, parse: Callable[[str], T], text: str) -> T:
     try:
         return parse(text)
     except ValueError as e:
-        raise ValueError(f"ipamd sent a {field} that cannot be: {text!r} ({e})") from e
+        raise ValueError(f"ipamd sent {text!r} as {field}, which cannot be: {e}") from e

@@ -259,7 +259,7 @@ def test_a_value_that_cannot_be_is_named_with_its_field(field: str, value: objec
         vpc_cidrs=NETWORK.vpc_cidrs,
         policy=pb.HostPolicy(**{field: value}),  # type: ignore[arg-type]
     )
-    with pytest.raises(ValueError, match=f"ipamd sent a {field} that cannot be"):
+    with pytest.raises(ValueError, match=f"as {field}, which cannot be"):
         desired_host(network, eni_mtu=9001)
 
 

@@ -10,12 +10,15 @@ import pytest
 from cni_shim.allocations import PEER
 from cni_shim.datapath.desired import DesiredHost, EniReadiness
 from cni_shim.datapath.errors import DatapathError
+from cni_shim.datapath.messages import Rule
+from cni_shim.datapath.notices import AddressChanged, FirewallChanged, Notice, RuleVanished
 from cni_shim.datapath.pods import ObservedPod
 from cni_shim.ipam_client import IpamdError
 from cni_shim.node_watch import REPORT_SECONDS, SUSPECT_SECONDS, NodeWatch
 from cni_shim.spec import AttachmentKey
 from cni_shim.verbs import Verbs
 from ipam_api.v1 import ipam_pb2 as pb
+from structlog.testing import capture_logs
 
 from tests.cni_bench import FakeDatapath, FakeIpam
 from tests.delegates import FakeDelegates
@@ -55,6 +58,7 @@ class Kernel:
                 eni_id=e.eni_id,
                 is_ready=self.is_ready,
                 link_name="eth0",
+                ifindex=5,
                 message="" if self.is_ready else "no link",
             )
             for e in desired.enis
@@ -332,3 +336,56 @@ def test_a_network_that_arrives_while_another_is_reported_is_reported_next(bench
 def test_the_heartbeat_is_a_files_time(bench: Bench) -> None:
     bench.watch.beat()
     assert bench.heartbeat.exists()
+
+
+def with_policy(**policy: object) -> pb.NodeNetwork:
+    """The network with a policy, and the VPC that it needs."""
+    network = pb.NodeNetwork(vpc_cidrs=["10.0.0.0/16"], policy=pb.HostPolicy(**policy))  # type: ignore[arg-type]
+    network.MergeFrom(NETWORK)
+    return network
+
+
+def test_the_policy_of_ipamd_reaches_the_host(bench: Bench) -> None:
+    bench.watch.wanted(with_policy(connmark=0x100, node_port_support=True))
+    assert bench.watch.step(0.0)
+    (applied,) = bench.kernel.applied
+    assert (applied.policy.connmark, applied.policy.has_snat) == (0x100, True)
+
+
+def test_what_cannot_be_is_named_once_and_nothing_is_touched(bench: Bench) -> None:
+    bench.watch.wanted(NETWORK)
+    bench.watch.step(0.0)
+    bench.watch.wanted(with_policy(exclude_snat_cidrs=["10.0.0.0/33"]))
+    with capture_logs() as logs:
+        assert [bench.watch.step(now) for now in (1.0, 2.0)] == [False, False]
+    assert [entry["event"] for entry in logs] == ["host_network_failed"]
+    assert "ipamd sent '10.0.0.0/33' as exclude_snat_cidrs" in bench.watch.host_problem
+    assert len(bench.kernel.applied) == 1
+
+
+def test_a_host_that_works_again_has_no_problem(bench: Bench) -> None:
+    bench.watch.wanted(with_policy(connmark=1))
+    bench.watch.step(0.0)
+    assert bench.watch.host_problem != ""
+    bench.watch.wanted(with_policy())
+    bench.watch.step(1.0)
+    assert bench.watch.host_problem == ""
+
+
+@pytest.mark.parametrize(
+    ("notice", "is_woken"),
+    [
+        (FirewallChanged(), True),
+        (RuleVanished(rule=Rule(priority=512, table=5120)), True),
+        (RuleVanished(rule=Rule(priority=100, table=77, protocol=0)), False),
+        (AddressChanged(ifindex=5), True),
+        (AddressChanged(ifindex=9), False),
+    ],
+    ids=["nft table", "our rule", "other rule", "ENI's address", "other address"],
+)
+def test_a_notice_wakes_where_it_concerns_us(bench: Bench, notice: Notice, is_woken: bool) -> None:
+    bench.watch.wanted(NETWORK)
+    bench.watch.step(0.0)
+    bench.watch._wake.clear()
+    bench.watch.on_notice(notice)
+    assert bench.watch._wake.is_set() == is_woken
