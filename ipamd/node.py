@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from ipaddress import ip_network
 
 from ipamd import sizing
-from ipamd.cloud import NodeIdentity, NodeLimits
+from ipamd.cloud import CloudSnapshot, EniStatus, NodeIdentity, NodeLimits
+from ipamd.errors import Transient
 from ipamd.model import EniId, InstanceId, IPNetwork, SubnetId
 from ipamd.pool.choice import Rules
 from ipamd.pool.observe import Exclusions
@@ -106,3 +107,16 @@ def from_json(text: str) -> NodeFacts | None:
         )
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def require_own_primary(identity: NodeIdentity, snapshot: CloudSnapshot) -> None:
+    """The metadata service is believed only where the cloud shows the same primary ENI on the same
+    instance: in the name of another we would attach ENIs to it, and call our store foreign."""
+    attached = [e.eni_id for e in snapshot.enis if e.status is EniStatus.ATTACHED]
+    if identity.primary_eni_id not in attached:
+        raise Transient(
+            f"the metadata service says that this is {identity.instance_id} with primary ENI "
+            f"{identity.primary_eni_id}, but the cloud shows on that instance "
+            f"{', '.join(attached) or 'no ENI'}",
+            operation="discover_node",
+        )

@@ -18,16 +18,16 @@ import structlog
 from ipamd import backoff, clock, explain
 from ipamd.actions import Actions
 from ipamd.allocations import Shortage
-from ipamd.cloud import Capabilities, CloudSnapshot, EniStatus, NodeIdentity
+from ipamd.cloud import Capabilities, CloudSnapshot
 from ipamd.cloud_child import Cloud
 from ipamd.cooldowns import Cooldowns
-from ipamd.errors import CloudError, ForeignStore, StoreError, Throttled, Transient
+from ipamd.errors import CloudError, ForeignStore, StoreError, Throttled
 from ipamd.hints import Hints
 from ipamd.keeper import Keeper
 from ipamd.live_config import LiveConfig
 from ipamd.metrics import Metrics
 from ipamd.model import EniId, IPNetwork, SubnetId
-from ipamd.node import NOTE, NodeFacts, exclusions, from_json
+from ipamd.node import NOTE, NodeFacts, exclusions, from_json, require_own_primary
 from ipamd.pool import attachments, blocks, observe, plan
 from ipamd.pool.choice import Rules
 from ipamd.pool.cooling import Cooldown
@@ -170,7 +170,7 @@ class Reconciler:
         limits = await self._cloud.limits()
         self._capabilities = await self._cloud.capabilities()
         snapshot = await self._cloud.snapshot()
-        _require_own_primary(identity, snapshot)
+        require_own_primary(identity, snapshot)
         if self.facts is not None and self.facts.identity.instance_id != identity.instance_id:
             raise ForeignStore(
                 f"the store is of instance {self.facts.identity.instance_id}, "
@@ -486,16 +486,3 @@ class Reconciler:
         """A node report changed the ledger: plan again."""
         if change:
             self.wake()
-
-
-def _require_own_primary(identity: NodeIdentity, snapshot: CloudSnapshot) -> None:
-    """The metadata service is believed only where the cloud shows the same primary ENI on the same
-    instance: in the name of another we would attach ENIs to it, and call our store foreign."""
-    attached = [e.eni_id for e in snapshot.enis if e.status is EniStatus.ATTACHED]
-    if identity.primary_eni_id not in attached:
-        raise Transient(
-            f"the metadata service says that this is {identity.instance_id} with primary ENI "
-            f"{identity.primary_eni_id}, but the cloud shows on that instance "
-            f"{', '.join(attached) or 'no ENI'}",
-            operation="discover_node",
-        )

@@ -37,6 +37,15 @@ table inet services {
 """
 """What kube-proxy keeps while services come and go; the kernel tracks while a rule looks at it."""
 
+ZONE = """
+table inet zones {
+  chain zone-all {
+    type filter hook prerouting priority raw;
+    ct zone set 7
+  }
+}
+"""
+
 STATEFUL = """
 table inet guard {
   chain forward {
