@@ -42,6 +42,13 @@ def test_a_sandbox_starts_with_one_add_and_its_address_works(world: World) -> No
     assert world.disagreements() == []
 
 
+def test_the_annotations_of_the_pod_come_along(world: World) -> None:
+    world.cri.run(world.cri.config("web", annotations={"example.com/team": "shop"}))
+    (add,) = world.tap.calls()
+    given = add.stdin["runtimeConfig"]["io.kubernetes.cri.pod-annotations"]
+    assert given == {"example.com/team": "shop"}
+
+
 def test_the_runtime_keeps_our_whole_result(world: World) -> None:
     result = world.cri.cni_result(world.cri.run("web").sandbox_id)
     ours = {name: one for name, one in result["Interfaces"].items() if name != "lo"}

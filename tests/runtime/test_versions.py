@@ -53,9 +53,9 @@ def test_a_list_of_versions_beside_the_old_key_is_passed_over(world: World) -> N
 def test_a_conflist_of_the_newest_version_alone_fails_here_and_leaves_nothing(
     world: World,
 ) -> None:
-    world.containerd.configure(conflist(cniVersion=NEWEST))
-    assert NEWEST in world.failed_run("web").text
-    assert [call.verb for call in world.tap.calls()] == ["ADD", "DEL"]
-    world.containerd.configure(CONFLIST)
-    world.containerd.clear()
+    """Our plugin serves it; the libcni in this containerd cannot read the result."""
+    keys = {key: value for key, value in conflist().items() if key != "cniVersions"}
+    world.containerd.configure({**keys, "cniVersion": NEWEST})
+    assert f'unsupported CNI result version "{NEWEST}"' in world.failed_run("web").text
+    assert world.tap.said() == ["ADD netns", "DEL netns"]
     assert world.traces(world.tap.calls()[0].container_id) == []
