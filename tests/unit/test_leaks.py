@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 from cni_shim.datapath.identity import Identity, decode_alias, encode_alias
 from cni_shim.leaks import USUAL, Assessment, Memory, Rule, Standing, assess, explains_all
-from cni_shim.signs import Held, Look, Namespaces, RoutedAddress, Wiring, Witness
+from cni_shim.signs import Held, Look, Namespaces, RoutedAddress, Sight, Wiring, Witness
 from cni_shim.spec import AttachmentKey
 from hypothesis import given
 from hypothesis import strategies as st
