@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, ip_address
 
 import pytest
@@ -27,6 +27,7 @@ from tests.netns.routing_lab import (
     make_netns,
     open_routing_lab,
     seen_source,
+    wanted,
 )
 
 pytestmark = pytest.mark.netns
@@ -475,3 +476,16 @@ def test_a_pod_that_another_plugin_wired_is_snated_too(world: World) -> None:
     place = Place(netns=pod, addresses={4: address})
     assert seen_source(place, world.outside) == A0.primary_address
     assert seen_source(place, world.elsewhere) == address
+
+
+def test_ipv6_egress_of_a_node_whose_ipv6_address_nobody_named(world: World) -> None:
+    """As in a cluster of IPv4: the ENIs' IPv6 is the distribution's, and so is the address."""
+    desired = wanted(HostPolicy(has_v6_egress=True), A0, A1)
+    enis = tuple(
+        replace(eni, subnet_cidr_v6=None, primary_address_v6=None, gateway_v6=None)
+        for eni in desired.enis
+    )
+    said = world.node.call(lambda: world.node.host.apply(replace(desired, enis=enis)))
+    assert all(eni.is_ready for eni in said), said
+    pod = add_egress(world, 6)
+    assert seen_source(pod, world.outside, version=6) == world.node.eni(0).addresses[6]

@@ -105,8 +105,9 @@ class DesiredHost:
 
     @property
     def families(self) -> tuple[int, ...]:
-        """The address families that pods use."""
-        return (AF_INET, AF_INET6) if self.has_v6 else (AF_INET,)
+        """The address families that pods use, by an ENI or by the node's egress."""
+        has_v6 = self.has_v6 or self.policy.has_v6_egress
+        return (AF_INET, AF_INET6) if has_v6 else (AF_INET,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,9 +143,6 @@ def pod_rules(desired: DesiredHost) -> tuple[Rule, ...]:
 def host_rules(desired: DesiredHost) -> tuple[Rule, ...]:
     """The rules that are of no one ENI: to pods, and to main for what is not a pod's ENI's."""
     policy = desired.policy
-    families = desired.families
-    if policy.has_v6_egress:
-        families = (AF_INET, AF_INET6)
     connections = (
         Rule(
             priority=names.CONNECTION_RULE_PRIORITY,
@@ -153,7 +151,7 @@ def host_rules(desired: DesiredHost) -> tuple[Rule, ...]:
             mask=policy.connmark,
             family=family,
         )
-        for family in families
+        for family in desired.families
         if policy.moves_connections
     )
     external = (
