@@ -19,6 +19,7 @@ from cni_shim.errors import CniError
 from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import MAIN_PLUGIN
 from cni_shim.plugin_config import PluginConfig
+from cni_shim.ports import Policies
 from cni_shim.results import Result
 from cni_shim.spec import AttachmentKey, CniRequest, Pod, Verb
 from cni_shim.verbs import Verbs
@@ -244,7 +245,7 @@ def _words(addresses: tuple[Address, ...]) -> str:
 class Bench:
     """A Verbs on fakes; `diary` is what happened, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, policies: Policies | None = None) -> None:
         self.diary: list[str] = []
         self.ipam = FakeIpam(self.diary)
         self.datapath = FakeDatapath(self.diary)
@@ -258,6 +259,7 @@ class Bench:
             queue_release=self._queue,
             finish_queued=lambda key: None,
             living=lambda: self.living,
+            policies=policies,
         )
 
     def _queue(self, request: CniRequest) -> None:

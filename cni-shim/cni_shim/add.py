@@ -27,7 +27,7 @@ from cni_shim.delete import Teardown
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import IpamOnly
-from cni_shim.ports import Datapath, Delegates, Ipam
+from cni_shim.ports import Datapath, Delegates, Ipam, Policies
 from cni_shim.results import Interface, Ip, Result, Route
 from cni_shim.spec import AttachmentKey, CniRequest
 
@@ -54,12 +54,14 @@ class Setup:
         delegates: Delegates,
         cache: dict[AttachmentKey, pb.Allocation],
         teardown: Teardown,
+        policies: Policies,
     ) -> None:
         self._ipam = ipam
         self._datapath = datapath
         self._delegates = delegates
         self._cache = cache
         self._teardown = teardown
+        self._policies = policies
 
     def add(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
         """The result, or CniError with everything undone, an answer that was lost included."""
@@ -76,6 +78,10 @@ class Setup:
             raise
 
     def _add(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
+        if request.ipam_only is None:
+            self._policies.refuse_early(
+                request.pod, attempt.key, deadline_monotonic=_deadline(attempt)
+            )
         with self._begun(netns_fd, request) as begun:
             return self._add_begun(request, netns_fd, begun, attempt)
 
@@ -130,6 +136,8 @@ class Setup:
     ) -> Result:
         """The pod is wired; a CniError from here on has everything undone by `add`."""
         self._cache[attempt.key] = allocation
+        if not attempt.is_cancelled:
+            self._policies.enforce(request.pod, attempt.key, deadline_monotonic=_deadline(attempt))
         if attempt.is_cancelled:
             raise _cancelled()
         return _result(request, wiring, wired)
@@ -149,7 +157,7 @@ class Setup:
 
     def _allocate(self, request: CniRequest, begun: Begun, attempt: Attempt) -> pb.AllocateReply:
         """Ask ipamd; an attachment that still stands in another namespace is torn down first."""
-        deadline = attempt.deadline_monotonic - ANSWER_MARGIN_SECONDS
+        deadline = _deadline(attempt)
 
         def meanwhile() -> None:
             if request.ipam_only is None:
@@ -187,7 +195,7 @@ class Setup:
 
         By generation, because a plain release would also refuse this very attempt afterwards.
         """
-        deadline = attempt.deadline_monotonic - ANSWER_MARGIN_SECONDS
+        deadline = _deadline(attempt)
         try:
             old = self._ipam.get(pb_key(attempt.key), deadline_monotonic=deadline)
             if old is None:
@@ -229,6 +237,10 @@ class Setup:
         attempt.ask_again()
         # The release left a tombstone for tries that began before it; this one goes on.
         attempt.restart_clock()
+
+
+def _deadline(attempt: Attempt) -> float:
+    return attempt.deadline_monotonic - ANSWER_MARGIN_SECONDS
 
 
 def _cancelled() -> CniError:

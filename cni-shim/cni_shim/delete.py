@@ -26,7 +26,7 @@ from cni_shim.datapath.errors import DatapathError
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import MAIN_PLUGIN, previous_addresses
-from cni_shim.ports import Datapath, Delegates, Ipam
+from cni_shim.ports import Datapath, Delegates, Ipam, Policies
 from cni_shim.settings import DEFAULT_VETH_PREFIX
 from cni_shim.spec import AttachmentKey, CniRequest, Pod
 
@@ -45,6 +45,7 @@ class Teardown:
         delegates: Delegates,
         cache: dict[AttachmentKey, pb.Allocation],
         queue_release: Callable[[CniRequest], None],
+        policies: Policies,
     ) -> None:
         """`queue_release` puts a DEL into the durable queue; it raises CniError."""
         self._ipam = ipam
@@ -52,6 +53,7 @@ class Teardown:
         self._delegates = delegates
         self._cache = cache
         self._queue_release = queue_release
+        self._policies = policies
 
     def delete(
         self,
@@ -65,16 +67,25 @@ class Teardown:
         try:
             standing = self._standing(key, deadline_monotonic)
         except IpamdError as e:
-            self.unwire(request, key, None)  # what is ours is found by its names and its alias
+            # What is ours is found by its names and its alias.
+            if self.unwire(request, key, None):
+                self._forget_pod(request, key, None, deadline_monotonic)
             return self._put_off(request, key, e)
         had_link = [self.unwire(request, k, held) for k, held in standing.items()]
         if request.ipam_only and standing[key] is None:
             self._remove_forgotten(request)
         self._cache.pop(key, None)
+        is_queued = False
+        addresses: list[str] = []
         try:
             addresses = [self._release(k, deadline_monotonic, reason) for k in standing]
         except IpamdError as e:
-            return self._put_off(request, key, e)
+            self._put_off(request, key, e)
+            is_queued = True
+        if any(had_link) or standing[key] is not None:
+            self._forget_pod(request, key, standing[key], deadline_monotonic)
+        if is_queued:
+            return False
         log.info("detached", key=str(key), address=" ".join(addresses), had_link=any(had_link))
         return True
 
@@ -91,6 +102,7 @@ class Teardown:
         release = pb.ReleaseRequest(key=pb_key(key), generation=held.generation, reason=reason)
         reply = self._ipam.release(release, deadline_monotonic=deadline_monotonic)
         self._cache.pop(key, None)
+        self._forget_pod(spec.blank_delete(key), key, held, deadline_monotonic)
         return reply
 
     def undo(self, request: CniRequest, attempt: Attempt) -> None:
@@ -103,11 +115,14 @@ class Teardown:
             log.warning("undo_failed", key=str(attempt.key), error=str(e))
             return
         attempt.release()
+        if held is not None:  # it was wired, so the policy agent may have been told
+            deadline = time.monotonic() + ROLLBACK_SECONDS
+            self._forget_pod(request, attempt.key, held, deadline)
         log.info("undone", key=str(attempt.key))
 
     def unwire(self, request: CniRequest, key: AttachmentKey, held: pb.Allocation | None) -> bool:
         """Remove what stands in the kernel; True if anything did. Raises CniError 11."""
-        pod = request.pod if held is None else Pod(namespace=held.pod_namespace, name=held.pod_name)
+        pod = _pod_of(request, held)
         addresses = addresses_of(held) if held else ()
         try:
             if held is not None and held.wired_by == PEER:
@@ -123,6 +138,29 @@ class Teardown:
             )
         except DatapathError as e:
             raise _refused(e) from e
+
+    def _forget_pod(
+        self,
+        request: CniRequest,
+        key: AttachmentKey,
+        held: pb.Allocation | None,
+        deadline_monotonic: float,
+    ) -> None:
+        """Tell the network policy agent, unless another plugin wired the pod."""
+        if request.ipam_only is not None or (held is not None and held.wired_by == MAIN_PLUGIN):
+            return
+        pod = _pod_of(request, held)
+
+        def is_followed() -> bool:
+            return any(
+                Pod(namespace=a.pod_namespace, name=a.pod_name) == pod
+                for k, a in list(self._cache.items())
+                if k != key and k.ifname == key.ifname
+            )
+
+        self._policies.forget(
+            pod, key, is_followed=is_followed, deadline_monotonic=deadline_monotonic
+        )
 
     def _remove_forgotten(self, request: CniRequest) -> None:
         """A lost store does not know an attachment that another plugin wired, as nothing in the
@@ -164,6 +202,14 @@ class Teardown:
         now = time.monotonic()
         patience = min(max((deadline_monotonic - now) / 2, 0.1), ROLLBACK_SECONDS)
         return self._ipam.release(release, deadline_monotonic=now + patience).address
+
+
+def _pod_of(request: CniRequest, held: pb.Allocation | None) -> Pod:
+    """The pod by its names, as the ledger has them, else as the runtime says them."""
+    named = request.pod if held is None else held
+    if isinstance(named, Pod):
+        return Pod(namespace=named.namespace, name=named.name)
+    return Pod(namespace=named.pod_namespace, name=named.pod_name)
 
 
 def _refused(error: DatapathError) -> CniError:

@@ -31,7 +31,7 @@ ERROR_METADATA = "ipam-error-bin"
 RETRY_SECONDS = 0.05
 
 # The defaults wait up to 20 s before trying again to connect; a restart of ipamd takes one.
-_CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 250),
@@ -158,7 +158,7 @@ class IpamClient:
         """`silence` is told of every call that had an answer, and of every one that had none."""
         self._silence = silence or Silence(seen_at=None)
         self._door = VerbDoorClient(socket_path.with_name(door.SOCKET_NAME))
-        self._channel = grpc.insecure_channel(f"unix:{socket_path}", options=_CHANNEL_OPTIONS)
+        self._channel = grpc.insecure_channel(f"unix:{socket_path}", options=CHANNEL_OPTIONS)
         self._stub = pb_grpc.IpamStub(self._channel)
 
     def close(self) -> None:

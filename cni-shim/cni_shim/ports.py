@@ -12,7 +12,7 @@ from cni_shim.datapath.begun import Begun
 from cni_shim.datapath.delegation import Delegation
 from cni_shim.datapath.families import Address
 from cni_shim.datapath.wiring import PodWiring, Wired
-from cni_shim.spec import AttachmentKey
+from cni_shim.spec import AttachmentKey, Pod
 
 
 class Ipam(Protocol):
@@ -99,3 +99,43 @@ class Delegates(Protocol):
 
     def recall(self, key: AttachmentKey, delegation: Delegation) -> None:
         """See DelegatedPods.recall."""
+
+
+class Policies(Protocol):
+    """The network policy agent; `policy_agent.PolicyAgent` calls it."""
+
+    def refuse_early(self, pod: Pod, key: AttachmentKey, *, deadline_monotonic: float) -> None:
+        """See PolicyAgent.refuse_early."""
+
+    def enforce(self, pod: Pod, key: AttachmentKey, *, deadline_monotonic: float) -> None:
+        """See PolicyAgent.enforce."""
+
+    def forget(
+        self,
+        pod: Pod,
+        key: AttachmentKey,
+        *,
+        is_followed: Callable[[], bool],
+        deadline_monotonic: float,
+    ) -> None:
+        """See PolicyAgent.forget."""
+
+
+class NoPolicies:
+    """Of a node without an agent."""
+
+    def refuse_early(self, pod: Pod, key: AttachmentKey, *, deadline_monotonic: float) -> None:
+        """Nothing is refused."""
+
+    def enforce(self, pod: Pod, key: AttachmentKey, *, deadline_monotonic: float) -> None:
+        """Every pod may start."""
+
+    def forget(
+        self,
+        pod: Pod,
+        key: AttachmentKey,
+        *,
+        is_followed: Callable[[], bool],
+        deadline_monotonic: float,
+    ) -> None:
+        """Nobody knew of the pod."""

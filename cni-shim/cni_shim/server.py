@@ -42,6 +42,7 @@ from cni_shim.leaks import USUAL, Waits
 from cni_shim.log import configure
 from cni_shim.namespaces import NamespaceReading
 from cni_shim.node_watch import NodeWatch
+from cni_shim.policy_agent import PolicyAgent
 from cni_shim.queue_worker import QueueWorker
 from cni_shim.runtime_list import RuntimeList
 from cni_shim.serving import Server
@@ -50,6 +51,7 @@ from cni_shim.settled_host import SettledHost
 from cni_shim.status import Silence
 from cni_shim.take_over import TakeOver
 from cni_shim.verbs import Verbs
+from cni_shim.wanted import WantedNetwork
 from cni_shim.witnesses import Witnesses
 
 log = structlog.get_logger()
@@ -79,6 +81,8 @@ class Daemon:
         self._ipam = IpamClient(wanted.ipamd_socket, self._silence)
         self._queue = DeleteQueue(wanted.run_dir)
         self._queue_worker = QueueWorker(self._queue)
+        self._wanted = WantedNetwork()
+        self._policies = PolicyAgent(wanted.policy_agent_socket, self._wanted)
         self._verbs = Verbs(
             self._ipam,
             self._pods,
@@ -86,6 +90,7 @@ class Daemon:
             queue_release=self._queue_worker.put,
             finish_queued=self._queue_worker.finish,
             living=self._living,
+            policies=self._policies,
         )
         self._queue_worker.serve(self._verbs)
         self._pods.ask_ledger(self._verbs.unheld)
@@ -208,6 +213,8 @@ class Daemon:
                 for message in self._ipam.watch():
                     network = self._flusher.take(message)
                     if network is not None:
+                        self._policies.catch_up(network.policy.network_policy_mode)
+                        self._wanted.take(network)
                         self._watch.wanted(network)
             except IpamdError as e:
                 log.info("watch_ended", error=str(e))

@@ -14,6 +14,7 @@ DEFAULT_NETNS_DIRS = "/run/netns,/run/containerd/io.containerd.grpc.v1.cri/netns
 """ip-netns(8), CRI-O, podman, containerd; and containerd with netns_mounts_under_state_dir."""
 
 DEFAULT_CNI_CACHE_DIR = "/var/lib/cni/results"  # libcni's; containerd, CRI-O and podman keep it
+DEFAULT_POLICY_AGENT_SOCKET = "/var/run/aws-node/npa.sock"  # aws-network-policy-agent's own
 DEFAULT_VETH_PREFIX = "eni"
 LEVELS = ("debug", "info", "warning", "error")
 ROUTING_RULES = tuple(mode.value for mode in RoutingRules)
@@ -36,6 +37,7 @@ class Settings:
     cri_sockets: tuple[Path, ...] = ()
     netns_dirs: tuple[Path, ...] = ()
     cni_cache_dir: Path = Path(DEFAULT_CNI_CACHE_DIR)
+    policy_agent_socket: Path = Path(DEFAULT_POLICY_AGENT_SOCKET)
 
     @property
     def ipamd_socket(self) -> Path:
@@ -63,6 +65,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     cri_sockets = _paths(environ, "VPC_IPAMD_CRI_SOCKETS", DEFAULT_CRI_SOCKETS)
     netns_dirs = _paths(environ, "VPC_IPAMD_NETNS_DIRS", DEFAULT_NETNS_DIRS)
     cache_dir = environ.get("VPC_IPAMD_CNI_CACHE_DIR") or DEFAULT_CNI_CACHE_DIR
+    policy_agent = environ.get("VPC_IPAMD_NPA_SOCKET") or DEFAULT_POLICY_AGENT_SOCKET
     bad = []
     if not run_dir.startswith("/"):
         bad.append(f"VPC_IPAMD_RUN_DIR={run_dir!r} must be an absolute path")
@@ -78,6 +81,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         ("VPC_IPAMD_CRI_SOCKETS", cri_sockets),
         ("VPC_IPAMD_NETNS_DIRS", netns_dirs),
         ("VPC_IPAMD_CNI_CACHE_DIR", (Path(cache_dir),)),
+        ("VPC_IPAMD_NPA_SOCKET", (Path(policy_agent),)),
     ):
         if not all(path.is_absolute() for path in paths):
             bad.append(f"{name}={environ[name]!r} must be absolute paths, with commas between")
@@ -92,6 +96,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         cri_sockets=cri_sockets,
         netns_dirs=netns_dirs,
         cni_cache_dir=Path(cache_dir),
+        policy_agent_socket=Path(policy_agent),
     )
 
 

@@ -23,7 +23,7 @@ from cni_shim.gc import Collector
 from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import MAIN_PLUGIN, delegation_of
 from cni_shim.key_locks import KeyLocks
-from cni_shim.ports import Datapath, Delegates, Ipam
+from cni_shim.ports import Datapath, Delegates, Ipam, NoPolicies, Policies
 from cni_shim.results import Result
 from cni_shim.spec import AttachmentKey, CniRequest
 
@@ -40,6 +40,7 @@ class Verbs:
         queue_release: Callable[[CniRequest], None],
         finish_queued: Callable[[AttachmentKey], None],
         living: Callable[[], Collection[int]] = frozenset,
+        policies: Policies | None = None,
     ) -> None:
         """`queue_release` puts a DEL into the durable queue; `finish_queued` does one that waits
         there, with the key's lock held. Both raise CniError. `living` finds cookies of network
@@ -50,8 +51,9 @@ class Verbs:
         self._adding: dict[str, Attempt] = {}
         self._finish_queued = finish_queued
         self._delegates = delegates
-        self._teardown = Teardown(ipam, datapath, delegates, self._cache, queue_release)
-        self._setup = Setup(ipam, datapath, delegates, self._cache, self._teardown)
+        policies = policies or NoPolicies()
+        self._teardown = Teardown(ipam, datapath, delegates, self._cache, queue_release, policies)
+        self._setup = Setup(ipam, datapath, delegates, self._cache, self._teardown, policies)
         self._checker = Checker(ipam, datapath, delegates, self._cache)
         self._collector = Collector(ipam, datapath, self._teardown, self._locks, living)
 
