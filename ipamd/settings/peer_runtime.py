@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipamd.settings.judges import OFF, by_value, fixed_switch, idle, refused_as, warning
+from ipamd.settings.judges import OFF, fixed_switch, idle, refused_as
 from ipamd.settings.rows import Group, OnBad, Setting
 from ipamd.settings.values import one_of, optional, stripped
 
@@ -29,17 +29,7 @@ RUNTIME: tuple[Setting, ...] = (
         parse=optional(one_of("none", "standard", "strict")),
         on_bad=OnBad.REFUSE,
         range="none, standard, strict",
-        is_built=False,
-        judge=by_value(
-            none=OFF,
-            standard=warning("asks for network policies, which are not enforced: not built"),
-            other=refused_as(
-                "pods that are cut off until their policy stands, which is not built: "
-                "set it to none or standard"
-            ),
-        ),
-        fixed="",
-        meaning="How the network policy agent is told of new pods.",
+        meaning="How the network policy agent is told of new pods; none or unset: not at all.",
     ),
     idle(
         "AWS_VPC_K8S_CNI_LOG_FILE",

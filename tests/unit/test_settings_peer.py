@@ -14,9 +14,7 @@ KNOWN = [row.name for row in ROWS]
 
 def test_the_stock_chart_starts_us_and_says_plainly_what_is_missing() -> None:
     loaded = load(STOCK_CHART)
-    assert sorted(warning.split("=")[0] for warning in loaded.warnings) == [
-        "NETWORK_POLICY_ENFORCING_MODE",
-    ]
+    assert loaded.warnings == ()
     assert sorted(note.split("=")[0] for note in loaded.notes) == [
         "AWS_VPC_K8S_CNI_LOG_FILE",
         "AWS_VPC_K8S_CNI_VETHPREFIX",
@@ -30,10 +28,9 @@ def test_the_stock_chart_starts_us_and_says_plainly_what_is_missing() -> None:
         "WARM_PREFIX_TARGET",
     ]
     assert loaded.settings.warm_prefixes == 1
-    assert (
-        loaded.settings
-        == load({"WARM_PREFIX_TARGET": "1", "VPC_IPAMD_LOG_LEVEL": "debug"}).settings
-    )
+    asked = ("WARM_PREFIX_TARGET", "NETWORK_POLICY_ENFORCING_MODE")
+    environ = {name: STOCK_CHART[name] for name in asked} | {"VPC_IPAMD_LOG_LEVEL": "debug"}
+    assert loaded.settings == load(environ).settings
 
 
 def test_the_rows_know_the_charts_values() -> None:
@@ -61,7 +58,6 @@ def test_aws_nodes_own_default_never_ends_the_start(row: object) -> None:
         ({"DISABLE_POD_V6": "true"}, "add it to the CNI config and set this to false"),
         ({"ENABLE_BANDWIDTH_PLUGIN": "true"}, "add it to the CNI config and set this to false"),
         ({"ANNOTATE_POD_IP": "true"}, "asks for annotations on pods, which are not built"),
-        ({"NETWORK_POLICY_ENFORCING_MODE": "STRICT"}, "set it to none or standard"),
     ],
 )
 def test_what_we_lack_ends_the_start_with_what_to_do(environ: dict[str, str], said: str) -> None:
@@ -83,7 +79,6 @@ IPV6 = {"ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true", "WARM_IP_TARG
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({"NETWORK_POLICY_ENFORCING_MODE": "standard"}, "which are not enforced"),
         ({**IPV6, "ENABLE_V4_EGRESS": "true"}, "IPv6 pods have no IPv4 egress"),
         ({"AWS_VPC_K8S_CNI_VETHPREFIX": "cali"}, "set vethPrefix in the CNI config to the same"),
         ({"POD_MTU": "1500"}, "POD_MTU=1500 has no effect: set mtu in the CNI config"),
@@ -106,6 +101,8 @@ def test_what_is_missing_but_aws_nodes_default_or_elsewhere_is_one_warning(
         {"AWS_VPC_CNI_NODE_PORT_SUPPORT": "false"},
         {"AWS_VPC_K8S_CNI_CONNMARK": "128"},
         {"DISABLE_TCP_EARLY_DEMUX": "true"},
+        {"NETWORK_POLICY_ENFORCING_MODE": "none"},
+        {"NETWORK_POLICY_ENFORCING_MODE": "STRICT"},
         {"AWS_MANAGE_ENIS_NON_SCHEDULABLE": "true"},
         {"AWS_VPC_ENI_MTU": "1500"},
         {"AWS_REGION": "eu-west-1"},
