@@ -70,7 +70,7 @@ class Teardown:
             # What is ours is found by its names and its alias.
             if self.unwire(request, key, None):
                 self._forget_pod(request, key, None, deadline_monotonic)
-            return self._put_off(request, key, e)
+            return self._put_off(request, e)
         had_link = [self.unwire(request, k, held) for k, held in standing.items()]
         if request.ipam_only and standing[key] is None:
             self._remove_forgotten(request)
@@ -80,7 +80,7 @@ class Teardown:
         try:
             addresses = [self._release(k, deadline_monotonic, reason) for k in standing]
         except IpamdError as e:
-            self._put_off(request, key, e)
+            self._put_off(request, e)
             is_queued = True
         if any(had_link) or standing[key] is not None:
             self._forget_pod(request, key, standing[key], deadline_monotonic)
@@ -171,11 +171,10 @@ class Teardown:
         except DatapathError as e:
             raise _refused(e) from e
 
-    def _put_off(self, request: CniRequest, key: AttachmentKey, error: IpamdError) -> bool:
+    def _put_off(self, request: CniRequest, error: IpamdError) -> bool:
         """Queue a DEL that ipamd could not serve; False. Raises CniError where it would not."""
         if not (error.is_away or error.reason == pb.ErrorDetail.STORE_FAILED):
             raise error.cni from error
-        log.warning("release_queued", key=str(key), error=str(error))
         self._queue_release(request)
         return False
 

@@ -6,7 +6,6 @@ of the same key can never be hit by an old DEL.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -58,18 +57,20 @@ class QueueWorker:
         for key in tuple(self._pending):
             try:
                 with self._held_verbs().locked(key, timeout_seconds=ENTRY_SECONDS):
-                    if not self._finish(key):
+                    if not self._finish_or_set_aside(key):
                         return
             except (CniError, QueueError, TimeoutError) as e:
                 log.warning("queued_delete_failed", key=str(key), error=str(e))
-            except Exception as e:  # one entry that cannot be done must not keep the node down
-                log.exception("queued_delete_crashed", key=str(key))
-                self._pending.pop(key, None)
-                self._queue.set_aside(key, f"{type(e).__name__}: {e}")
 
     def put(self, request: CniRequest) -> None:
-        """Queue the release of a DEL whose kernel part is done. Raises CniError 11."""
+        """Queue the release of a DEL whose kernel part is done. Raises CniError 11.
+
+        One that waits already stays as it is: it is the same attachment's, since an ADD of the key
+        is served only after it, and a drain that still finds nobody comes here every second.
+        """
         assert request.key is not None
+        if request.key in self._pending:
+            return
         frame = _frame(request, request.key)
         try:
             self._queue.put(frames.pack_request(frame))
@@ -79,12 +80,11 @@ class QueueWorker:
                 "ipamd is away and the delete queue takes nothing",
                 str(e),
             ) from e
-        is_new = request.key not in self._pending
         self._pending[request.key] = QueuedDelete(
             key=request.key, request=frame, queued_unix=time.time()
         )
-        if is_new:
-            self._wake.set()
+        log.warning("release_queued", key=str(request.key), waiting=len(self._pending))
+        self._wake.set()
 
     def finish(self, key: AttachmentKey) -> None:
         """Before an ADD, with the key's lock held: do its queued DEL first. Raises CniError 11."""
@@ -107,6 +107,18 @@ class QueueWorker:
             self._wake.wait(timeout=None if not self._pending else RETRY_SECONDS)
             self._wake.clear()
             self.drain()
+
+    def _finish_or_set_aside(self, key: AttachmentKey) -> bool:
+        """With the key's lock held, so that what is set aside is what failed and no newer DEL."""
+        try:
+            return self._finish(key)
+        except (CniError, QueueError):
+            raise
+        except Exception as e:  # one entry that cannot be done must not keep the node down
+            log.exception("queued_delete_crashed", key=str(key))
+            del self._pending[key]
+            self._queue.set_aside(key, f"{type(e).__name__}: {e}")
+            return True
 
     def _finish(self, key: AttachmentKey) -> bool:
         entry = self._pending.get(key)
@@ -136,9 +148,9 @@ def _request(entry: QueuedDelete) -> CniRequest:
 
 
 def _frame(request: CniRequest, key: AttachmentKey) -> frames.Request:
-    """A DEL that says just what a release and a search for leftovers need."""
+    """The DEL as it came, less what tearing down never asks for: the configuration whole, as its
+    `ipam` and prevResult find what a lost store has forgotten."""
     args = f"K8S_POD_NAMESPACE={request.pod.namespace};K8S_POD_NAME={request.pod.name}"
-    config = {"cniVersion": request.cni_version, "name": request.network_name}
     return frames.Request(
         deadline_ms=1,
         env=tuple(
@@ -151,5 +163,5 @@ def _frame(request: CniRequest, key: AttachmentKey) -> frames.Request:
                 ("CNI_PATH", "/"),
             )
         ),
-        stdin=json.dumps(config).encode(),
+        stdin=request.stdin,
     )

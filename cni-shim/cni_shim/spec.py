@@ -86,7 +86,8 @@ class CniRequest:
     the namespace itself travels as an fd. `prev_result` is the decoded object as it came, or None
     where there was none or something else than an object. `valid_attachments` is what GC must keep,
     None for every other verb. `ipam_only` is there where a main plugin asks us for addresses alone;
-    then our own keys of a main plugin have their defaults.
+    then our own keys of a main plugin have their defaults. `stdin` is the configuration as it came,
+    for the delete queue.
     """
 
     verb: Verb
@@ -101,6 +102,7 @@ class CniRequest:
     pod_annotations: Mapping[str, str] = field(default_factory=dict)
     valid_attachments: frozenset[AttachmentKey] | None = None
     ipam_only: IpamOnly | None = None
+    stdin: bytes = field(default=b"", repr=False, compare=False)
 
 
 def blank_delete(key: AttachmentKey) -> CniRequest:
@@ -147,6 +149,7 @@ def parse(env: Callable[[str], str], stdin: bytes) -> CniRequest:
         pod_annotations=runtime_keys.pod_annotations(config),
         valid_attachments=_parse_valid(config) if verb is Verb.GC else None,
         ipam_only=(ipam_only.parse_leniently if is_lenient else ipam_only.parse)(config),
+        stdin=stdin,
     )
 
 
