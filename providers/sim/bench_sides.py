@@ -5,28 +5,27 @@ from the same spawn path. A time is worth nothing unless the verb did its work, 
 carries a fault: empty only where a probe passed (ADD), or where nothing of the pod was left in the
 kernel and the side's own ledger had let go of the address (DEL).
 
-All of it runs in a thread that is in the node's network namespace.
+Every call runs on a thread of its own in the side's network namespace; the clock knows nothing of
+that.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
-import signal
 import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from providers.sim import netns
 from providers.sim.bench_spawn import Run, timed_run
 from providers.sim.lab_node import PATH, Node
 from providers.sim.ping import ping
@@ -37,6 +36,8 @@ MTU = 9001
 PEER_PLUGINS = Path("/usr/lib/cni")  # where Debian's containernetworking-plugins puts them
 PEER_SUBNET = "10.222.0.0/16"  # not the VPC's, and as large, so that no round finds it full
 PEER_NAME = "bench-peer"
+STATIC_NETS = 224  # second number of StaticPeer's networks, clear of all others here
+HOST_LOCAL, STATIC = "ptp+host-local", "ptp+static"
 
 _POLL_SECONDS = 0.02
 _KERNEL_QUESTIONS = "link show\nroute show table all\nrule show\n"
@@ -65,45 +66,71 @@ class Attached:
 
 
 class Side(ABC):
-    """One plugin with its config. `name` is "peer", or which launcher of ours it is."""
+    """One plugin with its config, on one node. `name` says which, in faults."""
 
-    def __init__(self, name: str, program: Path, config: Mapping[str, Any], run_dir: str) -> None:
+    def __init__(
+        self, name: str, program: Path, config: Mapping[str, Any], run_dir: str, netns_path: str
+    ) -> None:
         self.name = name
+        self.netns_path = netns_path
         self._program = str(program)
         self._config = dict(config)
         self._env = {"CNI_PATH": str(program.parent), "PATH": PATH, "VPC_CNI_RUN_DIR": run_dir}
         self._attached: dict[str, Attached] = {}
 
     @abstractmethod
-    def wait_ready(self, timeout_seconds: float) -> None:
-        """Return once an ADD need not wait for anybody. Raises NotReady."""
+    def wait_ready(self, addresses: int, timeout_seconds: float) -> None:
+        """Return once so many ADDs need not wait for anybody. Raises NotReady."""
 
     def add(self, pod: Pod) -> Timing:
         """One ADD, and a probe from the pod."""
-        run = self._call("ADD", pod, self._config)
-        if run.exit_code != 0:
-            return Timing(milliseconds=run.milliseconds, fault=f"ADD {run}")
-        try:
-            attached = _attached(run.stdout)
-        except (ValueError, LookupError) as e:
-            return Timing(milliseconds=run.milliseconds, fault=f"ADD's result lacks {e!r}: {run}")
-        self._attached[pod.container_id] = attached
-        target = self._probe_target(attached)
-        fault = ""
-        if ping(pod.netns_path, attached.address, target) is None:
-            fault = f"{attached.address} has no answer from {target}"
-        return Timing(milliseconds=run.milliseconds, fault=fault)
+        run = self.call("ADD", pod)
+        return Timing(milliseconds=run.milliseconds, fault=self.add_fault(pod, run))
 
     def delete(self, pod: Pod) -> Timing:
         """One DEL, and at its exit a look at the kernel and at the ledger."""
+        run = self.call("DEL", pod)
+        return Timing(milliseconds=run.milliseconds, fault=self.delete_fault(pod, run))
+
+    def call(self, command: str, pod: Pod) -> Run:
+        """The verb alone; a DEL carries the result of the ADD, once `add_fault` has seen it."""
+        attached = self._attached.get(pod.container_id)
+        previous = {"prevResult": attached.document} if attached and command == "DEL" else {}
+        return netns.call_in(
+            self.netns_path, lambda: self._call(command, pod, {**self._config, **previous})
+        )
+
+    def add_fault(self, pod: Pod, run: Run) -> str:
+        """Why an ADD that ended so does not count; empty if the pod works."""
+        fault = self.start_fault(pod, run)
+        if fault:
+            return fault
+        attached = self._attached[pod.container_id]
+        target = self._probe_target(attached)
+        if ping(pod.netns_path, attached.address, target) is None:
+            return f"{attached.address} has no answer from {target}"
+        return ""
+
+    def start_fault(self, pod: Pod, run: Run) -> str:
+        """`add_fault` without a look at the pod: whether the plugin says that it works."""
+        if run.exit_code != 0:
+            return f"ADD {run}"
+        try:
+            attached = _attached(run.stdout)
+        except (ValueError, LookupError) as e:
+            return f"ADD's result lacks {e!r}: {run}"
+        self._attached[pod.container_id] = attached
+        return ""
+
+    def delete_fault(self, pod: Pod, run: Run) -> str:
+        """Why a DEL that ended so does not count; empty if nothing is left of the pod."""
         attached = self._attached.pop(pod.container_id, None)
         if attached is None:
-            run = self._call("DEL", pod, self._config)
-            return Timing(milliseconds=run.milliseconds, fault="its ADD had failed")
-        run = self._call("DEL", pod, {**self._config, "prevResult": attached.document})
-        fault = f"DEL {run}" if run.exit_code != 0 else ""
-        fault = fault or kernel_fault(attached) or self._ledger_fault(attached.address)
-        return Timing(milliseconds=run.milliseconds, fault=fault)
+            return "its ADD had failed"
+        if run.exit_code != 0:
+            return f"DEL {run}"
+        left = netns.call_in(self.netns_path, lambda: kernel_fault(attached))
+        return left or self._ledger_fault(attached.address)
 
     @abstractmethod
     def _probe_target(self, attached: Attached) -> str:
@@ -139,13 +166,13 @@ class Ours(Side):
             "vethPrefix": "eni",
             "mtu": str(MTU),
         }
-        super().__init__(name, program, config, str(node.run_dir))
+        super().__init__(name, program, config, str(node.run_dir), node.netns_path)
         self._gateway = str(gateway)
         self._enis_socket = enis_socket
 
-    def wait_ready(self, timeout_seconds: float) -> None:
-        """With an address available and nobody else asking, an ADD waits for no cloud call."""
-        wait_available(self._enis_socket, 1, timeout_seconds)
+    def wait_ready(self, addresses: int, timeout_seconds: float) -> None:
+        """With addresses available and nobody else asking, an ADD waits for no cloud call."""
+        wait_available(self._enis_socket, addresses, timeout_seconds)
 
     def _probe_target(self, attached: Attached) -> str:
         """The VPC's router: it answers only if the packet left by the ENI that has the address."""
@@ -158,55 +185,67 @@ class Ours(Side):
 
 
 class Peer(Side):
-    """ptp + host-local, with our daemons standing still while it runs.
+    """ptp with one of Debian's IPAM plugins, on a node of its own: none of our daemons is there."""
 
-    They hear of every link on the node and look at it: beside them the peer's ADD took 11.5 ms, not
-    8.9, which would be counted as our merit. A node of the peer's has none of them.
-    """
-
-    def __init__(self, data_dir: Path, node: Node) -> None:
+    def __init__(self, name: str, ipam: Mapping[str, Any], netns_path: str) -> None:
         config = {
             "cniVersion": CNI_VERSION,
             "name": PEER_NAME,
             "type": "ptp",
             "mtu": MTU,
             "ipMasq": False,
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": PEER_SUBNET}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
-                "dataDir": str(data_dir),
-            },
+            "ipam": dict(ipam),
         }
-        super().__init__("peer", PEER_PLUGINS / "ptp", config, "")
-        self._leases = data_dir / PEER_NAME
-        self._node = node
+        super().__init__(name, PEER_PLUGINS / "ptp", config, "", netns_path)
 
-    def wait_ready(self, timeout_seconds: float) -> None:
+    def wait_ready(self, addresses: int, timeout_seconds: float) -> None:
         """At once: it has no daemon, and its subnet is never full."""
-
-    def _call(self, command: str, pod: Pod, config: Mapping[str, Any]) -> Run:
-        with stopped((self._node.cnid.pid, self._node.ipamd.pid)):
-            return super()._call(command, pod, config)
 
     def _probe_target(self, attached: Attached) -> str:
         """Its own host end: the peer's addresses are nobody's outside of the node."""
         return attached.gateway
 
+
+class HostLocalPeer(Peer):
+    """ptp + host-local, which keeps a file for each lease and reads them all."""
+
+    def __init__(self, name: str, data_dir: Path, netns_path: str) -> None:
+        ipam = {
+            "type": "host-local",
+            "ranges": [[{"subnet": PEER_SUBNET}]],
+            "routes": [{"dst": "0.0.0.0/0"}],
+            "dataDir": str(data_dir),
+        }
+        super().__init__(name, ipam, netns_path)
+        self._leases = data_dir / PEER_NAME
+
     def _ledger_fault(self, address: str) -> str:
         return f"{address} still has a lease" if (self._leases / address).exists() else ""
 
 
-@contextmanager
-def stopped(pids: tuple[int, ...]) -> Iterator[None]:
-    """SIGSTOP the processes for the length of the block; they go on whatever happens in it."""
-    try:
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+class StaticPeer(Peer):
+    """ptp + static: the address stands in the config, so no ledger grows with the pods.
+
+    Each pod gets a network of its own, as ptp wants a gateway in it.
+    """
+
+    def __init__(self, name: str, netns_path: str) -> None:
+        super().__init__(name, {"type": "static"}, netns_path)
+        self._numbers: dict[str, int] = {}
+
+    def _call(self, command: str, pod: Pod, config: Mapping[str, Any]) -> Run:
+        number = self._numbers.setdefault(pod.container_id, len(self._numbers))
+        network = f"10.{STATIC_NETS + number // 200}.{number % 200}"
+        ipam = {
+            "type": "static",
+            "addresses": [{"address": f"{network}.2/24", "gateway": f"{network}.1"}],
+            "routes": [{"dst": "0.0.0.0/0"}],
+        }
+        return super()._call(command, pod, {**config, "ipam": ipam})
+
+    def _ledger_fault(self, address: str) -> str:
+        del address
+        return ""
 
 
 def address_states(enis_socket: Path) -> dict[str, str]:

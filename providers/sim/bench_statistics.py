@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 
-Goals = Mapping[tuple[str, str], float]
-"""(verb, launcher) -> the ratio that is not to be passed."""
+Goals = Mapping[tuple[str, str, str, int, str, str], float]
+"""Row.key -> the ratio that is not to be passed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the result. Without a verified round the figures are None and `rounds` 0."""
+    """One line of the result. Without a verified round the figures are None and `rounds` 0.
 
+    `kind` says what was done; `peer` is who the ratio is to, which may be ourselves in other
+    circumstances.
+    """
+
+    kind: str
     verb: str
     launcher: str
     pods: int
@@ -38,11 +43,26 @@ class Row:
     ratio: float | None
     rounds: int
 
+    @property
+    def key(self) -> tuple[str, str, str, int, str, str]:
+        """What no two rows of a result share."""
+        return (self.kind, self.verb, self.launcher, self.pods, self.mode, self.peer)
 
-def row(pairs: Sequence[Pair], *, verb: str, launcher: str, pods: int, mode: str, peer: str) -> Row:
+
+def row(
+    pairs: Sequence[Pair],
+    *,
+    kind: str,
+    verb: str,
+    launcher: str,
+    pods: int,
+    mode: str,
+    peer: str,
+) -> Row:
     """The row of these rounds; `ratio` is median to median, so below 1 we are the faster."""
     ours, theirs = [pair.ours_ms for pair in pairs], [pair.peer_ms for pair in pairs]
     return Row(
+        kind=kind,
         verb=verb,
         launcher=launcher,
         pods=pods,
@@ -74,13 +94,13 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def document(rows: Sequence[Row]) -> dict[str, list[dict[str, object]]]:
-    """What `--json` prints: {"rows": [...]}."""
+    """What `-o json` prints: {"rows": [...]}."""
     return {"rows": [asdict(each) for each in rows]}
 
 
 def table(rows: Sequence[Row], goals: Goals) -> str:
     """The rows for people, each with its goal where there is one."""
-    lines = [_HEAD, *(_line(each, goals.get((each.verb, each.launcher))) for each in rows)]
+    lines = [_HEAD, *(_line(each, goals.get(each.key)) for each in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -89,7 +109,7 @@ def table(rows: Sequence[Row], goals: Goals) -> str:
 
 
 _HEAD = (
-    "verb", "launcher", "pods", "mode", "peer", "median ms", "p95 ms", "peer ms", "ratio",
+    "row", "verb", "launcher", "pods", "mode", "peer", "median ms", "p95 ms", "peer ms", "ratio",
     "rounds", "goal",
 )  # fmt: skip
 
@@ -97,6 +117,7 @@ _HEAD = (
 def _line(each: Row, goal: float | None) -> tuple[str, ...]:
     figures = (each.median_ms, each.p95_ms, each.peer_median_ms, each.ratio)
     return (
+        each.kind,
         each.verb,
         each.launcher,
         str(each.pods),

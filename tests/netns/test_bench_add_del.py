@@ -28,41 +28,52 @@ needs_peer = pytest.mark.skipif(
 def finished() -> subprocess.CompletedProcess[str]:
     """One run for all tests: it starts a cloud and a node, which takes some ten seconds."""
     return subprocess.run(
-        [str(SCRIPT), "--quick", "--json", "--rounds", str(ROUNDS)],
-        capture_output=True, text=True, check=False, timeout=120,
+        [str(SCRIPT), "--rows", "single,burst,memory", "-o", "json", "--rounds", str(ROUNDS)],
+        capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
 
 
-def rows() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(finished().stdout)["rows"]
-    return found
+def document() -> dict[str, list[dict[str, Any]]]:
+    said: dict[str, list[dict[str, Any]]] = json.loads(finished().stdout)
+    return said
 
 
 @needs_peer
 def test_every_round_of_the_benchmark_is_verified_and_counts() -> None:
-    assert (finished().returncode, finished().stderr.count("not verified")) == (
-        0,
-        0,
-    ), finished().stderr
-    assert [row["rounds"] for row in rows()] == [ROUNDS] * 4
+    done = finished()
+
+    assert (done.returncode, done.stderr.count("not verified")) == (0, 0), done.stderr
+    assert {row["rounds"] for row in document()["rows"]} == {ROUNDS}
 
 
 @needs_peer
 def test_the_document_has_a_row_for_each_verb_and_launcher() -> None:
-    said = [(r["verb"], r["launcher"], r["pods"], r["mode"], r["peer"]) for r in rows()]
+    rows = document()["rows"]
+    said = [(r["kind"], r["verb"], r["launcher"], r["pods"], r["mode"], r["peer"]) for r in rows]
 
     assert said == [
-        (verb, launcher, 10, "grouped", "ptp+host-local")
-        for verb in ("ADD", "DEL")
-        for launcher in ("c", "python")
+        *(
+            ("single", verb, launcher, 10, "grouped", "ptp+host-local")
+            for verb in ("ADD", "DEL")
+            for launcher in ("c", "python")
+        ),
+        *(("burst", f"{v} x50", "c", 10, "grouped", "ptp+host-local") for v in ("ADD", "DEL")),
     ]
 
 
 @needs_peer
 def test_the_figures_of_a_row_belong_together() -> None:
-    for row in rows():
+    for row in document()["rows"]:
         assert 0 < row["median_ms"] <= row["p95_ms"], row
         assert row["ratio"] == pytest.approx(row["median_ms"] / row["peer_median_ms"], abs=0.001)
+
+
+@needs_peer
+def test_the_daemons_memory_is_told_at_rest_and_with_pods() -> None:
+    said = [(m["process"], m["pods"]) for m in document()["memory"]]
+
+    assert said == [("vpc-cnid", 0), ("ipamd", 0), ("vpc-cnid", 250), ("ipamd", 250)]
+    assert all(0 < m["pss_mb"] <= m["rss_mb"] for m in document()["memory"])
 
 
 def attached(address: str, host_link: str) -> Attached:

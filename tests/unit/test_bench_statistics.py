@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from providers.sim import bench_add_del, bench_statistics
-from providers.sim.bench_add_del import Options, Result
+from providers.sim.bench_kinds import KINDS
+from providers.sim.bench_rounds import Rounds, interleaved, stand
 from providers.sim.bench_sides import Side, Timing, lines_naming
 from providers.sim.bench_spawn import timed_run
 from providers.sim.bench_statistics import Pair, Row
@@ -18,7 +19,7 @@ from providers.sim.runtime import Pod
 def row_of(*pairs: tuple[float, float]) -> Row:
     measured = [Pair(ours_ms=ours, peer_ms=peer) for ours, peer in pairs]
     return bench_statistics.row(
-        measured, verb="ADD", launcher="c", pods=10, mode="grouped", peer="ptp"
+        measured, kind="single", verb="ADD", launcher="c", pods=10, mode="grouped", peer="ptp"
     )
 
 
@@ -68,13 +69,13 @@ def test_a_row_without_rounds_has_no_figures() -> None:
     ids=["at the goal", "above it"],
 )
 def test_the_table_says_whether_a_goal_is_met(goal: float, expected: str) -> None:
-    lines = bench_statistics.table([row_of((2.0, 8.0))], {("ADD", "c"): goal}).splitlines()
+    lines = bench_statistics.table([row_of((2.0, 8.0))], {row_of().key: goal}).splitlines()
 
     assert (len(lines), lines[1].endswith(expected)) == (2, True)
 
 
 def test_the_table_calls_a_goal_unknown_where_nothing_was_verified() -> None:
-    assert bench_statistics.table([row_of()], {("ADD", "c"): 1.0}).endswith("<= 1.00: unknown")
+    assert bench_statistics.table([row_of()], {row_of().key: 1.0}).endswith("<= 1.00: unknown")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ class ScriptedSide(Side):
         self._milliseconds = milliseconds
         self._failing = failing
 
-    def wait_ready(self, timeout_seconds: float) -> None:
+    def wait_ready(self, addresses: int, timeout_seconds: float) -> None:
         """At once."""
 
     def add(self, pod: Pod) -> Timing:
@@ -148,24 +149,35 @@ def new_pod(name: str) -> Pod:
     )  # fmt: skip
 
 
-def measured(*failing: str) -> Result:
-    """Four rounds: C takes 1 ms, Python 2 ms, the peer 4 ms."""
-    names = {"c": 1.0, "python": 2.0, "peer": 4.0}
-    sides = [ScriptedSide(name, ms, frozenset(failing)) for name, ms in names.items()]
-    options = Options(rounds=4, seed=1, is_json=True, pause_seconds=0.0)
-    return bench_add_del.measure(options, sides, new_pod)
+SIDES = {"c": 1.0, "python": 2.0, "peer": 4.0}
 
 
-def rounds_of(result: Result) -> dict[tuple[str, str], int]:
-    return {(row.verb, row.launcher): row.rounds for row in result.rows}
+def measured(*failing: str) -> Rounds:
+    """Four rounds: C takes 1 ms, Python 2 ms, the peer 4 ms. `failing`: "VERB side round"."""
+    sides = [
+        ScriptedSide(
+            name, ms, frozenset(f"{verb} bench-{number}" for verb, side, number in
+                                map(str.split, failing) if side == name)
+        )
+        for name, ms in SIDES.items()
+    ]  # fmt: skip
+    return interleaved(sides, new_pod, rounds=4, seed=1, pause_seconds=0.0)
+
+
+def rounds_of(seen: Rounds) -> dict[tuple[str, str], int]:
+    return {
+        (verb, launcher): len(seen.pairs(verb, launcher, "peer"))
+        for verb in ("ADD", "DEL")
+        for launcher in ("c", "python")
+    }
 
 
 def test_every_verified_round_counts() -> None:
-    result = measured()
+    seen = measured()
 
-    assert (rounds_of(result), [row.ratio for row in result.rows], result.faults) == (
+    assert (rounds_of(seen), seen.pairs("ADD", "c", "peer")[0], seen.faults) == (
         {("ADD", "c"): 4, ("ADD", "python"): 4, ("DEL", "c"): 4, ("DEL", "python"): 4},
-        [0.25, 0.5, 0.25, 0.5],
+        Pair(ours_ms=1.0, peer_ms=4.0),
         (),
     )
 
@@ -173,25 +185,25 @@ def test_every_verified_round_counts() -> None:
 @pytest.mark.parametrize(
     ("failing", "expected"),
     [
-        ("ADD bench-c-2", {("ADD", "c"): 3}),
-        ("DEL bench-python-0", {("DEL", "python"): 3}),
-        ("ADD bench-peer-1", {("ADD", "c"): 3, ("ADD", "python"): 3}),
+        ("ADD c 2", {("ADD", "c"): 3}),
+        ("DEL python 0", {("DEL", "python"): 3}),
+        ("ADD peer 1", {("ADD", "c"): 3, ("ADD", "python"): 3}),
     ],
     ids=["ours", "the other launcher", "the peer"],
 )
 def test_a_round_counts_only_when_both_sides_were_verified(
     failing: str, expected: dict[tuple[str, str], int]
 ) -> None:
-    result = measured(failing)
+    seen = measured(failing)
 
-    everything = dict.fromkeys(rounds_of(result), 4)
-    assert (rounds_of(result), len(result.faults)) == (everything | expected, 1)
+    everything = dict.fromkeys(rounds_of(seen), 4)
+    assert (rounds_of(seen), len(seen.faults)) == (everything | expected, 1)
 
 
 def test_a_standing_pod_that_does_not_work_is_a_fault() -> None:
-    assert measured("ADD standing-peer-3").faults == (
-        "standing pod 3, ADD by peer: no probe passed",
-    )
+    side = ScriptedSide("peer", 4.0, frozenset({"ADD standing-3"}))
+
+    assert stand(side, 5, new_pod) == ("standing pod 3, ADD by peer: no probe passed",)
 
 
 @pytest.mark.parametrize("said", ["", "{}", '{"ips": [{"address": "10.0.0.5/32"}]}'])
@@ -200,6 +212,40 @@ def test_a_plugin_that_ends_well_without_a_result_did_no_add(said: str, tmp_path
     program.write_text(f"#!/bin/sh\nprintf '%s' '{said}'\n")
     program.chmod(0o755)
     side = ScriptedSide("c", 0.0, frozenset())
-    Side.__init__(side, "c", program, {}, "")
+    run = timed_run([str(program)], {}, b"")
 
-    assert "lacks" in Side.add(side, new_pod("web")).fault
+    assert "lacks" in Side.add_fault(side, new_pod("web"), run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kinds", "rounds"),
+    [
+        ([], tuple(KINDS), bench_add_del.ROUNDS),
+        (["--quick"], ("single",), bench_add_del.QUICK_ROUNDS),
+        (["--rows", "burst,memory", "--rounds", "3"], ("burst", "memory"), 3),
+        (["--quick", "--rows", "scale"], ("scale",), bench_add_del.QUICK_ROUNDS),
+    ],
+    ids=["all", "quick", "chosen", "quick and chosen"],
+)
+def test_what_is_measured_can_be_chosen(
+    arguments: list[str], kinds: tuple[str, ...], rounds: int
+) -> None:
+    options, _ = bench_add_del.parsed(arguments)
+
+    assert (options.kinds, options.rounds) == (kinds, rounds)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--rows", "speed"], ["--pods", "many"], ["--pods", "0"], ["--rounds", "0"]]
+)
+def test_what_cannot_be_measured_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        bench_add_del.parsed(arguments)
+
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_every_goal_is_of_a_row_that_can_be() -> None:
+    assert {kind for kind, *_ in bench_add_del.GOALS} <= set(KINDS)
