@@ -139,7 +139,7 @@ def test_a_node_whose_pods_have_no_ipv6_keeps_its_own_as_it_was(ground: Ground) 
     assert (our_rules(site), forwarding(site)) == ([], "0")
 
 
-def test_an_ipv6_node_has_the_rule_of_its_pods_and_forwards(ground: Ground) -> None:
+def test_an_ipv6_node_has_the_rules_of_its_pods_and_forwards(ground: Ground) -> None:
     site = started(ground, IPV6)
     site.add("pod")
-    assert (our_rules(site), forwarding(site)) == ([512], "1")
+    assert (our_rules(site), forwarding(site)) == ([512, 1024], "1")
