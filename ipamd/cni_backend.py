@@ -18,6 +18,7 @@ import grpc.aio
 import structlog
 from compat import rpc_pb2 as pb
 from compat import rpc_pb2_grpc as pb_grpc
+from google.protobuf import empty_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from ipam_api.v1 import ipam_pb2
 
@@ -79,8 +80,9 @@ class _Attach:
         )
 
 
-class CniBackend(pb_grpc.CNIBackendServicer):
-    """The service. One instance, on the event loop."""
+class CniBackend(pb_grpc.CNIBackendServicer, pb_grpc.ConfigServerBackendServicer):
+    """Both services: to aws-node's plugin, and to its network policy agent. One instance, on the
+    event loop."""
 
     def __init__(
         self,
@@ -178,6 +180,7 @@ class CniBackend(pb_grpc.CNIBackendServicer):
             UseExternalSNAT=self._settings.has_external_snat,
             VPCv4CIDRs=v4,
             VPCv6CIDRs=v6,
+            NetworkPolicyMode=self._settings.network_policy_mode,
         )
 
     def _tell_added(
@@ -224,6 +227,23 @@ class CniBackend(pb_grpc.CNIBackendServicer):
                 _metadata((a.address for a in rows), enis.get(rows[0].eni_id))  # type: ignore[misc]
                 for rows in ended.interfaces
             ],
+            NetworkPolicyMode=self._settings.network_policy_mode,
+        )
+
+    async def GetNetworkPolicyConfigs(
+        self, request: empty_pb2.Empty, context: Context
+    ) -> pb.NetworkPolicyAgentConfigReply:
+        """See rpc.proto. What the cloud has not told yet is left empty, as the network policy agent
+        reads mode and switch alone."""
+        facts = self._reconciler.facts
+        primary = next((e for e in self._keeper.ledger.enis.values() if e.is_primary), None)
+        return pb.NetworkPolicyAgentConfigReply(
+            NetworkPolicyMode=self._settings.network_policy_mode,
+            MultiNICEnabled=self._settings.has_multi_nic,
+            NodeIPv4=str(primary.primary_address) if primary else "",
+            NodeIPv6=str(primary.primary_address_v6 or "") if primary else "",
+            InstanceID=facts.identity.instance_id if facts else "",
+            Region=facts.identity.region if facts else "",
         )
 
     def _tell_deleted(
@@ -293,6 +313,7 @@ async def start(servicer: CniBackend, path: Path) -> grpc.aio.Server:
     _make_room(path)
     server = grpc.aio.server()
     pb_grpc.add_CNIBackendServicer_to_server(servicer, server)
+    pb_grpc.add_ConfigServerBackendServicer_to_server(servicer, server)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     before = os.umask(0o177)

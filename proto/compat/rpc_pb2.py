@@ -22,35 +22,40 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x63ompat/rpc.proto\x12\x03rpc\"\xec\x01\n\x11\x41\x64\x64NetworkRequest\x12\x14\n\x0cK8S_POD_NAME\x18\x01 \x01(\t\x12\x19\n\x11K8S_POD_NAMESPACE\x18\x02 \x01(\t\x12\"\n\x1aK8S_POD_INFRA_CONTAINER_ID\x18\x03 \x01(\t\x12\r\n\x05Netns\x18\x04 \x01(\t\x12\x0e\n\x06IfName\x18\x05 \x01(\t\x12\x13\n\x0bNetworkName\x18\x06 \x01(\t\x12\x13\n\x0b\x43ontainerID\x18\x07 \x01(\t\x12\x15\n\rClientVersion\x18\x08 \x01(\t\x12\"\n\x1aRequiresMultiNICAttachment\x18\t \x01(\x08\"f\n\x14IPAllocationMetadata\x12\x10\n\x08IPv4Addr\x18\x01 \x01(\t\x12\x10\n\x08IPv6Addr\x18\x02 \x01(\t\x12\x14\n\x0c\x44\x65viceNumber\x18\x03 \x01(\x05\x12\x14\n\x0cRouteTableId\x18\x04 \x01(\x05\"\x9e\x02\n\x0f\x41\x64\x64NetworkReply\x12\x0f\n\x07Success\x18\x01 \x01(\x08\x12\x37\n\x14IPAllocationMetadata\x18\x02 \x03(\x0b\x32\x19.rpc.IPAllocationMetadata\x12\x17\n\x0fUseExternalSNAT\x18\x05 \x01(\x08\x12\x12\n\nVPCv4CIDRs\x18\x06 \x03(\t\x12\x11\n\tPodVlanId\x18\x07 \x01(\x05\x12\x11\n\tPodENIMAC\x18\x08 \x01(\t\x12\x16\n\x0ePodENISubnetGW\x18\t \x01(\t\x12\x15\n\rParentIfIndex\x18\n \x01(\x05\x12\x12\n\nVPCv6CIDRs\x18\x0c \x03(\t\x12\x19\n\x11NetworkPolicyMode\x18\r \x01(\tJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05J\x04\x08\x0b\x10\x0c\"\xe4\x01\n\x11\x44\x65lNetworkRequest\x12\x14\n\x0cK8S_POD_NAME\x18\x01 \x01(\t\x12\x19\n\x11K8S_POD_NAMESPACE\x18\x02 \x01(\t\x12\"\n\x1aK8S_POD_INFRA_CONTAINER_ID\x18\x03 \x01(\t\x12\x0e\n\x06Reason\x18\x05 \x01(\t\x12\x0e\n\x06IfName\x18\x06 \x01(\t\x12\x13\n\x0bNetworkName\x18\x07 \x01(\t\x12\x13\n\x0b\x43ontainerID\x18\x08 \x01(\t\x12\x15\n\rClientVersion\x18\t \x01(\t\x12\x13\n\x0bK8S_POD_UID\x18\n \x01(\tJ\x04\x08\x04\x10\x05\"\x95\x01\n\x0f\x44\x65lNetworkReply\x12\x0f\n\x07Success\x18\x01 \x01(\x08\x12\x37\n\x14IPAllocationMetadata\x18\x02 \x03(\x0b\x32\x19.rpc.IPAllocationMetadata\x12\x11\n\tPodVlanId\x18\x04 \x01(\x05\x12\x19\n\x11NetworkPolicyMode\x18\x06 \x01(\tJ\x04\x08\x03\x10\x04J\x04\x08\x05\x10\x06\"x\n\x10\x45nforceNpRequest\x12\x14\n\x0cK8S_POD_NAME\x18\x01 \x01(\t\x12\x19\n\x11K8S_POD_NAMESPACE\x18\x02 \x01(\t\x12\x1b\n\x13NETWORK_POLICY_MODE\x18\x03 \x01(\t\x12\x16\n\x0eInterfaceCount\x18\x04 \x01(\x05\"!\n\x0e\x45nforceNpReply\x12\x0f\n\x07Success\x18\x01 \x01(\x08\"B\n\x0f\x44\x65leteNpRequest\x12\x14\n\x0cK8S_POD_NAME\x18\x01 \x01(\t\x12\x19\n\x11K8S_POD_NAMESPACE\x18\x02 \x01(\t\" \n\rDeleteNpReply\x12\x0f\n\x07Success\x18\x01 \x01(\x08\x32\x84\x01\n\nCNIBackend\x12:\n\nAddNetwork\x12\x16.rpc.AddNetworkRequest\x1a\x14.rpc.AddNetworkReply\x12:\n\nDelNetwork\x12\x16.rpc.DelNetworkRequest\x1a\x14.rpc.DelNetworkReply2\x82\x01\n\tNPBackend\x12<\n\x0e\x45nforceNpToPod\x12\x15.rpc.EnforceNpRequest\x1a\x13.rpc.EnforceNpReply\x12\x37\n\x0b\x44\x65letePodNp\x12\x14.rpc.DeleteNpRequest\x1a\x12.rpc.DeleteNpReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x63ompat/rpc.proto\x12\x03rpc\x1a\x1bgoogle/protobuf/empty.proto\"\xec\x01\n\x11\x41\x64\x64NetworkRequest\x12\x14\n\x0cK8S_POD_NAME\x18\x01 \x01(\t\x12\x19\n\x11K8S_POD_NAMESPACE\x18\x02 \x01(\t\x12\"\n\x1aK8S_POD_INFRA_CONTAINER_ID\x18\x03 \x01(\t\x12\r\n\x05Netns\x18\x04 \x01(\t\x12\x0e\n\x06IfName\x18\x05 \x01(\t\x12\x13\n\x0bNetworkName\x18\x06 \x01(\t\x12\x13\n\x0b\x43ontainerID\x18\x07 \x01(\t\x12\x15\n\rClientVersion\x18\x08 \x01(\t\x12\"\n\x1aRequiresMultiNICAttachment\x18\t \x01(\x08\"f\n\x14IPAllocationMetadata\x12\x10\n\x08IPv4Addr\x18\x01 \x01(\t\x12\x10\n\x08IPv6Addr\x18\x02 \x01(\t\x12\x14\n\x0c\x44\x65viceNumber\x18\x03 \x01(\x05\x12\x14\n\x0cRouteTableId\x18\x04 \x01(\x05\"\x9e\x02\n\x0f\x41\x64\x64NetworkReply\x12\x0f\n\x07Success\x18\x01 \x01(\x08\x12\x37\n\x14IPAllocationMetadata\x18\x02 \x03(\x0b\x32\x19.rpc.IPAllocationMetadata\x12\x17\n\x0fUseExternalSNAT\x18\x05 \x01(\x08\x12\x12\n\nVPCv4CIDRs\x18\x06 \x03(\t\x12\x11\n\tPodVlanId\x18\x07 \x01(\x05\x12\x11\n\tPodENIMAC\x18\x08 \x01(\t\x12\x16\n\x0ePodENISubnetGW\x18\t \x01(\t\x12\x15\n\rParentIfIndex\x18\n \x01(\x05\x12\x12\n\nVPCv6CIDRs\x18\x0c \x03(\t\x12\x19\n\x11NetworkPolicyMode\x18\r \x01(\tJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05J\x04\x08\x0b\x10\x0c\"\xe4\x01\n\x11\x44\x65lNetworkRequest\x12\x14\n\x0cK8S_POD_NAME\x18\x01 \x01(\t\x12\x19\n\x11K8S_POD_NAMESPACE\x18\x02 \x01(\t\x12\"\n\x1aK8S_POD_INFRA_CONTAINER_ID\x18\x03 \x01(\t\x12\x0e\n\x06Reason\x18\x05 \x01(\t\x12\x0e\n\x06IfName\x18\x06 \x01(\t\x12\x13\n\x0bNetworkName\x18\x07 \x01(\t\x12\x13\n\x0b\x43ontainerID\x18\x08 \x01(\t\x12\x15\n\rClientVersion\x18\t \x01(\t\x12\x13\n\x0bK8S_POD_UID\x18\n \x01(\tJ\x04\x08\x04\x10\x05\"\x95\x01\n\x0f\x44\x65lNetworkReply\x12\x0f\n\x07Success\x18\x01 \x01(\x08\x12\x37\n\x14IPAllocationMetadata\x18\x02 \x03(\x0b\x32\x19.rpc.IPAllocationMetadata\x12\x11\n\tPodVlanId\x18\x04 \x01(\x05\x12\x19\n\x11NetworkPolicyMode\x18\x06 \x01(\tJ\x04\x08\x03\x10\x04J\x04\x08\x05\x10\x06\"\x9b\x01\n\x1dNetworkPolicyAgentConfigReply\x12\x19\n\x11NetworkPolicyMode\x18\x01 \x01(\t\x12\x17\n\x0fMultiNICEnabled\x18\x02 \x01(\x08\x12\x10\n\x08NodeIPv4\x18\x03 \x01(\t\x12\x10\n\x08NodeIPv6\x18\x04 \x01(\t\x12\x12\n\nInstanceID\x18\x05 \x01(\t\x12\x0e\n\x06Region\x18\x06 \x01(\t\"x\n\x10\x45nforceNpRequest\x12\x14\n\x0cK8S_POD_NAME\x18\x01 \x01(\t\x12\x19\n\x11K8S_POD_NAMESPACE\x18\x02 \x01(\t\x12\x1b\n\x13NETWORK_POLICY_MODE\x18\x03 \x01(\t\x12\x16\n\x0eInterfaceCount\x18\x04 \x01(\x05\"!\n\x0e\x45nforceNpReply\x12\x0f\n\x07Success\x18\x01 \x01(\x08\"B\n\x0f\x44\x65leteNpRequest\x12\x14\n\x0cK8S_POD_NAME\x18\x01 \x01(\t\x12\x19\n\x11K8S_POD_NAMESPACE\x18\x02 \x01(\t\" \n\rDeleteNpReply\x12\x0f\n\x07Success\x18\x01 \x01(\x08\x32\x84\x01\n\nCNIBackend\x12:\n\nAddNetwork\x12\x16.rpc.AddNetworkRequest\x1a\x14.rpc.AddNetworkReply\x12:\n\nDelNetwork\x12\x16.rpc.DelNetworkRequest\x1a\x14.rpc.DelNetworkReply2l\n\x13\x43onfigServerBackend\x12U\n\x17GetNetworkPolicyConfigs\x12\x16.google.protobuf.Empty\x1a\".rpc.NetworkPolicyAgentConfigReply2\x82\x01\n\tNPBackend\x12<\n\x0e\x45nforceNpToPod\x12\x15.rpc.EnforceNpRequest\x1a\x13.rpc.EnforceNpReply\x12\x37\n\x0b\x44\x65letePodNp\x12\x14.rpc.DeleteNpRequest\x1a\x12.rpc.DeleteNpReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'compat.rpc_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ADDNETWORKREQUEST']._serialized_start=26
-  _globals['_ADDNETWORKREQUEST']._serialized_end=262
-  _globals['_IPALLOCATIONMETADATA']._serialized_start=264
-  _globals['_IPALLOCATIONMETADATA']._serialized_end=366
-  _globals['_ADDNETWORKREPLY']._serialized_start=369
-  _globals['_ADDNETWORKREPLY']._serialized_end=655
-  _globals['_DELNETWORKREQUEST']._serialized_start=658
-  _globals['_DELNETWORKREQUEST']._serialized_end=886
-  _globals['_DELNETWORKREPLY']._serialized_start=889
-  _globals['_DELNETWORKREPLY']._serialized_end=1038
-  _globals['_ENFORCENPREQUEST']._serialized_start=1040
-  _globals['_ENFORCENPREQUEST']._serialized_end=1160
-  _globals['_ENFORCENPREPLY']._serialized_start=1162
-  _globals['_ENFORCENPREPLY']._serialized_end=1195
-  _globals['_DELETENPREQUEST']._serialized_start=1197
-  _globals['_DELETENPREQUEST']._serialized_end=1263
-  _globals['_DELETENPREPLY']._serialized_start=1265
-  _globals['_DELETENPREPLY']._serialized_end=1297
-  _globals['_CNIBACKEND']._serialized_start=1300
-  _globals['_CNIBACKEND']._serialized_end=1432
-  _globals['_NPBACKEND']._serialized_start=1435
-  _globals['_NPBACKEND']._serialized_end=1565
+  _globals['_ADDNETWORKREQUEST']._serialized_start=55
+  _globals['_ADDNETWORKREQUEST']._serialized_end=291
+  _globals['_IPALLOCATIONMETADATA']._serialized_start=293
+  _globals['_IPALLOCATIONMETADATA']._serialized_end=395
+  _globals['_ADDNETWORKREPLY']._serialized_start=398
+  _globals['_ADDNETWORKREPLY']._serialized_end=684
+  _globals['_DELNETWORKREQUEST']._serialized_start=687
+  _globals['_DELNETWORKREQUEST']._serialized_end=915
+  _globals['_DELNETWORKREPLY']._serialized_start=918
+  _globals['_DELNETWORKREPLY']._serialized_end=1067
+  _globals['_NETWORKPOLICYAGENTCONFIGREPLY']._serialized_start=1070
+  _globals['_NETWORKPOLICYAGENTCONFIGREPLY']._serialized_end=1225
+  _globals['_ENFORCENPREQUEST']._serialized_start=1227
+  _globals['_ENFORCENPREQUEST']._serialized_end=1347
+  _globals['_ENFORCENPREPLY']._serialized_start=1349
+  _globals['_ENFORCENPREPLY']._serialized_end=1382
+  _globals['_DELETENPREQUEST']._serialized_start=1384
+  _globals['_DELETENPREQUEST']._serialized_end=1450
+  _globals['_DELETENPREPLY']._serialized_start=1452
+  _globals['_DELETENPREPLY']._serialized_end=1484
+  _globals['_CNIBACKEND']._serialized_start=1487
+  _globals['_CNIBACKEND']._serialized_end=1619
+  _globals['_CONFIGSERVERBACKEND']._serialized_start=1621
+  _globals['_CONFIGSERVERBACKEND']._serialized_end=1729
+  _globals['_NPBACKEND']._serialized_start=1732
+  _globals['_NPBACKEND']._serialized_end=1862
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from google.protobuf import empty_pb2 as _empty_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -97,6 +98,22 @@ class DelNetworkReply(_message.Message):
     PodVlanId: int
     NetworkPolicyMode: str
     def __init__(self, Success: _Optional[bool] = ..., IPAllocationMetadata: _Optional[_Iterable[_Union[IPAllocationMetadata, _Mapping]]] = ..., PodVlanId: _Optional[int] = ..., NetworkPolicyMode: _Optional[str] = ...) -> None: ...
+
+class NetworkPolicyAgentConfigReply(_message.Message):
+    __slots__ = ("NetworkPolicyMode", "MultiNICEnabled", "NodeIPv4", "NodeIPv6", "InstanceID", "Region")
+    NETWORKPOLICYMODE_FIELD_NUMBER: _ClassVar[int]
+    MULTINICENABLED_FIELD_NUMBER: _ClassVar[int]
+    NODEIPV4_FIELD_NUMBER: _ClassVar[int]
+    NODEIPV6_FIELD_NUMBER: _ClassVar[int]
+    INSTANCEID_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    NetworkPolicyMode: str
+    MultiNICEnabled: bool
+    NodeIPv4: str
+    NodeIPv6: str
+    InstanceID: str
+    Region: str
+    def __init__(self, NetworkPolicyMode: _Optional[str] = ..., MultiNICEnabled: _Optional[bool] = ..., NodeIPv4: _Optional[str] = ..., NodeIPv6: _Optional[str] = ..., InstanceID: _Optional[str] = ..., Region: _Optional[str] = ...) -> None: ...
 
 class EnforceNpRequest(_message.Message):
     __slots__ = ("K8S_POD_NAME", "K8S_POD_NAMESPACE", "NETWORK_POLICY_MODE", "InterfaceCount")

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from compat import rpc_pb2 as compat_dot_rpc__pb2
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -130,6 +131,81 @@ class CNIBackend:
             '/rpc.CNIBackend/DelNetwork',
             compat_dot_rpc__pb2.DelNetworkRequest.SerializeToString,
             compat_dot_rpc__pb2.DelNetworkReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class ConfigServerBackendStub:
+    """What aws-network-policy-agent asks once, when it starts; it does not start without an answer.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetNetworkPolicyConfigs = channel.unary_unary(
+                '/rpc.ConfigServerBackend/GetNetworkPolicyConfigs',
+                request_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+                response_deserializer=compat_dot_rpc__pb2.NetworkPolicyAgentConfigReply.FromString,
+                _registered_method=True)
+
+
+class ConfigServerBackendServicer:
+    """What aws-network-policy-agent asks once, when it starts; it does not start without an answer.
+    """
+
+    def GetNetworkPolicyConfigs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ConfigServerBackendServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetNetworkPolicyConfigs': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNetworkPolicyConfigs,
+                    request_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                    response_serializer=compat_dot_rpc__pb2.NetworkPolicyAgentConfigReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'rpc.ConfigServerBackend', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('rpc.ConfigServerBackend', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ConfigServerBackend:
+    """What aws-network-policy-agent asks once, when it starts; it does not start without an answer.
+    """
+
+    @staticmethod
+    def GetNetworkPolicyConfigs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rpc.ConfigServerBackend/GetNetworkPolicyConfigs',
+            google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            compat_dot_rpc__pb2.NetworkPolicyAgentConfigReply.FromString,
             options,
             channel_credentials,
             insecure,

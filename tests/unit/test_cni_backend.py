@@ -13,6 +13,8 @@ import grpc
 import grpc.aio
 import pytest
 from compat import rpc_pb2 as pb
+from compat import rpc_pb2_grpc as pb_grpc
+from google.protobuf import empty_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ipam_api.v1 import ipam_pb2
 
@@ -322,3 +324,16 @@ def test_the_socket_is_root_s_alone_and_a_second_daemon_does_not_take_it(tmp_pat
         assert answers(socket)
 
     serve(tmp_path, work)
+
+
+def test_the_plugin_and_the_policy_agent_are_told_the_mode(tmp_path: Path) -> None:
+    async def work(backend: Backend) -> None:
+        agent = pb_grpc.ConfigServerBackendStub(backend.channel)
+        config = await agent.GetNetworkPolicyConfigs(empty_pb2.Empty())
+        added = await backend.stub.AddNetwork(PodCall("c1").add())
+        deleted = await backend.stub.DelNetwork(PodCall("c1").delete())
+        assert (config.NetworkPolicyMode, config.MultiNICEnabled) == ("strict", False)
+        assert (config.NodeIPv4, config.InstanceID) != ("", "")
+        assert {added.NetworkPolicyMode, deleted.NetworkPolicyMode} == {"strict"}
+
+    serve(tmp_path, work, NETWORK_POLICY_ENFORCING_MODE="strict")
