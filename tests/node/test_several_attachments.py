@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -112,9 +111,11 @@ def test_attachments_of_two_enis_leave_each_by_its_own(ground: Ground) -> None:
     assert far.node.identity is not None
     target = str(far.node.identity.address)
     inside, outside = pods.pod.netns_path, far.node.netns_path
-    for address, asking in itertools.product((pods.eth0, net1), ("out", "in")):
-        way = (inside, address, target) if asking == "out" else (outside, None, address)
-        until(partial(ping.ping, *way, 0.5), seconds=5.0, what=f"an echo {asking} for {address}")
+    for address in (pods.eth0, net1):
+        out = partial(ping.ping, inside, address, target, 0.5)
+        back = partial(ping.ping, outside, None, address, 0.5)
+        until(out, seconds=5.0, what=f"an echo out of {address}")
+        until(back, seconds=5.0, what=f"an echo into {address}")
 
 
 @in_both_families
