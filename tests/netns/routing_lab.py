@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -169,6 +170,35 @@ def seen_source(
         except (TimeoutError, OSError):
             return None
         return seen
+
+
+def seen_source_by_tcp(client: Place, server: Place, *, by: tuple[Address, int]) -> Address | None:
+    """The same by TCP and IPv4, with so much each way that it fills many segments."""
+    size = 200_000
+    with ExitStack() as stack:
+        with inside(server.netns.fd):
+            listening = stack.enter_context(socket.create_server((str(server.addresses[4]), 7)))
+        with inside(client.netns.fd):
+            asking = stack.enter_context(socket.socket())
+        for made in (listening, asking):
+            made.settimeout(2.0)
+        try:
+            asking.connect((str(by[0]), by[1]))
+            accepted, sender = listening.accept()
+            stack.enter_context(accepted).settimeout(2.0)
+            for one, other in ((asking, accepted), (accepted, asking)):
+                sending = threading.Thread(target=one.sendall, args=(bytes(size),))
+                sending.start()
+                received = 0
+                while received < size:
+                    data = other.recv(65536)
+                    if not data:
+                        return None
+                    received += len(data)
+                sending.join()
+        except (TimeoutError, OSError):
+            return None
+        return ip_address(sender[0])
 
 
 def _socket(

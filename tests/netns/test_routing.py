@@ -27,6 +27,7 @@ from tests.netns.routing_lab import (
     make_netns,
     open_routing_lab,
     seen_source,
+    seen_source_by_tcp,
     wanted,
 )
 
@@ -295,6 +296,23 @@ def test_a_connection_opened_without_the_rule_is_put_right_by_its_next_packet(
             answer()
         world.node.apply(POLICY)
         assert answer() == b"answer"
+
+
+def test_tcp_takes_the_same_ways(world: World) -> None:
+    """A connection through the NodePort from outside, one to the outside, one to a ClusterIP."""
+    backend = world.on_secondary.addresses[4]
+    world.node.run(
+        "nft",
+        "table ip kube-proxy { chain services { type nat hook prerouting priority dstnat;"
+        f" ip daddr {SERVICE[4]} tcp dport 80 dnat to {world.elsewhere.addresses[4]}:7;"
+        f" fib daddr type local tcp dport {NODE_PORT} dnat to {backend}:7;\n}}\n}}",
+    )
+    pod, outside = world.on_secondary, world.outside
+    node_port, service = (world.node.eni(0).addresses[4], NODE_PORT), (SERVICE[4], 80)
+    assert seen_source_by_tcp(outside, pod, by=node_port) == outside.addresses[4]
+    assert seen_source_by_tcp(pod, outside, by=(OUTSIDE[4], 7)) == A0.primary_address
+    assert seen_source_by_tcp(pod, world.elsewhere, by=service) == pod.addresses[4]
+    assert world.lab.drops() == set()
 
 
 def test_pods_leave_the_vpc_with_the_primary_enis_address(world: World) -> None:
