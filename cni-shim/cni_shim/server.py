@@ -25,6 +25,7 @@ import structlog
 
 from cni_shim import settings
 from cni_shim.accepting import Accepting
+from cni_shim.crew import Crew
 from cni_shim.datapath.conntrack import Conntrack
 from cni_shim.datapath.delegated_pods import DelegatedPods
 from cni_shim.datapath.errors import DatapathError
@@ -56,8 +57,9 @@ from cni_shim.witnesses import Witnesses
 
 log = structlog.get_logger()
 
-WORKERS = 192
-"""Threads that serve a request each. More than the pods that a usual node can start at once."""
+FIRST_WORKERS, WORKERS = 8, 192
+"""Threads that serve a request each: at the start, and at most. The most is more than the pods that
+a usual node can start at once."""
 
 SWITCH_INTERVAL_SECONDS = 50e-6
 """As in ipamd: a decoding thread must not delay a verb by the default 5 ms per hand-over."""
@@ -123,7 +125,7 @@ class Daemon:
             waits=waits,
             may_release=wanted.lost_dels == "release",
         )
-        self._busy = threading.Semaphore(WORKERS)
+        self._crew = Crew(first=FIRST_WORKERS, most=WORKERS)
 
     def start(self) -> None:
         """Drain the queue, listen, and start every thread."""
@@ -152,8 +154,11 @@ class Daemon:
         if self._settings.lost_dels != "off":
             self._thread("leaks", lambda: self._leaks.run(self._is_stopping.is_set))
         accepting = Accepting(listener)
-        for number in range(WORKERS):
+
+        def hire(number: int) -> None:
             self._thread(f"verb-{number}", lambda: self._accept(accepting, server))
+
+        self._crew.start(hire)
         log.info(
             "serving",
             socket=str(self._settings.cni_socket),
@@ -171,11 +176,8 @@ class Daemon:
             pass
         with suppress(OSError):
             self._settings.cni_socket.unlink()  # launchers queue at once, in place of knocking
-        deadline = time.monotonic() + STOP_SECONDS
-        for _ in range(WORKERS):  # each that is taken is a verb that has ended
-            if not self._busy.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
-                log.warning("verbs_cut_off")
-                break
+        if not self._crew.wait_until_idle(timeout_seconds=STOP_SECONDS):
+            log.warning("verbs_cut_off")
         return self._exit_status
 
     def _living(self) -> frozenset[int]:
@@ -201,7 +203,7 @@ class Daemon:
         """One worker: the kernel wakes one of them per connection, with no hand-over between."""
         while not self._is_stopping.is_set():
             connection = accepting.accept()
-            with self._busy:
+            with self._crew.working():
                 server.handle(connection)
 
     def _watch_ipamd(self) -> None:
