@@ -437,3 +437,28 @@ def test_a_new_network_of_the_vpc_takes_effect_at_once_and_interrupts_nobody(
     for name, flow in world.flows.items():
         flow.wait_for_answer(time.monotonic())
         assert flow.longest_gap(began) < UNINTERRUPTED_SECONDS, name
+
+
+def test_external_snat_leaves_running_connections_as_they_are(world: World) -> None:
+    change(world, node_port_support=True)
+    world.flows["pod to the outside"].wait_for_answer(time.monotonic())
+
+
+def test_without_snat_and_node_ports_connections_that_were_snated_end(world: World) -> None:
+    flow = world.flows["pod to the outside"]
+    change(world, node_port_support=False)
+    changed = time.monotonic()
+    world.flows["pod to pod"].wait_for_answer(changed + 0.2)
+    assert flow.answered[-1] < changed
+
+
+def change(world: World, *, node_port_support: bool) -> None:
+    """To external SNAT; returns when the next connection has the pod's own address."""
+    # As long as anybody has a nat chain, the kernel goes on translating connections of before.
+    world.node.call(lambda: run("nft", FOREIGN))
+    network = network_of(world.node.enis)
+    network.policy.external_snat = True
+    network.policy.node_port_support = node_port_support
+    world.watch.wanted(network)
+    outside, own = world.lab.outside, world.pod.addresses[4]
+    world.wait_until(lambda: seen_source(world.pod, outside, port=8) == own)
