@@ -26,7 +26,7 @@ from ipamd import clock
 from ipamd.allocations import Allocations
 from ipamd.errors import BadRequest, IpamError, NoAddressAvailable, NotReady, SettingsError
 from ipamd.grpc_server import Context, abort
-from ipamd.handlers import attachment_key
+from ipamd.handlers import attachment_key, require_names
 from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
 from ipamd.model import Allocation, AttachmentKey, AttemptId, Eni, IPAddress, WiredBy
@@ -104,6 +104,7 @@ class CniBackend(pb_grpc.CNIBackendServicer, pb_grpc.ConfigServerBackendServicer
         """See rpc.proto. Repeating it for an attachment that stands answers the same addresses."""
         try:
             key = _key(request.ContainerID, request.IfName, request.NetworkName)
+            require_names(request.NetworkName, request.K8S_POD_NAMESPACE, request.K8S_POD_NAME)
         except BadRequest as e:
             log.warning("add_network_refused", error=str(e), pod=_pod(request))
             return pb.AddNetworkReply(Success=False)

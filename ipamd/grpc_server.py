@@ -23,7 +23,7 @@ from ipam_api.v1 import ipam_pb2_grpc as pb_grpc
 from ipamd import clock, status
 from ipamd.allocations import Allocations
 from ipamd.errors import BadRequest, IpamError
-from ipamd.handlers import Handlers, attachment_key, describe
+from ipamd.handlers import NAME_LIMIT, Handlers, attachment_key, describe
 from ipamd.host_policy import host_policy
 from ipamd.keeper import Keeper
 from ipamd.metrics import Metrics
@@ -289,9 +289,10 @@ def _observed(message: pb.ObservedAddress) -> reports.ObservedPod:
         link_name=message.link_name,
         key=attachment_key(message.key) if message.HasField("key") else None,
         netns_cookie=message.netns_cookie,
-        network_name=message.network_name,
-        pod_namespace=message.pod_namespace,
-        pod_name=message.pod_name,
+        # Cut, not refused: one name must not keep a whole report from being heard.
+        network_name=message.network_name[:NAME_LIMIT],
+        pod_namespace=message.pod_namespace[:NAME_LIMIT],
+        pod_name=message.pod_name[:NAME_LIMIT],
     )
 
 

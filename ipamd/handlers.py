@@ -7,6 +7,7 @@ of the loop, when the answer is on its way.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ from ipamd.pool.ledger import Ledger
 log = structlog.get_logger()
 
 MAX_WAIT_SECONDS = 60.0
+
+NAME_LIMIT = 1024
+"""Characters of a network's or pod's name, which the ledger keeps. Kubernetes' longest has 253."""
 
 _R = pb.ErrorDetail.Reason
 STATUS_OF: dict[type[IpamError], tuple[grpc.StatusCode, _R]] = {
@@ -126,7 +130,7 @@ class Handlers:
                 generation=request.generation,
                 attempt_id=AttemptId(request.attempt_id) if request.attempt_id else None,
                 is_foreign_use=request.is_foreign_use,
-                reason=request.reason,
+                reason=request.reason[:NAME_LIMIT],
             )
         except IpamError as e:
             log.warning("release_refused", key=_text(request.key), error=str(e))
@@ -189,6 +193,13 @@ def attachment_key(message: pb.AttachmentKey) -> AttachmentKey:
         raise BadRequest(str(e)) from None
 
 
+def require_names(*names: str) -> None:
+    """BadRequest for a name that is longer than anything is named."""
+    longest = max(map(len, names))
+    if longest > NAME_LIMIT:
+        raise BadRequest(f"a name of {longest} characters is over the limit of {NAME_LIMIT}")
+
+
 def _text(message: pb.AttachmentKey) -> str:
     return f"{message.container_id}/{message.ifname}"
 
@@ -198,6 +209,11 @@ def _request(message: pb.AllocateRequest) -> Request:
         raise BadRequest(f"attempt_id {message.attempt_id!r} must be 16 to 64 hex digits")
     if message.netns_cookie == 0:
         raise BadRequest("netns_cookie is missing")
+    if not (math.isfinite(message.wait_seconds) and math.isfinite(message.began_boottime)):
+        raise BadRequest("wait_seconds and began_boottime must be numbers of seconds")
+    require_names(
+        message.network_name, message.pod_namespace, message.pod_name, message.pod_uid, message.eni
+    )
     return Request(
         key=attachment_key(message.key),
         network_name=message.network_name,

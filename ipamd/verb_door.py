@@ -109,6 +109,8 @@ class Connection(asyncio.Protocol):
             return
         if self._call is not None or len(self._buffer) > end:
             raise door.DoorError("a second call before the first was answered")
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            raise door.DoorError("a call before the answers to those before it were read")
         body, self._buffer = bytes(self._buffer[door.HEADER.size : end]), bytearray()
         with self._errors_answered(method):
             reply = self._answer_now(method, body)

@@ -135,6 +135,16 @@ def test_a_call_without_a_usable_name_is_no_success_and_changes_nothing(
     serve(tmp_path, work)
 
 
+def test_a_pod_of_a_name_longer_than_any_is_no_success(tmp_path: Path) -> None:
+    async def work(backend: Backend) -> None:
+        request = PodCall("c1").add()
+        request.K8S_POD_NAME = "x" * 1025
+        assert await backend.stub.AddNetwork(request) == pb.AddNetworkReply()
+        assert not backend.engine.keeper.ledger.allocations
+
+    serve(tmp_path, work)
+
+
 def test_a_repeated_add_answers_the_same_address(tmp_path: Path) -> None:
     async def work(backend: Backend) -> None:
         first = await backend.stub.AddNetwork(PodCall("c1").add())

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import stat
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +21,7 @@ from ipam_api.v1 import door
 from ipam_api.v1 import ipam_pb2 as pb
 
 from ipamd import clock
-from ipamd.handlers import Handlers
+from ipamd.handlers import NAME_LIMIT, Handlers
 from ipamd.metrics import Metrics
 from ipamd.model import AddressState
 from ipamd.verb_door import VerbDoor
@@ -36,15 +39,17 @@ class Bench:
         self.engine = engine
         self.client = VerbDoorClient(path)
 
-    def allocate(self, name: str = "c1", wait: float = 5.0, seconds: float = 10.0) -> object:
-        request = pb.AllocateRequest(
+    def request(self, name: str = "c1", wait: float = 5.0) -> pb.AllocateRequest:
+        return pb.AllocateRequest(
             key=pb.AttachmentKey(container_id=name, ifname="eth0"),
             attempt_id="0123456789abcdef",
             netns_cookie=7,
             wait_seconds=wait,
             began_boottime=clock.boottime(),
         )
-        return self.client.call(door.Method.ALLOCATE, request, seconds)
+
+    def allocate(self, name: str = "c1", wait: float = 5.0, seconds: float = 10.0) -> object:
+        return self.client.call(door.Method.ALLOCATE, self.request(name, wait), seconds)
 
     def raw(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
@@ -118,7 +123,7 @@ def test_a_caller_that_goes_leaves_the_queue(tmp_path: Path) -> None:
         with pytest.raises(IpamdError) as caught:
             bench.allocate(wait=30.0, seconds=0.3)
         assert caught.value.status is grpc.StatusCode.DEADLINE_EXCEEDED
-        _wait(lambda: bench.engine.allocations.waiting == 0)
+        assert _wait(lambda: bench.engine.allocations.waiting == 0)
 
     serve(tmp_path, work, memory)
 
@@ -193,6 +198,58 @@ def test_a_message_that_cannot_be_decoded_is_a_bad_request(tmp_path: Path) -> No
     serve(tmp_path, work)
 
 
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), float("-inf")], ids=str)
+@pytest.mark.parametrize("field", ["wait_seconds", "began_boottime"])
+def test_a_time_that_is_no_number_is_a_bad_request(
+    tmp_path: Path, field: str, seconds: float
+) -> None:
+    """A NaN among the timers of the loop would put all of them out of order."""
+    memory = MemoryCloud()
+    memory.free.clear()  # so that it would wait
+
+    def work(bench: Bench) -> None:
+        request = bench.request()
+        setattr(request, field, seconds)
+        with pytest.raises(IpamdError, match="numbers of seconds") as caught:
+            bench.client.call(door.Method.ALLOCATE, request, 5.0)
+        assert caught.value.reason == pb.ErrorDetail.BAD_REQUEST
+
+    serve(tmp_path, work, memory)
+
+
+@pytest.mark.parametrize("field", ["network_name", "pod_namespace", "pod_name", "pod_uid", "eni"])
+def test_a_name_longer_than_any_is_a_bad_request_and_not_kept(tmp_path: Path, field: str) -> None:
+    def work(bench: Bench) -> None:
+        request = bench.request()
+        setattr(request, field, "x" * (NAME_LIMIT + 1))
+        with pytest.raises(IpamdError, match="over the limit") as caught:
+            bench.client.call(door.Method.ALLOCATE, request, 5.0)
+        assert caught.value.reason == pb.ErrorDetail.BAD_REQUEST
+        assert not bench.engine.keeper.ledger.allocations
+
+    serve(tmp_path, work)
+
+
+def test_a_peer_that_calls_and_never_reads_is_ended(tmp_path: Path) -> None:
+    """Else its answers would fill the daemon's memory."""
+
+    def work(bench: Bench) -> None:
+        bench.allocate()
+        key = pb.AttachmentKey(container_id="c1", ifname="eth0")
+        frame = door.pack(door.Method.GET, pb.GetRequest(key=key))
+        with bench.raw() as connection:
+            unread = -1
+            while _unread(connection) > unread:  # until the kernel keeps no more of them
+                unread = _unread(connection)
+                connection.sendall(frame)
+                _wait(lambda: _unread(connection) > unread, seconds=0.1)  # noqa: B023 - called here
+            with pytest.raises(OSError, match=r"Broken pipe|reset by peer"):
+                _send_often(connection, frame)
+        assert isinstance(bench.allocate("c2"), pb.AllocateReply)
+
+    serve(tmp_path, work)
+
+
 def test_a_request_in_pieces_is_one_request(tmp_path: Path) -> None:
     def work(bench: Bench) -> None:
         key = pb.AttachmentKey(container_id="c9", ifname="eth0")
@@ -216,8 +273,22 @@ def test_the_door_is_its_owners_alone(tmp_path: Path) -> None:
     serve(tmp_path, work)
 
 
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+def _send_often(connection: socket.socket, frame: bytes) -> None:
+    for _ in range(3):
+        connection.sendall(frame)
+        _wait(lambda: False, seconds=0.1)
+
+
+def _unread(connection: socket.socket) -> int:
+    """Bytes of answers that wait in the kernel."""
+    return int.from_bytes(fcntl.ioctl(connection, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether it came to hold in time."""
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.0005)
+    return True
