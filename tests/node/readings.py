@@ -19,6 +19,7 @@ from providers.sim import netns
 
 ALIAS_START = "vpc-ipamd/1/"
 POD_TABLE = "5120"
+PROTOCOL = "119"
 STATES = ("preparing", "available", "allocated", "cooling", "quarantined", "unassigning")
 
 
@@ -129,7 +130,7 @@ def read_kernel(node_netns: str) -> Kernel:
             for link in links
             if _is_ours(link)
         ),
-        routes={r["dst"]: r["dev"] for r in routes if str(r.get("table")) == POD_TABLE},
+        routes={r["dst"]: r["dev"] for r in routes if _is_pods(r)},
         named_by_rules=frozenset(
             text
             for rule in rules
@@ -166,6 +167,14 @@ def _container_of(link: Mapping[str, Any]) -> str:
 def _is_ours(link: Mapping[str, Any]) -> bool:
     """By its alias; one that has none yet by its name: the test's veths begin with `eni`."""
     return bool(_container_of(link)) or link["ifname"].startswith("eni")
+
+
+def _is_pods(route: Mapping[str, Any]) -> bool:
+    """In our table, or one of ours to a single address in main, where `per-pod` has them."""
+    if str(route.get("table")) == POD_TABLE:
+        return True
+    is_main = "table" not in route and route.get("protocol") == PROTOCOL
+    return is_main and _is_one(route["dst"]) and "gateway" not in route
 
 
 def _is_one(text: str) -> bool:

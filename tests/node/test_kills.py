@@ -44,11 +44,18 @@ def _quick_hand_overs() -> Iterator[None]:
 @pytest.mark.netns
 @pytest.mark.slow
 @pytest.mark.usefixtures("_quick_hand_overs")
+@pytest.mark.parametrize("rules", ["grouped", "per-pod"])
 def test_kills_at_any_point_lose_nothing_and_double_nothing(
-    ground: Ground, lab: Lab, seed: int, capsys: pytest.CaptureFixture[str]
+    ground: Ground, lab: Lab, seed: int, rules: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
-    site = ground.started(env={"IP_COOLDOWN_PERIOD": "2", "WARM_IP_TARGET": "8"})
+    site = ground.started(
+        env={
+            "IP_COOLDOWN_PERIOD": "2",
+            "WARM_IP_TARGET": "8",
+            "VPC_IPAMD_ROUTING_RULES": rules,
+        }
+    )
     lab.control.call(
         "set_fault", action="AssignPrivateIpAddresses", kind="latency", seconds=ASSIGN_SECONDS
     )
