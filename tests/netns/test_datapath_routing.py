@@ -403,6 +403,15 @@ def test_an_attachment_whose_del_was_faster_is_left_to_it(lab: VpcLab) -> None:
     assert (rules(*pod.wiring.addresses), routes(*pod.wiring.addresses)) == ([], [])
 
 
+def test_a_ledger_that_names_other_addresses_than_the_link_has_moves_nothing(lab: VpcLab) -> None:
+    pod = wire(lab, lab.pods, 1, SECONDARY)
+    others = pod_addresses(SECONDARY, 2)
+    held = {(pod.wiring.container_id, "eth0"): others}
+    assert lab.pods.settle(held, READY_MARKS) == 0
+    assert routes(*others) == []
+    assert len(routes(*pod.wiring.addresses)) == 2
+
+
 def test_a_link_without_a_name_is_not_settled(lab: VpcLab) -> None:
     pod = wire(lab, lab.pods, 1, SECONDARY)
     (seen, *_) = lab.pods.observe()

@@ -75,16 +75,18 @@ class PodRouting:
         """Give every pod of ours the routes and rules of this kind, then take those of the other
         kind away; returns the number of pods for which something was done.
 
-        `held` has the addresses of attachments by key; of a link that it does not name, those that
-        are routed to it. Rules of its own are taken from a pod only if the host's for its ENI
-        stand, as `ready_marks` says.
+        `held` has the addresses of attachments by key; of a link that it does not name, or names
+        with other addresses, those that are routed to it. Rules of its own are taken from a pod
+        only if the host's for its ENI stand, as `ready_marks` says.
         Raises DatapathError where the kernel refuses; what was not done is done by the next call.
         """
         host = self._netlink.socket()
         links = [
             link
             for link in host.dump(messages.dump_links(), answers.link_of)
-            if link.identity is not None and names.is_our_group(link.group)
+            if link.identity is not None
+            and names.is_our_group(link.group)
+            and not names.vlan_of_group(link.group)  # those are `branch_links`'
         ]
         routes, rules = _by_link(pod_routes(host)), _pod_rules(host)
         changed = 0
@@ -132,14 +134,16 @@ def _pod_rules(host: NetlinkSocket) -> dict[Address, list[Rule]]:
 
 
 def _routed(link: Link, routes: Iterable[Route], held: Held) -> RoutedPod:
-    """The pod behind a link, to which these routes lead."""
+    """The pod behind a link, to which these routes lead. Where `held` says otherwise it is older
+    or newer than the link, and nobody's addresses are moved on its word."""
     identity = link.identity
     assert identity is not None
+    over = tuple({r.destination.network_address: None for r in routes})
     known = held.get((identity.container_id, identity.ifname), ())
     return RoutedPod(
         ifindex=link.ifindex,
         mark=names.mark_of_group(link.group),
-        addresses=known or tuple({r.destination.network_address: None for r in routes}),
+        addresses=known if set(over) <= set(known) else over,
     )
 
 
