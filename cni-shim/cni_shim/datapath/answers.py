@@ -1,9 +1,15 @@
-"""rtnetlink answers as values. Pure; the counterpart of `messages`."""
+"""rtnetlink answers as values. Pure; the counterpart of `messages`.
+
+What is cut short or not as it should be raises DatapathError with EBADMSG, and nothing else.
+"""
 
 from __future__ import annotations
 
+import errno
+import functools
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -13,11 +19,15 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
 )
+from typing import TypeVar
 
 from cni_shim.datapath import messages as m
+from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.families import AF_INET, AF_INET6, Address, AddressOnLink, Network
 from cni_shim.datapath.identity import Identity, decode_alias
 from cni_shim.datapath.messages import Route, Rule
+
+T = TypeVar("T")
 
 _ATTRIBUTE = struct.Struct("=HH")
 _U32 = struct.Struct("=I")
@@ -49,6 +59,7 @@ class Link:
     group: int
     alias: str
     peer_ifindex: int
+    vlan_id: int = 0  # of a link of kind vlan; its peer_ifindex is the link below
 
     @property
     def identity(self) -> Identity | None:
@@ -84,6 +95,19 @@ class Neighbour:
     is_permanent: bool
 
 
+def _strict(parse: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """The parser, with one error for every way in which an answer can be wrong."""
+
+    @functools.wraps(parse)
+    def read(body: bytes) -> T:
+        try:
+            return parse(body)
+        except (struct.error, ValueError, IndexError) as e:
+            raise DatapathError(f"read an answer ({parse.__name__})", errno.EBADMSG, str(e)) from e
+
+    return read
+
+
 def split(data: bytes) -> Iterator[Message]:
     """The netlink messages in one datagram."""
     for kind, flags, sequence, start, end in spans(data):
@@ -116,24 +140,28 @@ def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     return found
 
 
+@_strict
 def link_of(body: bytes) -> Link:
     """The link in an RTM_NEWLINK or RTM_DELLINK."""
     _, _, ifindex, flags, _ = m.IFINFO.unpack_from(body)
     found = attributes(body, m.IFINFO.size)
     info = attributes(found.get(m.IFLA_LINKINFO, b""))
+    kind = _text(info.get(m.IFLA_INFO_KIND, b""))
     return Link(
         ifindex=ifindex,
         ifname=_text(found.get(m.IFLA_IFNAME, b"")),
-        kind=_text(info.get(m.IFLA_INFO_KIND, b"")),
+        kind=kind,
         mac=found.get(m.IFLA_ADDRESS, b"").hex(":"),
         mtu=_number(found, m.IFLA_MTU),
         is_up=bool(flags & m.IFF_UP),
         group=_number(found, m.IFLA_GROUP),
         alias=_text(found.get(m.IFLA_IFALIAS, b"")),
         peer_ifindex=_number(found, m.IFLA_LINK),
+        vlan_id=_vlan_id(info.get(m.IFLA_INFO_DATA, b"")) if kind == "vlan" else 0,
     )
 
 
+@_strict
 def address_of(body: bytes) -> LinkAddress | None:
     """The address in an RTM_NEWADDR; None for families other than IPv4 and IPv6."""
     family, length, _, _, ifindex = m.IFADDR.unpack_from(body)
@@ -150,6 +178,7 @@ def address_of(body: bytes) -> LinkAddress | None:
     )
 
 
+@_strict
 def route_of(body: bytes) -> Route | None:
     """The route in an RTM_NEWROUTE; None if it is not IP unicast through one link."""
     family, length, _, _, table, protocol, _, kind, _ = m.RTMSG.unpack_from(body)
@@ -168,12 +197,14 @@ def route_of(body: bytes) -> Route | None:
     )
 
 
+@_strict
 def matched_length(body: bytes) -> int:
     """The prefix length of the route in the answer to `messages.match_route`."""
     length: int = m.RTMSG.unpack_from(body)[1]
     return length
 
 
+@_strict
 def rule_of(body: bytes) -> Rule | None:
     """The rule in an RTM_NEWRULE; None if it does not simply look up a table."""
     family, to_length, from_length, _, table, action, _ = m.RULE.unpack_from(body)
@@ -189,9 +220,12 @@ def rule_of(body: bytes) -> Rule | None:
         destination=_network_or_none(family, found.get(m.FRA_DST), to_length),
         protocol=found.get(m.FRA_PROTOCOL, b"\0")[0],
         family=family,
+        iif=_text(found.get(m.FRA_IIFNAME, b"")),
+        ip_protocol=found.get(m.FRA_IP_PROTO, b"\0")[0],
     )
 
 
+@_strict
 def neighbour_of(body: bytes) -> Neighbour | None:
     """The neighbour in an RTM_NEWNEIGH; None for other families or without an address."""
     family, ifindex, state, _, _ = m.NDMSG.unpack_from(body)
@@ -204,6 +238,11 @@ def neighbour_of(body: bytes) -> Neighbour | None:
         mac=found.get(m.NDA_LLADDR, b""),
         is_permanent=bool(state & m.NUD_PERMANENT),
     )
+
+
+def _vlan_id(info: bytes) -> int:
+    value = attributes(info).get(m.IFLA_VLAN_ID, b"\0\0")
+    return int.from_bytes(value[:2], sys.byteorder)
 
 
 def _text(value: bytes) -> str:

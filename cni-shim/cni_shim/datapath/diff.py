@@ -149,7 +149,8 @@ def _route_removals(observed: ObservedHost, desired: DesiredHost) -> Iterator[Ac
     }
     for route in observed.routes:
         is_stale = (route.table, route.destination) not in wanted
-        if route.protocol == names.PROTOCOL and is_stale and not is_pod_route(route):
+        is_of_pod = is_pod_route(route) or names.is_branch_table(route.table)
+        if route.protocol == names.PROTOCOL and is_stale and not is_of_pod:
             yield RemoveRoute(eni_id="", route=route)
 
 
@@ -209,6 +210,8 @@ def _firewall_actions(observed: ObservedHost, desired: DesiredHost) -> Iterator[
 
 
 def _is_of_pod(rule: Rule) -> bool:
+    if names.is_branch_table(rule.table) and rule.iif:
+        return True
     is_addressed = rule.source is not None or rule.destination is not None
     return is_addressed and rule.priority in {names.POD_RULE_PRIORITY, names.MARK_RULE_PRIORITY}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cni_shim.datapath import names
 from cni_shim.datapath.answers import Link
 from cni_shim.datapath.desired import DesiredEni, DesiredHost, can_serve_pods
@@ -14,7 +16,12 @@ _STACKED_KINDS = frozenset(
 
 def link_of_eni(links: tuple[Link, ...], eni: DesiredEni) -> Link | None:
     """The link with the ENI's MAC; of several the one made first, never a stacked or pod link."""
-    mac = eni.mac.lower()
+    return link_with_mac(links, eni.mac)
+
+
+def link_with_mac(links: Iterable[Link], mac: str) -> Link | None:
+    """The link of the ENI with this MAC; see `link_of_eni`."""
+    mac = mac.lower()
     found = (
         link
         for link in links

@@ -35,6 +35,7 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP = 18, 20, 26, 27
 IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 28, 29, 31, 32
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+IFLA_VLAN_ID = 1
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 RTEXT_FILTER_SKIP_STATS = 8
 IFF_UP = 1
@@ -51,8 +52,8 @@ RTM_F_FIB_MATCH = 0x2000
 NDA_DST, NDA_LLADDR = 1, 2
 NUD_PERMANENT = 0x80
 
-FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_FWMARK = 1, 2, 6, 10
-FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 15, 16, 21
+FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_PRIORITY, FRA_FWMARK = 1, 2, 3, 6, 10
+FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL, FRA_IP_PROTO = 15, 16, 21, 22
 FR_ACT_TO_TBL = 1
 
 LOOPBACK_IFINDEX = 1  # the kernel registers lo first in every network namespace
@@ -99,7 +100,8 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A rule that looks up a table. mask 0: the mark is not looked at."""
+    """A rule that looks up a table. mask 0: the mark is not looked at; "" and 0: nor are the link
+    that it came by, and the protocol above IP."""
 
     priority: int
     table: int
@@ -109,6 +111,8 @@ class Rule:
     destination: Network | None = None
     protocol: int = names.PROTOCOL
     family: int = AF_INET
+    iif: str = ""
+    ip_protocol: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +184,31 @@ def create_veth(pair: VethPair) -> Request:
     )
     op = f"create veth {pair.host_ifname}"
     return Request(op=op, kind=RTM_NEWLINK, flags=NLM_F_CREATE | NLM_F_EXCL, body=body)
+
+
+def create_vlan(
+    ifname: str, *, parent_ifindex: int, vlan_id: int, mac: str, mtu: int, group: int
+) -> Request:
+    """Create an 802.1Q link with a MAC of its own."""
+    data = attribute(IFLA_VLAN_ID, struct.pack("=H", vlan_id))
+    body = (
+        IFINFO.pack(0, 0, 0, 0, 0)
+        + text(IFLA_IFNAME, ifname)
+        + attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+        + u32(IFLA_MTU, mtu)
+        + u32(IFLA_LINK, parent_ifindex)
+        + u32(IFLA_GROUP, group)
+        + attribute(IFLA_LINKINFO, text(IFLA_INFO_KIND, "vlan") + attribute(IFLA_INFO_DATA, data))
+    )
+    op = f"create VLAN link {ifname}"
+    return Request(op=op, kind=RTM_NEWLINK, flags=NLM_F_CREATE | NLM_F_EXCL, body=body)
+
+
+def name_link(ifindex: int, alias: str, group: int) -> Request:
+    """Give a link its alias and group, and bring it up."""
+    body = IFINFO.pack(0, 0, ifindex, IFF_UP, IFF_UP) + text(IFLA_IFALIAS, alias)
+    body += u32(IFLA_GROUP, group)
+    return Request(op=f"name link {ifindex}", kind=RTM_SETLINK, flags=0, body=body)
 
 
 # Address generation off: a host veth needs no IPv6 link-local address (where the pod has IPv6, each
@@ -383,6 +412,10 @@ def _rule_body(rule: Rule) -> bytes:
         body += attribute(FRA_SRC, rule.source.network_address.packed)
     if rule.destination is not None:
         body += attribute(FRA_DST, rule.destination.network_address.packed)
+    if rule.iif:
+        body += text(FRA_IIFNAME, rule.iif)
+    if rule.ip_protocol:
+        body += attribute(FRA_IP_PROTO, bytes([rule.ip_protocol]))
     return body
 
 

@@ -37,6 +37,20 @@ MARK_MASK = 0x7F
 GROUP_BASE = 0x76630000
 _GROUP_OWNER_MASK = 0xFFFF0000
 
+# The group of a pod with an ENI of its own has this bit and the VLAN id of that ENI instead: no
+# ENI's mark follows from it, and a restart knows such pods by it.
+_BRANCH_BIT = 0x8000
+_VLAN_IDS = range(1, 4095)  # IEEE 802.1Q: 0 and 4095 are reserved
+
+# Numbers of branch ENIs, the AWS agent's: their tables, the rules that lead to them, and where the
+# rule for the node's own addresses goes in strict mode, so that those come after.
+_BRANCH_TABLE_BASE = 100
+BRANCH_RULE_PRIORITY = 10
+LOCAL_RULE_PRIORITY = 0
+MOVED_LOCAL_RULE_PRIORITY = 20
+LOCAL_TABLE = 255
+STRICT_VETH_PREFIX = "vlan"
+
 # Port numbers of our netlink sockets, so that the listener can tell our doing from that of others.
 # The kernel's own choice is a process id (below 2^22) or a number with its highest bit set.
 PORT_BASE = GROUP_BASE
@@ -149,8 +163,41 @@ def link_group(mark: int) -> int:
 
 
 def mark_of_group(group: int) -> int:
-    """The mark of the ENI whose pods are in this interface group of ours."""
-    return group & MARK_MASK
+    """The mark of the ENI whose pods are in this interface group of ours; 0 for branch ENIs."""
+    return 0 if group & _BRANCH_BIT else group & MARK_MASK
+
+
+def branch_group(vlan_id: int) -> int:
+    """The interface group of the host veth, and of the VLAN link, of a pod on this branch ENI."""
+    check_vlan_id(vlan_id)
+    return GROUP_BASE | _BRANCH_BIT | vlan_id
+
+
+def vlan_of_group(group: int) -> int:
+    """The VLAN id of the branch ENI whose pod is in this group; 0 for every other group."""
+    is_branch = is_our_group(group) and group & _BRANCH_BIT
+    return group & (_BRANCH_BIT - 1) if is_branch else 0
+
+
+def branch_ifname(vlan_id: int) -> str:
+    """The name of the VLAN link on the trunk, the AWS agent's: vlan.eth.7."""
+    return f"vlan.eth.{vlan_id}"
+
+
+def branch_table(vlan_id: int) -> int:
+    """The route table of a branch ENI: 100 + VLAN id."""
+    return _BRANCH_TABLE_BASE + vlan_id
+
+
+def is_branch_table(table: int) -> bool:
+    """Whether it is the number of some branch ENI's table."""
+    return table - _BRANCH_TABLE_BASE in _VLAN_IDS
+
+
+def check_vlan_id(vlan_id: int) -> None:
+    """Raise ValueError for what is no VLAN id."""
+    if vlan_id not in _VLAN_IDS:
+        raise ValueError(f"VLAN id {vlan_id}: want 1 to {_VLAN_IDS[-1]}")
 
 
 def is_our_group(group: int) -> bool:

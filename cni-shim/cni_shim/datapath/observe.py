@@ -52,11 +52,20 @@ class ObservedPod:
 
 def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
     """Every pod address in our pods' routes, in main behind another agent's veth and in pods'
-    rules, and our links without one."""
+    rules, and our links without one. Pods on branch ENIs are none of the ledger's, and are left
+    out."""
     links = {link.ifindex: link for link in sock.dump(messages.dump_links(), answers.link_of)}
     bodies = sock.dump_raw(messages.dump_routes())
     routes = _of_pods(bodies)
     rules = sock.dump(messages.dump_rules(), answers.rule_of)
+
+    on_branches = {link.ifindex for link in links.values() if _is_on_branch(link)}
+    branch_addresses = {
+        route.destination.network_address
+        for body in (bodies if on_branches else ())
+        if (route := answers.route_of(body)) is not None and route.ifindex in on_branches
+    }
+    routes = tuple(route for route in routes if route.ifindex not in on_branches)
 
     routed = {route.ifindex for route in routes}
     ours = {route.destination.network_address for route in routes}
@@ -66,7 +75,9 @@ def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
     ruled = {
         address: rule.protocol == names.PROTOCOL
         for rule in sorted(rules, key=lambda rule: rule.protocol == names.PROTOCOL)
-        if (address := names_pod(rule)) is not None and address not in routed_addresses
+        if (address := names_pod(rule)) is not None
+        and address not in routed_addresses
+        and address not in branch_addresses
     }
     found = (
         *(_observed(_link_of(r, links), r.destination.network_address) for r in routes),
@@ -75,7 +86,7 @@ def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
         *(
             _observed(link, None)
             for link in links.values()
-            if _is_host_veth(link) and link.ifindex not in routed
+            if _is_host_veth(link) and link.ifindex not in routed | on_branches
         ),
     )
     return tuple(dict.fromkeys(found))  # while a pod's route changes its table it stands in both
@@ -187,6 +198,10 @@ def _observed(link: Link | None, address: Address | None) -> ObservedPod:
         pod_name=identity.pod_name,
         is_ours=True,
     )
+
+
+def _is_on_branch(link: Link) -> bool:
+    return link.identity is not None and names.vlan_of_group(link.group) != 0
 
 
 def is_foreign_veth(link: Link) -> bool:

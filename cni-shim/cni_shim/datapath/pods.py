@@ -21,6 +21,8 @@ from typing import TypeGuard
 
 from cni_shim.datapath import answers, further, messages, names, peer_pods, sysctls
 from cni_shim.datapath.begun import Begun
+from cni_shim.datapath.branch import Branch
+from cni_shim.datapath.branch_links import Branches
 from cni_shim.datapath.errors import AddressInUse, DatapathError
 from cni_shim.datapath.families import LEAST_MTU_V6, Address
 from cni_shim.datapath.identity import encode_alias
@@ -29,6 +31,7 @@ from cni_shim.datapath.netlink import (
     HostNetlink,
     NetlinkSocket,
     find_link_by_index,
+    find_links,
 )
 from cni_shim.datapath.notices import LinkNotices
 from cni_shim.datapath.observe import (
@@ -49,6 +52,7 @@ from cni_shim.datapath.wiring import (
     Wired,
     host_ifnames,
     host_requests,
+    is_of,
     pod_requests,
 )
 
@@ -72,6 +76,7 @@ class PodDatapath:
         self._routing = PodRouting(netlink, mode)
         self._remover = LinkRemover(netlink, notices)
         self._veths = Veths(netlink, self._remover)
+        self.branches = Branches(netlink, self._remover, mode=mode)
         self._locks = tuple(threading.Lock() for _ in range(_LOCK_STRIPES))
         self._has_ipv6 = sysctls.has_ipv6()
 
@@ -118,14 +123,21 @@ class PodDatapath:
         ):
             for address in wiring.addresses:
                 self._require_unused(wiring, address)
+            if wiring.branch is not None:
+                self.branches.prepare(wiring.branch, wiring.container_id, wiring.ifname)
             early = begun.take_pair(wiring) if begun else None
-            pair = early or self._veths.create(pod, netns_fd, wiring)
+            try:
+                pair = early or self._veths.create(pod, netns_fd, wiring)
+            except BaseException as e:
+                self._undo_branch(wiring, e)
+                raise
             try:
                 if wiring.has_v6:
                     self._prepare_v6(pair)
                 return self._dress(pod, pair, wiring)
             except BaseException as e:
                 self._undo(pair.host_ifindex, wiring.addresses, e)
+                self._undo_branch(wiring, e)
                 raise
             finally:
                 self._veths.unfinished.discard(pair.host_ifindex)
@@ -133,7 +145,14 @@ class PodDatapath:
     def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
         """What stands, if every part of this wiring stands exactly so; else None."""
         with self._netlink.pod_socket(netns_fd) as pod:
-            return find_wired(self._netlink.socket(), pod, wiring, self._routing.checked_mode)
+            wired = find_wired(self._netlink.socket(), pod, wiring, self._routing.checked_mode)
+            if wired is None or wiring.branch is None:
+                return wired
+            outside = find_link_by_index(self._netlink.socket(), wired.host_ifindex)
+            branch = self.branches.of_link(outside) if outside else None
+            if outside is None or branch != wiring.branch.branch:
+                return None
+            return None if any(self.branches.missing(branch, outside)) else wired
 
     def check(self, netns_fd: int, wiring: PodWiring, *, pod_mac: str = "") -> tuple[str, ...]:
         """A sentence for each thing of this wiring that does not stand; empty if all does.
@@ -146,7 +165,28 @@ class PodDatapath:
             found = look(
                 self._netlink.socket(), pod, wiring, self._routing.checked_mode, pod_mac=pod_mac
             )
-            return found.missing
+            if wiring.branch is None or found.host is None:
+                return found.missing
+            return (
+                *found.missing,
+                *self.branches.missing(wiring.branch.branch, found.host),
+            )
+
+    def find_branch(
+        self, container_id: str, ifname: str, pod_namespace: str, pod_name: str, veth_prefix: str
+    ) -> Branch | None:
+        """The branch ENI of the attachment, from what stands in the kernel; None for one without,
+        and where only half of it stands. Links are asked for by name. Raises DatapathError."""
+        prefixes = dict.fromkeys((names.STRICT_VETH_PREFIX, veth_prefix))
+        candidates = [
+            name
+            for prefix in prefixes
+            for name in host_ifnames(prefix, container_id, ifname, pod_namespace, pod_name)
+        ]
+        for link in find_links(self._netlink.socket(), candidates):
+            if link is not None and is_of(link, container_id, ifname):
+                return self.branches.of_link(link)
+        return None
 
     def has_link(
         self, container_id: str, ifname: str, pod_namespace: str, pod_name: str, veth_prefix: str
@@ -174,6 +214,13 @@ class PodDatapath:
         with self._locked(container_id, ifname):
             links = links_of(self._netlink.socket(), container_id, ifname, candidates)
             ifindexes = {link.ifindex for link in links}
+            vlan_ids = {names.vlan_of_group(link.group) for link in links} - {0}
+            if vlan_ids:  # no allocation names its addresses
+                branches = (self.branches.of_link(link) for link in links)
+                found = (a for branch in branches if branch for a in branch.addresses)
+                addresses = tuple(dict.fromkeys((*addresses, *found)))
+                for vlan_id in vlan_ids:
+                    self.branches.remove(vlan_id)
             # Before the link, by which a look of ours at leftovers would know whose they are.
             had_rules = [self._routing.remove_rules(a, ifindexes) for a in addresses]
             with ExitStack() as removals:
@@ -266,8 +313,14 @@ class PodDatapath:
     def _dress(self, pod: NetlinkSocket, pair: VethPair, wiring: PodWiring) -> Wired:
         cookie = pod.netns_cookie()
         alias = encode_alias(wiring.identity(cookie))
+        branch = wiring.branch.branch if wiring.branch else None
         batch = host_requests(
-            pair, alias, wiring.addresses, has_ipv6=self._has_ipv6, mode=self._routing.mode
+            pair,
+            alias,
+            wiring.addresses,
+            has_ipv6=self._has_ipv6,
+            mode=self._routing.mode,
+            branch=branch,
         )
         try:
             self._netlink.socket().execute(batch)
@@ -277,7 +330,10 @@ class PodDatapath:
                 where = f"a route in table {self._routing.mode.pod_table}"
                 raise AddressInUse(address, where) from e
             raise
-        self._routing.add_rules(wiring.addresses, wiring.mark)
+        if branch is None or not branch.is_strict:
+            self._routing.add_rules(wiring.addresses, wiring.mark)
+        if branch is not None:
+            self.branches.finish(branch, pair.host_ifname)
         own_table: tuple[int, ...] = ()
         try:
             pod.execute(pod_requests(pair, wiring.addresses))
@@ -309,6 +365,14 @@ class PodDatapath:
             self._remover.remove(host_ifindex)
         except DatapathError as e:
             cause.add_note(f"undoing it failed too: {e}")
+
+    def _undo_branch(self, wiring: PodWiring, cause: BaseException) -> None:
+        if wiring.branch is None:
+            return
+        try:
+            self.branches.remove(wiring.branch.branch.vlan_id)
+        except DatapathError as e:
+            cause.add_note(f"removing its VLAN link failed too: {e}")
 
     def _remove_stray_route(self, observed: ObservedPod) -> bool:
         """Remove a route of ours to a pod that leads to a link which is not ours."""

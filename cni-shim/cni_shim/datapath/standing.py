@@ -54,7 +54,8 @@ def look(
         missing.append(f"{what} that leads to {wiring.ifname} in this namespace")
     else:
         missing += _missing_on_host(host, outside, inside, wiring)
-    missing += _missing_rules(host, wiring, mode)
+    if wiring.branch is None:
+        missing += _missing_rules(host, wiring, mode)
     if inside is None:
         return Standing(host=outside, pod=None, missing=tuple(missing))
     routes = frozenset(pod.dump(messages.dump_routes(), answers.route_of))
@@ -120,15 +121,17 @@ def _host_end(
 def _missing_on_host(
     host: NetlinkSocket, outside: Link, inside: Link | None, wiring: PodWiring
 ) -> Iterator[str]:
-    name, group = outside.ifname, names.link_group(wiring.mark)
+    name, group = outside.ifname, wiring.group
     if not outside.is_up:
         yield f"host veth {name} is down"
     if outside.group != group:
         yield f"host veth {name} is in group {outside.group:#x}, not {group:#x} of its ENI"
     if inside is not None and outside.mtu < inside.mtu:
         yield f"host veth {name} has MTU {outside.mtu}, less than the pod's {inside.mtu}"
-    routes = host.get([messages.match_route(address) for address in wiring.addresses])
-    for address, answer in zip(wiring.addresses, routes, strict=True):
+    # A branch ENI's pods are looked for in its table, by `branch_links`.
+    asked = () if wiring.branch else wiring.addresses
+    routes = host.get([messages.match_route(address) for address in asked])
+    for address, answer in zip(asked, routes, strict=True):
         if not _leads_to(answer, address, outside):
             yield f"no route of the host leads to {address} over {name}"
     # IPv4 asks by ARP; the pod's MAC is read from the pod, where a later plugin may change it.

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from cni_shim.datapath import messages
+from cni_shim.datapath import messages, names
 from cni_shim.datapath.answers import Link
 from cni_shim.datapath.errors import DatapathError, ForeignInterface
 from cni_shim.datapath.messages import VethPair
@@ -145,6 +145,8 @@ class Veths:
         identity = holder.identity
         if identity is None or identity.is_hashed:
             return False
+        if names.vlan_of_group(holder.group):
+            return False  # the ledger knows nothing of pods on branch ENIs
         with self.unheld(identity.container_id, identity.ifname) as is_leftover:
             if is_leftover:
                 self._remover.remove(holder.ifindex)

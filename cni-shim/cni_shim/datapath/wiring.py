@@ -8,6 +8,7 @@ from itertools import chain
 
 from cni_shim.datapath import messages, names
 from cni_shim.datapath.answers import Link
+from cni_shim.datapath.branch import Branch, BranchLink, pod_route
 from cni_shim.datapath.families import ANYWHERE, Address, host_network, host_on_link
 from cni_shim.datapath.identity import Identity
 from cni_shim.datapath.messages import Request, Route, VethPair
@@ -32,6 +33,7 @@ class PodWiring:
     mark: int
     mtu: int
     veth_prefix: str
+    branch: BranchLink | None = None  # the pod's own ENI, where it has one; then the mark is 0
 
     def __post_init__(self) -> None:
         if tuple(address.version for address in self.addresses) not in {(4,), (6,), (4, 6)}:
@@ -41,6 +43,11 @@ class PodWiring:
     def has_v6(self) -> bool:
         """Whether the pod gets an IPv6 address."""
         return self.addresses[-1].version == 6
+
+    @property
+    def group(self) -> int:
+        """The interface group of the host veth."""
+        return self.branch.branch.group if self.branch else names.link_group(self.mark)
 
     def identity(self, netns_cookie: int) -> Identity:
         """What the host veth's alias says, for a pod in the namespace with this cookie."""
@@ -118,7 +125,7 @@ def veth_pair(
         host_ifname=host_ifname,
         host_ifindex=indexes[0],
         host_mac=names.host_mac(wiring.container_id, wiring.ifname),
-        group=names.link_group(wiring.mark),
+        group=wiring.group,
         mtu=wiring.mtu,
         pod_ifname=wiring.ifname,
         pod_ifindex=indexes[1],
@@ -145,6 +152,7 @@ def host_requests(
     *,
     has_ipv6: bool,
     mode: RoutingRules = RoutingRules.GROUPED,
+    branch: Branch | None = None,
 ) -> tuple[Request, ...]:
     """The batch on the host, after the pair was created. The rules of `per-pod` come after it."""
     index = pair.host_ifindex
@@ -152,7 +160,14 @@ def host_requests(
         messages.dress_host_veth(
             index, alias, has_ipv6=has_ipv6, group=pair.group if pair.is_early else None
         ),
-        *(messages.add_route(host_route(address, index, mode)) for address in addresses),
+        *(
+            messages.add_route(
+                pod_route(address, branch, index, mode)
+                if branch
+                else host_route(address, index, mode)
+            )
+            for address in addresses
+        ),
         # IPv4 asks the pod by ARP; IPv6 would need a link-local address on this end to ask from.
         *(messages.add_neighbour(index, a, pair.pod_mac) for a in addresses if a.version == 6),
     )
