@@ -179,6 +179,13 @@ def address_of(body: bytes) -> LinkAddress | None:
 
 
 @_strict
+def ifindex_of_address(body: bytes) -> int:
+    """The link that an RTM_NEWADDR or RTM_DELADDR is about, of whichever family."""
+    ifindex: int = m.IFADDR.unpack_from(body)[4]
+    return ifindex
+
+
+@_strict
 def route_of(body: bytes) -> Route | None:
     """The route in an RTM_NEWROUTE; None if it is not IP unicast through one link."""
     family, length, _, _, table, protocol, _, kind, _ = m.RTMSG.unpack_from(body)

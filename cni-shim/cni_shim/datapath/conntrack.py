@@ -247,5 +247,7 @@ def _bodies(data: bytes, sequence: int, op: str) -> tuple[list[tuple[int, int]],
 
 def _number(data: bytes, start: int) -> int:
     """The error of an NLMSG_ERROR, 0 for an acknowledgement."""
+    if len(data) < start + _I32.size:
+        return errno.EBADMSG
     (number,) = _I32.unpack_from(data, start)
     return -int(number)

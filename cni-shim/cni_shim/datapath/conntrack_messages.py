@@ -134,9 +134,14 @@ def _any_of(wanted: frozenset[bytes]) -> bytes:
 
 
 def entry_of(body: bytes, wanted: frozenset[bytes]) -> Entry | None:
-    """The entry in a dumped message, if either of its tuples names one of the addresses."""
+    """The entry in a dumped message, if either of its tuples names one of the addresses.
+
+    One without its first tuple cannot be named to the kernel, and is passed over.
+    """
     found = answers.attributes(body, NFGENMSG.size)
-    if not any(_names(found.get(which, b""), wanted) for which in _TUPLES):
+    if CTA_TUPLE_ORIG not in found or not any(
+        _names(found.get(which, b""), wanted) for which in _TUPLES
+    ):
         return None
     return Entry(
         family=body[0],

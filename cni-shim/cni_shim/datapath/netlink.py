@@ -194,6 +194,8 @@ def _bind_to_a_port_of_ours(sock: socket.socket) -> None:
 
 def _error_of(message: Message, op: str) -> DatapathError | None:
     """The error in an NLMSG_ERROR; None for a plain acknowledgement (errno 0)."""
+    if len(message.body) < _I32.size:
+        return DatapathError(op, errno.EBADMSG, "the kernel's answer is cut short")
     (number,) = _I32.unpack_from(message.body)
     if number == 0:
         return None

@@ -24,6 +24,7 @@ from typing import Any
 
 from cni_shim.datapath import answers, messages, notice_filter
 from cni_shim.datapath.answers import Link, Message
+from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.messages import Route, Rule
 
 # linux/rtnetlink.h, RTMGRP_LINK to RTMGRP_IPV6_ROUTE, and RTNLGRP_IPV6_RULE.
@@ -159,16 +160,21 @@ class LinkNotices:
                 self._tell(NoticesLost())
                 continue
             for message in answers.split(data):
-                self._hear(message)
+                try:
+                    self._hear(message)
+                except DatapathError as e:
+                    # This thread is every DEL's: it goes on, and who relies on notices looks.
+                    _log.warning("link_notice_unreadable: %s", e)
+                    self._tell(NoticesLost())
 
     def _hear(self, message: Message) -> None:
         if message.kind == messages.RTM_DELLINK:
-            _, _, ifindex, _, _ = messages.IFINFO.unpack_from(message.body)
+            link = answers.link_of(message.body)
             with self._lock:
-                for outcome in self._waiting.get(ifindex, ()):
+                for outcome in self._waiting.get(link.ifindex, ()):
                     outcome.put(VANISHED)
             if self._callbacks:
-                self._tell(LinkVanished(link=answers.link_of(message.body)))
+                self._tell(LinkVanished(link=link))
         elif message.kind == messages.RTM_NEWLINK and self._callbacks:
             self._tell(LinkChanged(link=answers.link_of(message.body)))
         elif message.kind == messages.RTM_DELRULE:
@@ -176,8 +182,7 @@ class LinkNotices:
         elif message.kind in {messages.RTM_NEWROUTE, messages.RTM_DELROUTE}:
             self._tell(RouteChanged(route=answers.route_of(message.body)))
         elif message.kind in {messages.RTM_NEWADDR, messages.RTM_DELADDR}:
-            _, _, _, _, ifindex = messages.IFADDR.unpack_from(message.body)
-            self._tell(AddressChanged(ifindex=ifindex))
+            self._tell(AddressChanged(ifindex=answers.ifindex_of_address(message.body)))
 
     def _tell(self, notice: Notice) -> None:
         for callback in self._callbacks:
