@@ -72,6 +72,7 @@ def test_pods_serve_each_other_by_their_addresses(world: World) -> None:
     serve(world, server)
     client = world.cri.start_container(other, "/bin/sleep", "600")
     until(lambda: fetched(world, client, server.ip) == GREETING, what="the page")
+    assert fetched(world, client, server.ip) == GREETING
 
 
 def test_a_pod_has_the_hostname_and_the_name_servers_it_was_given(world: World) -> None:

@@ -413,7 +413,8 @@ def test_an_add_whose_runtime_dies_gives_up_its_request(launcher: Launcher) -> N
         runtime = started_by_a_runtime(launcher, "ADD")
         daemon.wait_for_calls(1)
         die(runtime)
-        # The end of this block joins the step, which asserts that it saw the connection end.
+    # The end of the block joined the step, which asserts that it saw the connection end.
+    assert len(daemon.calls) == 1
 
 
 def test_an_add_whose_runtime_has_died_does_not_knock_any_more(launcher: Launcher) -> None:
@@ -438,3 +439,4 @@ def test_a_del_whose_runtime_has_died_is_done_all_the_same(launcher: Launcher) -
             time.sleep(0.001)
         with fake_daemon(launcher.run_dir, answering()) as second:
             second.wait_for_calls(1)
+    assert len(second.calls) == 1

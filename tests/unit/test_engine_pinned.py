@@ -42,7 +42,7 @@ def test_a_pinned_attachment_gets_an_address_of_its_eni_though_another_is_fuller
         granted = await engine.add("pinned", eni=second.eni_id)
         assert granted.allocation.eni_id == second.eni_id
 
-    play(tmp_path, scenario, **WARM)
+    play(tmp_path, scenario, cloud=None, **WARM)
 
 
 def test_an_eni_with_free_slots_grows_for_whoever_insists_on_it(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_an_eni_with_free_slots_grows_for_whoever_insists_on_it(tmp_path: Path) 
         granted = await asyncio.gather(*pinned)
         assert {g.allocation.eni_id for g in granted} == {second.eni_id}
 
-    play(tmp_path, scenario, **WARM)
+    play(tmp_path, scenario, cloud=None, **WARM)
 
 
 def test_with_prefixes_the_eni_grows_by_one(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_full_eni_is_named_with_what_to_do_and_nothing_is_bought_for_it(tmp_pa
         assert caught.value.eni_id == primary(engine)
         assert (set(engine.keeper.ledger.enis), dict(engine.cloud.calls)) == (enis, calls)
 
-    play(tmp_path, scenario, **WARM)
+    play(tmp_path, scenario, cloud=None, **WARM)
 
 
 def test_who_waits_for_a_full_eni_holds_up_nobody_and_gets_its_next_address(
@@ -98,7 +98,7 @@ def test_who_waits_for_a_full_eni_holds_up_nobody_and_gets_its_next_address(
         assert granted.allocation.addresses == freed.addresses
         assert primary(engine) not in {g.allocation.eni_id for g in others}
 
-    play(tmp_path, scenario, IP_COOLDOWN_PERIOD="30", **WARM)
+    play(tmp_path, scenario, cloud=None, **WARM, IP_COOLDOWN_PERIOD="30")
 
 
 def test_an_eni_that_takes_no_pods_is_refused_at_once(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_an_eni_that_takes_no_pods_is_refused_at_once(tmp_path: Path) -> None:
             await engine.add("pinned", eni="eni-none")
         assert loop.time() == began
 
-    play(tmp_path, scenario, **WARM)
+    play(tmp_path, scenario, cloud=None, **WARM)
 
 
 def test_an_allocation_keeps_its_mode_and_another_mode_is_a_conflict(tmp_path: Path) -> None:
@@ -123,4 +123,4 @@ def test_an_allocation_keeps_its_mode_and_another_mode_is_a_conflict(tmp_path: P
         with pytest.raises(AttachmentConflict, match="wired by main-plugin"):
             await engine.allocations.allocate(ours, wait_seconds=5.0)
 
-    play(tmp_path, scenario, **WARM)
+    play(tmp_path, scenario, cloud=None, **WARM)
