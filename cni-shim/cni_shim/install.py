@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cni_shim import conflist
+from cni_shim.heartbeat import ALIVE_NAME
 from cni_shim.settings import DEFAULT_RUN_DIR, SettingsError
 
 LAUNCHER_NAMES = ("vpc-cni", "vpc-cni-ipam")
@@ -39,8 +40,9 @@ CONFLIST_NAME = "10-vpc-ipamd.conflist"
 STATUS_SECONDS = 5.0
 """The launcher answers within 1 s; more means that the machine itself stands still."""
 
-HEARTBEAT_NAME, HEARTBEAT_SECONDS = "heartbeat", 60.0
-"""vpc-cnid touches it at least every 10 s; the launcher counts it as gone after as long."""
+ALIVE_SECONDS = 60.0
+"""vpc-cnid touches its file `alive` at least every 10 s, and whatever holds it up that long is not
+over in the next second either."""
 
 PAUSE_SECONDS = 1.0
 TELL_SECONDS = 10.0
@@ -220,10 +222,10 @@ def ask_status(launcher: Path) -> str:
     return _message(done.stdout) or f"{launcher} ended with {done.returncode} and said nothing"
 
 
-def heartbeat_age(run_dir: Path, now_unix: float) -> float:
-    """Seconds since vpc-cnid last touched its heartbeat; infinite where there is none."""
+def alive_age(run_dir: Path, now_unix: float) -> float:
+    """Seconds since vpc-cnid last went round; infinite where it never did."""
     try:
-        return max(now_unix - (run_dir / HEARTBEAT_NAME).stat().st_mtime, 0.0)
+        return max(now_unix - (run_dir / ALIVE_NAME).stat().st_mtime, 0.0)
     except OSError:
         return math.inf
 
@@ -316,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--remove", action="store_true", help="take it all away, config first")
     what.add_argument("--status", action="store_true", help="only ask STATUS (a readiness probe)")
     what.add_argument(
-        "--heartbeat", action="store_true", help="only look at vpc-cnid's (a liveness probe)"
+        "--alive", action="store_true", help="only look whether vpc-cnid lives (a liveness probe)"
     )
     parser.add_argument("-o", dest="output", choices=("text", "json"), default="text")
     return parser
@@ -328,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if chosen.status:
             return _tell_wrong(ask_status(chosen.launcher))
-        if chosen.heartbeat:
+        if chosen.alive:
             return _tell_wrong(_silence())
         wanted = plan(os.environ, chosen.launcher, chosen.plugins)
         if chosen.remove:
@@ -345,10 +347,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _silence() -> str:
     run_dir = Path(os.environ.get("VPC_IPAMD_RUN_DIR") or DEFAULT_RUN_DIR)
-    age = heartbeat_age(run_dir, time.time())  # wall time, as file times are
-    if age <= HEARTBEAT_SECONDS:
+    age = alive_age(run_dir, time.time())  # wall time, as file times are
+    if age <= ALIVE_SECONDS:
         return ""
-    return f"{run_dir / HEARTBEAT_NAME} is absent or older than {HEARTBEAT_SECONDS:.0f} s"
+    return f"{run_dir / ALIVE_NAME} is absent or older than {ALIVE_SECONDS:.0f} s"
 
 
 def _tell_wrong(text: str) -> int:

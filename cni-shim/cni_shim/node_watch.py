@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -83,16 +82,17 @@ class NodeWatch:
         verbs: Verbs,
         *,
         mend: Callable[[], None],
-        heartbeat: Path,
+        beat: Callable[[], None],
         eni_mtu: int,
     ) -> None:
-        """`mend` puts back what stood for pods that other plugins wired."""
+        """`mend` puts back what stood for pods that other plugins wired; `beat` is called once a
+        round."""
         self._mend = mend
         self._ipam = ipam
         self._host = host
         self._pods = pods
         self._verbs = verbs
-        self._heartbeat = heartbeat
+        self._beat = beat
         self._eni_mtu = eni_mtu
         self._wanted: pb.NodeNetwork | None = None
         self._wake = threading.Event()
@@ -131,18 +131,11 @@ class NodeWatch:
         """Apply and report for ever. Many notices at once make one round, or two."""
         while not is_stopping():
             self._wake.clear()
-            self.beat()
+            self._beat()
             began = time.monotonic()
             pause = HEARTBEAT_SECONDS if self.step(began) else RETRY_SECONDS
             self._wake.wait(timeout=pause)
             time.sleep(max(began + LEAST_GAP_SECONDS - time.monotonic(), 0.0))
-
-    def beat(self) -> None:
-        """Touch the heartbeat; launchers read its age when nobody answers."""
-        try:
-            self._heartbeat.touch()
-        except OSError as e:
-            log.warning("heartbeat_failed", path=str(self._heartbeat), error=str(e))
 
     def step(self, now: float) -> bool:
         """One round; True when all is as wanted and known to ipamd."""

@@ -37,6 +37,7 @@ from cni_shim.datapath.pods import PodDatapath
 from cni_shim.delete_queue import DeleteQueue, QueueError
 from cni_shim.flusher import Flusher
 from cni_shim.hangups import Hangups
+from cni_shim.heartbeat import Heartbeat, seen_at
 from cni_shim.ipam_client import IpamClient, IpamdError
 from cni_shim.leak_watch import LeakWatch
 from cni_shim.leaks import USUAL, Waits
@@ -78,7 +79,7 @@ class Daemon:
         self._netlink = HostNetlink()
         self._notices = LinkNotices()
         self._pods = PodDatapath(self._netlink, self._notices, mode=wanted.routing_rules)
-        self._silence = Silence(seen_at=_seen_at(wanted.heartbeat))
+        self._silence = Silence(seen_at=seen_at(wanted.run_dir))
         self._delegates = DelegatedPods(self._netlink)
         self._ipam = IpamClient(wanted.ipamd_socket, self._silence)
         self._queue = DeleteQueue(wanted.run_dir)
@@ -105,7 +106,7 @@ class Daemon:
             self._pods,
             self._verbs,
             mend=self._delegates.mend,
-            heartbeat=wanted.heartbeat,
+            beat=Heartbeat(wanted.run_dir, is_answered=lambda: self._silence.since is None).beat,
             eni_mtu=wanted.eni_mtu,
         )
         self._firewall_notices = FirewallNotices(self._watch.on_notice)
@@ -226,15 +227,6 @@ class Daemon:
         """Know what is allocated, so that a DEL need not ask."""
         reply = self._ipam.list(deadline_monotonic=time.monotonic() + 3600.0)
         self._verbs.remember(tuple(reply.allocations))
-
-
-def _seen_at(heartbeat: Path) -> float | None:
-    """When, on the monotonic clock, an earlier vpc-cnid last lived; None without a trace of one."""
-    try:
-        age = time.time() - heartbeat.stat().st_mtime
-    except OSError:
-        return None
-    return time.monotonic() - max(age, 0.0)
 
 
 def _listen(wanted: Settings) -> socket.socket:

@@ -49,11 +49,6 @@ class Settings:
         """Where launchers connect."""
         return self.run_dir / "cni.sock"
 
-    @property
-    def heartbeat(self) -> Path:
-        """The file whose age tells launchers whether a daemon lives."""
-        return self.run_dir / "heartbeat"
-
 
 def load(environ: Mapping[str, str]) -> Settings:
     """The settings in `environ`. Raises SettingsError that names every unusable value."""

@@ -41,8 +41,8 @@ class Silence:
     """Since when ipamd has been silent. Every call from any thread; none waits."""
 
     def __init__(self, *, seen_at: float | None) -> None:
-        """`seen_at`: when an earlier vpc-cnid of this boot was alive, on the clock of `unheard`;
-        None if there was none, and then the node has yet to show that it works."""
+        """`seen_at`: when ipamd last answered an earlier vpc-cnid of this boot, on the clock of
+        `unheard`; None if it never did, and then the node has yet to show that it works."""
         self._lock = threading.Lock()
         self._since: float | None = NEVER if seen_at is None else seen_at
 

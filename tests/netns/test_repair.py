@@ -223,7 +223,7 @@ def repairing(
             node.pods,
             NoVerbs(),  # type: ignore[arg-type]
             mend=lambda: None,
-            heartbeat=directory / "heartbeat",
+            beat=lambda: None,
             eni_mtu=9001,
         )
         node.notices.subscribe(settled.on_notice)

@@ -293,14 +293,14 @@ def test_what_stands_under_the_target_is_replaced_not_followed(
 @pytest.mark.parametrize(
     ("age", "status"), [(5, 0), (3600, 1), (None, 1)], ids=["young", "old", "absent"]
 )
-def test_the_liveness_probe_looks_at_the_heartbeat(
+def test_the_liveness_probe_looks_at_vpc_cnid_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float | None, status: int
 ) -> None:
     if age is not None:
-        (tmp_path / "heartbeat").touch()
-        os.utime(tmp_path / "heartbeat", (time.time() - age,) * 2)
+        (tmp_path / "alive").touch()
+        os.utime(tmp_path / "alive", (time.time() - age,) * 2)
     monkeypatch.setenv("VPC_IPAMD_RUN_DIR", str(tmp_path))
-    assert install.main(["--launcher", "/no/such", "--heartbeat"]) == status
+    assert install.main(["--launcher", "/no/such", "--alive"]) == status
 
 
 def test_the_readiness_probe_tells_what_the_plugin_says(
