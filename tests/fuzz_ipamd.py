@@ -240,10 +240,13 @@ async def by_verb_door(chance: random.Random, world: World) -> str:
     before = world.engine.keeper.ledger.allocations
     answer = await _ask_verb_door(world, frame)
     if answer is None:
-        if _is_whole(frame) and not _may_wait(frame):
+        if not _is_whole(frame):
+            return "door: nothing"
+        if not _may_wait(frame):
             raise Failure(f"no answer to a whole frame: {frame[:200]!r}")
         _name(world, frame[door.HEADER.size :], pb.AllocateRequest)
-        return "door: nothing"
+        await _settle(world)
+        return "door: hung up"
     status, reply = answer
     if status == door.STATUS_OK:
         made = door.REPLIES[door.Method(frame[4])].FromString(reply)
@@ -280,18 +283,18 @@ def _may_wait(frame: bytes) -> bool:
 async def _ask_verb_door(world: World, frame: bytes) -> tuple[int, bytes] | None:
     """(status, reply), or None for a connection that ended, or that we hung up on."""
     reader, writer = await asyncio.open_unix_connection(world.verbs_path)
-    is_whole = _is_whole(frame)
+    hangs_up = _is_whole(frame) and _may_wait(frame)
     try:
         writer.write(frame)
-        if not is_whole:
+        if not _is_whole(frame):
             writer.write_eof()
-        async with asyncio.timeout(HANG_UP_SECONDS if is_whole else PATIENCE_SECONDS):
+        async with asyncio.timeout(HANG_UP_SECONDS if hangs_up else PATIENCE_SECONDS):
             header = await reader.readexactly(door.HEADER.size)
             length, status = door.unpack_header(header)
             return status, await reader.readexactly(length)
     except TimeoutError:
-        if not is_whole:
-            raise Failure("the end of a frame that is none does not come") from None
+        if not hangs_up:
+            raise Failure(f"neither an answer nor the end: {frame[:200]!r}") from None
         return None
     except (asyncio.IncompleteReadError, OSError):
         return None
@@ -322,9 +325,14 @@ async def by_grpc(chance: random.Random, world: World) -> str:
         reply = await call
     except asyncio.CancelledError:
         _name_all(world, body)
+        await _settle(world)
         return "grpc: hung up"
     except grpc.aio.AioRpcError as e:
-        return _judge_status(world, e, body, before)
+        if e.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+            _name_all(world, body)
+            await _settle(world)
+            return f"grpc: {e.code().name}"
+        return _judge_status(world, e, before)
     if name == "Allocate":
         world.named.add(pb.AllocateReply.FromString(reply).allocation.key.container_id)
     if name.endswith("AddNetwork"):
@@ -337,11 +345,14 @@ def _raw(kind: Callable[..., Any], path: str) -> Any:
     return kind(path)
 
 
-def _judge_status(world: World, error: grpc.aio.AioRpcError, body: bytes, before: object) -> str:
+async def _settle(world: World) -> None:
+    """Until what nobody waits for any more has ended: it may still change the ledger."""
+    await until(lambda: not world.engine.allocations.waiting, "nobody asks, and it waits")
+    await asyncio.sleep(HANG_UP_SECONDS)
+
+
+def _judge_status(world: World, error: grpc.aio.AioRpcError, before: object) -> str:
     code, details = error.code(), error.details() or ""
-    if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
-        _name_all(world, body)
-        return f"grpc: {code.name}"
     is_unknown_pod = cni_backend.UNKNOWN_POD in details
     is_undecodable = "DecodeError" in details  # grpcio's own words for bytes that are no message
     is_wrong = code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
@@ -457,7 +468,8 @@ class _Recorder(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        if "DecodeError" not in text:  # bytes that are no message: the client's fault, and told it
+        # Bytes that are no message, and answers to nobody: the client's doing, which grpc logs.
+        if not any(name in text for name in ("DecodeError", "ExecuteBatchError")):
             self._troubles.append(text)
 
 
