@@ -92,6 +92,10 @@ class Side(ABC):
         run = self.call("DEL", pod)
         return Timing(milliseconds=run.milliseconds, fault=self.delete_fault(pod, run))
 
+    def address_of(self, pod: Pod) -> str:
+        """The address that the pod's ADD gave it. KeyError if that is not known."""
+        return self._attached[pod.container_id].address
+
     def call(self, command: str, pod: Pod) -> Run:
         """The verb alone; a DEL carries the result of the ADD, once `add_fault` has seen it."""
         attached = self._attached.get(pod.container_id)
