@@ -14,6 +14,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from cni_shim.settings import DEFAULT_CRI_SOCKETS, DEFAULT_NETNS_DIRS
 
 from ipamd.settings.table import TABLE
 
@@ -80,9 +81,38 @@ def test_the_pod_shares_the_network_of_the_node_and_nothing_else() -> None:
     assert pod()["automountServiceAccountToken"] is False
 
 
-def test_the_runtimes_socket_is_not_mounted() -> None:
-    paths = [volume["hostPath"]["path"] for volume in pod()["volumes"] if "hostPath" in volume]
-    assert not [path for path in paths if "containerd" in path or "crio" in path]
+def host_paths() -> list[Path]:
+    found = (volume["hostPath"]["path"] for volume in pod()["volumes"] if "hostPath" in volume)
+    return [Path(path) for path in found]
+
+
+RUNTIME_SOCKETS = [
+    *(Path(path) for path in DEFAULT_CRI_SOCKETS.split(",")),
+    Path("/run/containerd/containerd.sock.ttrpc"),
+    Path("/run/containerd/s"),  # its shims' sockets
+    Path("/run/docker.sock"),
+    Path("/run/docker/containerd/containerd.sock"),
+    Path("/run/cri-dockerd.sock"),
+    Path("/run/podman/podman.sock"),
+]
+
+
+@pytest.mark.parametrize("socket", RUNTIME_SOCKETS, ids=str)
+def test_a_runtimes_socket_is_not_mounted_by_itself_or_with_a_directory(socket: Path) -> None:
+    run = [
+        Path("/run", *path.parts[3:]) if path.parts[1:3] == ("var", "run") else path
+        for path in host_paths()
+    ]  # /var/run is /run
+    assert not [path for path in run if socket == path or path in socket.parents]
+
+
+def test_every_directory_where_vpc_cnid_looks_for_namespaces_is_shown_to_it() -> None:
+    """As it changes after the start, and not to be written."""
+    shown = {m["mountPath"]: m for m in containers()["vpc-cnid"]["volumeMounts"]}
+    for directory in DEFAULT_NETNS_DIRS.split(","):
+        assert shown[directory]["mountPropagation"] == "HostToContainer"
+        assert shown[directory]["readOnly"] is True
+        assert Path(directory) in host_paths()
 
 
 def test_every_mount_has_its_volume_and_every_volume_a_mount() -> None:
