@@ -9,7 +9,6 @@ from __future__ import annotations
 from ipamd.settings.judges import (
     OFF,
     always,
-    by_value,
     fixed_switch,
     idle,
     note,
@@ -96,6 +95,9 @@ ENI: tuple[Setting, ...] = (
     ),
 )
 
+INSTALLER = "install-cni reads it, and writes it into the CNI config"
+"""An operator with a CNI config of their own says it there."""
+
 WIRING: tuple[Setting, ...] = (
     Setting(
         name="ENABLE_V4_EGRESS",
@@ -129,26 +131,24 @@ WIRING: tuple[Setting, ...] = (
         fixed="false",
         meaning="IPv4 clusters: give pods a node-local IPv6 address for egress.",
     ),
-    fixed_switch(
-        "DISABLE_POD_V6",
-        Group.WIRING,
-        true=refused_as(
-            "the tuning plugin, which nothing here chains: add it to the CNI config and set this "
-            "to false"
-        ),
-        false=OFF,
-        fixed=False,
+    Setting(
+        name="DISABLE_POD_V6",
+        group=Group.WIRING,
+        default="false",
+        parse=flag,
+        on_bad=OnBad.FALL_BACK,
+        range="true or false",
+        differs=INSTALLER,
         meaning="Disable IPv6 in pods by the tuning plugin.",
     ),
-    fixed_switch(
-        "ENABLE_BANDWIDTH_PLUGIN",
-        Group.WIRING,
-        true=refused_as(
-            "the bandwidth plugin, which nothing here chains: add it to the CNI config and set "
-            "this to false"
-        ),
-        false=OFF,
-        fixed=False,
+    Setting(
+        name="ENABLE_BANDWIDTH_PLUGIN",
+        group=Group.WIRING,
+        default="false",
+        parse=flag,
+        on_bad=OnBad.FALL_BACK,
+        range="true or false",
+        differs=INSTALLER,
         meaning="Chain the bandwidth plugin.",
     ),
     Setting(
@@ -159,12 +159,7 @@ WIRING: tuple[Setting, ...] = (
         parse=veth_prefix,
         on_bad=OnBad.REFUSE,
         range="1 to 4 characters; not eth, lo, vlan",
-        differs="set `vethPrefix` in the CNI config",
-        judge=by_value(
-            eni=note("has no effect: vethPrefix in the CNI config says it, default eni"),
-            other=warning("has no effect: set vethPrefix in the CNI config to the same"),
-        ),
-        fixed="",
+        differs=INSTALLER,
         meaning="First letters of host veths.",
     ),
     Setting(
@@ -184,9 +179,7 @@ WIRING: tuple[Setting, ...] = (
         parse=optional(whole(MTU_MIN, MTU_MAX)),
         on_bad=OnBad.REFUSE,
         range="576 to 9001; from 1280 with IPv6",
-        differs="set `mtu` in the CNI config",
-        judge=always(warning("has no effect: set mtu in the CNI config to the same")),
-        fixed="",
+        differs=INSTALLER,
         meaning="MTU of pods' links; unset: AWS_VPC_ENI_MTU.",
     ),
     idle(

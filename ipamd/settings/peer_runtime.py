@@ -80,16 +80,18 @@ RUNTIME: tuple[Setting, ...] = (
     idle(
         "HOST_CNI_BIN_PATH",
         Group.RUNTIME,
-        "nothing here installs the plugin",
+        "install-cni reads it",
         "Where the plugin is installed.",
         default="/host/opt/cni/bin",
+        is_built=True,
     ),
     idle(
         "HOST_CNI_CONFDIR_PATH",
         Group.RUNTIME,
-        "nothing here installs the CNI config",
+        "install-cni reads it",
         "Where the CNI config is installed.",
         default="/host/etc/cni/net.d",
+        is_built=True,
     ),
     *(
         idle(

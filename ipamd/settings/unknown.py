@@ -13,8 +13,13 @@ PREFIXES = (
 )  # fmt: skip
 """How the names of both tables begin, long enough to leave others' variables alone."""
 
-OTHERS = frozenset({"VPC_CNI_DEADLINE_MS", "VPC_CNI_RUN_DIR"})
-"""The launcher's own."""
+OTHERS = frozenset({
+    "VPC_CNI_DEADLINE_MS", "VPC_CNI_RUN_DIR", "VPC_IPAMD_CHAIN_PORTMAP", "VPC_IPAMD_CNI_CACHE_DIR",
+    "VPC_IPAMD_CNI_CONF_NAME", "VPC_IPAMD_CRI_SOCKETS", "VPC_IPAMD_INSTANCE_TYPES",
+    "VPC_IPAMD_LOST_DELS", "VPC_IPAMD_NETNS_DIRS", "VPC_IPAMD_NPA_SOCKET", "VPC_IPAMD_PROC_SYS_NET",
+    "VPC_IPAMD_ROUTING_RULES",
+})  # fmt: skip
+"""What the launcher, vpc-cnid, install-cni and ipamctl read: one environment serves all of them."""
 
 _SERVICE = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_[0-9]+_(TCP|UDP|SCTP).*)?)")
 """What kubelet adds for each service of the namespace (Kubernetes, "Service", environment)."""

@@ -17,7 +17,6 @@ def test_the_stock_chart_starts_us_and_says_plainly_what_is_missing() -> None:
     assert loaded.warnings == ()
     assert sorted(note.split("=")[0] for note in loaded.notes) == [
         "AWS_VPC_K8S_CNI_LOG_FILE",
-        "AWS_VPC_K8S_CNI_VETHPREFIX",
         "AWS_VPC_K8S_PLUGIN_LOG_FILE",
         "AWS_VPC_K8S_PLUGIN_LOG_LEVEL",
         "ENABLE_IMDS_ONLY_MODE",
@@ -55,8 +54,6 @@ def test_aws_nodes_own_default_never_ends_the_start(row: object) -> None:
             "ENABLE_IMDS_ONLY_MODE=true asks for a pool from metadata",
         ),
         ({"ENABLE_V6_EGRESS": "true"}, "asks for IPv6 egress of IPv4 pods, which is not built"),
-        ({"DISABLE_POD_V6": "true"}, "add it to the CNI config and set this to false"),
-        ({"ENABLE_BANDWIDTH_PLUGIN": "true"}, "add it to the CNI config and set this to false"),
         ({"ANNOTATE_POD_IP": "true"}, "asks for annotations on pods, which are not built"),
     ],
 )
@@ -67,7 +64,7 @@ def test_what_we_lack_ends_the_start_with_what_to_do(environ: dict[str, str], sa
 
 
 def test_all_that_we_lack_is_listed_at_once() -> None:
-    asked = {"ENABLE_POD_ENI": "true", "ANNOTATE_POD_IP": "true", "DISABLE_POD_V6": "true"}
+    asked = {"ENABLE_POD_ENI": "true", "ANNOTATE_POD_IP": "true", "ENABLE_IMDS_ONLY_MODE": "true"}
     with pytest.raises(SettingsError) as caught:
         load(asked)
     assert all(f"{name}=true" in str(caught.value) for name in asked)
@@ -80,8 +77,6 @@ IPV6 = {"ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true", "WARM_IP_TARG
     ("environ", "said"),
     [
         ({**IPV6, "ENABLE_V4_EGRESS": "true"}, "IPv6 pods have no IPv4 egress"),
-        ({"AWS_VPC_K8S_CNI_VETHPREFIX": "cali"}, "set vethPrefix in the CNI config to the same"),
-        ({"POD_MTU": "1500"}, "POD_MTU=1500 has no effect: set mtu in the CNI config"),
     ],
 )
 def test_what_is_missing_but_aws_nodes_default_or_elsewhere_is_one_warning(
@@ -105,6 +100,8 @@ def test_what_is_missing_but_aws_nodes_default_or_elsewhere_is_one_warning(
         {"NETWORK_POLICY_ENFORCING_MODE": "STRICT"},
         {"AWS_MANAGE_ENIS_NON_SCHEDULABLE": "true"},
         {"AWS_VPC_ENI_MTU": "1500"},
+        {"AWS_VPC_K8S_CNI_VETHPREFIX": "cali", "POD_MTU": "1500"},
+        {"ENABLE_BANDWIDTH_PLUGIN": "true", "DISABLE_POD_V6": "true"},
         {"AWS_REGION": "eu-west-1"},
         {"AWS_ROLE_ARN": "arn:aws:iam::1:role/x", "HOME": "/", "PATH": "/bin"},
     ],
