@@ -29,7 +29,12 @@ from cni_shim.datapath.branch import (
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.links import link_with_mac
 from cni_shim.datapath.messages import Request, Route, Rule
-from cni_shim.datapath.netlink import HostNetlink, NetlinkSocket, find_links
+from cni_shim.datapath.netlink import (
+    HostNetlink,
+    NetlinkSocket,
+    find_link_by_index,
+    find_links,
+)
 from cni_shim.datapath.removal import LinkRemover
 from cni_shim.datapath.routing import RoutingRules
 from cni_shim.datapath.wiring import is_of
@@ -216,6 +221,7 @@ class Branches:
         host.execute((messages.name_link(vlan.ifindex, alias_of(branch), branch.group),))
         for route in branch_routes(branch, vlan.ifindex):
             host.execute((messages.add_route(route, replaces=True),))
+        find_link_by_index(host, vlan.ifindex)  # starts its queue: see PodDatapath._dress
 
     def _remove(self, vlan_id: int) -> None:
         """Rules go before the link, with which the table goes."""

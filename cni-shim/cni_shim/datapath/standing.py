@@ -128,12 +128,11 @@ def _missing_on_host(
         yield f"host veth {name} is in group {outside.group:#x}, not {group:#x} of its ENI"
     if inside is not None and outside.mtu < inside.mtu:
         yield f"host veth {name} has MTU {outside.mtu}, less than the pod's {inside.mtu}"
-    # A branch ENI's pods are looked for in its table, by `branch_links`.
-    asked = () if wiring.branch else wiring.addresses
-    routes = host.get([messages.match_route(address) for address in asked])
-    for address, answer in zip(asked, routes, strict=True):
-        if not _leads_to(answer, address, outside):
-            yield f"no route of the host leads to {address} over {name}"
+    if wiring.branch is None:  # else the route may stand in that ENI's table: see `branch_links`
+        routes = host.get([messages.match_route(address) for address in wiring.addresses])
+        for address, answer in zip(wiring.addresses, routes, strict=True):
+            if not _leads_to(answer, address, outside):
+                yield f"no route of the host leads to {address} over {name}"
     # IPv4 asks by ARP; the pod's MAC is read from the pod, where a later plugin may change it.
     if wiring.has_v6 and inside is not None:
         address = wiring.addresses[-1]
