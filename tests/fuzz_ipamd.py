@@ -257,7 +257,7 @@ async def by_verb_door(chance: random.Random, world: World) -> str:
     if detail.reason == pb.ErrorDetail.REASON_UNSPECIFIED or not detail.message:
         raise Failure(f"an error without a reason: {detail}")
     if world.engine.keeper.ledger.allocations != before:
-        raise Failure("a refused request changed the ledger")
+        raise Failure(f"{detail}: a refused request changed the ledger: {frame[:200]!r}")
     return f"door: {pb.ErrorDetail.Reason.Name(detail.reason)}"
 
 
@@ -347,8 +347,13 @@ def _raw(kind: Callable[..., Any], path: str) -> Any:
 
 async def _settle(world: World) -> None:
     """Until what nobody waits for any more has ended: it may still change the ledger."""
-    await until(lambda: not world.engine.allocations.waiting, "nobody asks, and it waits")
     await asyncio.sleep(HANG_UP_SECONDS)
+    for channel, path in (  # calls of one connection are begun in their order
+        (world.ipam, "/ipam_api.v1.Ipam/GetStatus"),
+        (world.backend, "/rpc.ConfigServerBackend/GetNetworkPolicyConfigs"),
+    ):
+        await _raw(channel.unary_unary, path)(b"")
+    await until(lambda: not world.engine.allocations.waiting, "nobody asks, and it waits")
 
 
 def _judge_status(world: World, error: grpc.aio.AioRpcError, before: object) -> str:
