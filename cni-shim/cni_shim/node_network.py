@@ -49,6 +49,7 @@ def _policy(policy: pb.HostPolicy) -> HostPolicy:
         has_v4_egress=policy.v4_egress,
         has_v6_egress=policy.v6_egress,
         disables_tcp_early_demux=policy.disable_tcp_early_demux,
+        has_strict_branches=policy.pod_eni_mode == "strict",
     )
 
 

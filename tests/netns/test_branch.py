@@ -14,6 +14,7 @@ from cni_shim.datapath.branch import Branch
 from cni_shim.datapath.branch_links import SUSPECT_SECONDS, VlanKind
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.netlink import find_links
+from cni_shim.datapath.policy import HostPolicy
 from cni_shim.datapath.wiring import PodWiring
 
 from tests.netns.branch_lab import (
@@ -254,3 +255,18 @@ def test_the_name_of_a_living_pod_on_a_branch_is_not_taken(lab: Lab, pod: Netns)
     second = lab.make_netns()
     lab.pods.wire(second.fd, wiring(7, container_id="f" * 64))
     assert lab.pods.check(pod.fd, first) == ()
+
+
+def test_the_nodes_own_addresses_come_after_strict_pods_and_first_again_without(lab: Lab) -> None:
+    strict = replace(BOTH, policy=HostPolicy(has_strict_branches=True))
+    before = run("ip", "rule")
+    for _ in range(2):
+        lab.host.apply(strict)
+        assert "lookup local" in run("ip", "rule")
+    assert [line.split(":")[0] for line in run("ip", "rule").splitlines() if "local" in line] == [
+        "20"
+    ]
+    for _ in range(2):
+        lab.host.apply(BOTH)
+        assert "lookup local" in run("ip", "rule")
+    assert run("ip", "rule") == before

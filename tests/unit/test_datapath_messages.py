@@ -255,3 +255,45 @@ def test_the_route_to_an_ipv6_address_is_asked_for_whole() -> None:
     message = decoded(messages.match_route(ip_address("2001:db8::7")), rtmsg)
     assert (message["family"], message["dst_len"]) == (10, 128)
     assert message.get_attr("RTA_DST") == "2001:db8::7"
+
+
+def test_a_vlan_link_is_created_with_everything_in_one_message() -> None:
+    request = messages.create_vlan(
+        "vlan.eth.7",
+        parent_ifindex=3,
+        vlan_id=7,
+        mac="02:00:00:00:07:07",
+        mtu=9001,
+        group=0x76638007,
+    )
+    message = decoded(request, ifinfmsg)
+    assert message.get_attr("IFLA_IFNAME") == "vlan.eth.7"
+    assert message.get_attr("IFLA_ADDRESS") == "02:00:00:00:07:07"
+    assert (message.get_attr("IFLA_LINK"), message.get_attr("IFLA_MTU")) == (3, 9001)
+    assert message.get_attr("IFLA_GROUP") == 0x76638007
+    info = message.get_attr("IFLA_LINKINFO")
+    assert info.get_attr("IFLA_INFO_KIND") == "vlan"
+    assert info.get_nested("IFLA_INFO_DATA", "IFLA_VLAN_ID") == 7
+    assert message["header"]["flags"] & (messages.NLM_F_CREATE | messages.NLM_F_EXCL)
+
+
+def test_a_vlan_links_id_and_parent_are_read() -> None:
+    request = messages.create_vlan(
+        "vlan.eth.4094", parent_ifindex=3, vlan_id=4094, mac="02:00:00:00:07:07", mtu=1500, group=9
+    )
+    link = answers.link_of(request.body)
+    assert (link.kind, link.vlan_id, link.peer_ifindex) == ("vlan", 4094, 3)
+
+
+@pytest.mark.parametrize(
+    ("rule", "attribute", "value"),
+    [
+        (Rule(priority=10, table=107, iif="vlan.eth.7"), "FRA_IIFNAME", "vlan.eth.7"),
+        (Rule(priority=0, table=255, ip_protocol=58, family=10), "FRA_IP_PROTO", 58),
+    ],
+    ids=["by the link it came by", "by the protocol"],
+)
+def test_a_rule_by_what_a_packet_is(rule: Rule, attribute: str, value: object) -> None:
+    request = messages.add_rule(rule)
+    assert decoded(request, fibmsg).get_attr(attribute) == value
+    assert answers.rule_of(request.body) == rule

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 from cni_shim.datapath import names
+from cni_shim.datapath.actions import AddRule, RemoveRule
 from cni_shim.datapath.chains import wanted_firewall
 from cni_shim.datapath.desired import DesiredHost, host_rules
+from cni_shim.datapath.diff import ObservedHost, diff
 from cni_shim.datapath.families import AF_INET, AF_INET6
 from cni_shim.datapath.host_sysctls import wanted_sysctls
+from cni_shim.datapath.messages import Rule
 from cni_shim.datapath.policy import HostPolicy, PortChoice, SnatDestination
 from cni_shim.node_network import desired_host
 from ipam_api.v1 import ipam_pb2 as pb
@@ -272,3 +275,62 @@ def test_ipv6_of_an_eni_arrives_whole() -> None:
     eni = desired_host(network, eni_mtu=9001).enis[0]
     assert eni.subnet_cidr_v6 == IPv6Network("2001:db8:0:a::/64")
     assert eni.primary_addresses[1:] == (IPv6Address("2001:db8:0:a::a"),)
+
+
+KERNELS = Rule(priority=0, table=255, protocol=2)
+MOVED = Rule(priority=20, table=255)
+
+
+def steps(desired: DesiredHost, *rules: Rule) -> list[tuple[str, int]]:
+    """What becomes of the rules for the node's own IPv4 addresses, of a host that has these."""
+    observed = replace(settled(), rules=rules)
+    return [
+        (type(action).__name__, action.rule.priority)
+        for action in diff(observed, desired)
+        if isinstance(action, AddRule | RemoveRule)
+        and action.rule.table == 255
+        and action.rule.family == AF_INET
+    ]
+
+
+def settled() -> ObservedHost:
+    return ObservedHost(
+        links=LINKS, addresses=(), routes=(), rules=(), sysctls=(), firewall_comments=None
+    )
+
+
+@pytest.mark.parametrize(
+    ("is_strict", "present", "expected"),
+    [
+        (True, (KERNELS,), [("AddRule", 20)]),
+        (True, (KERNELS, MOVED), [("RemoveRule", 0)]),
+        (True, (MOVED,), []),
+        (False, (MOVED,), [("AddRule", 0)]),
+        (False, (KERNELS, MOVED), [("RemoveRule", 20)]),
+        (False, (KERNELS,), []),
+        (False, (replace(MOVED, protocol=3),), []),
+        (True, (), [("AddRule", 20)]),
+    ],
+    ids=[
+        "strict: the other first",
+        "strict: then the kernel's goes",
+        "strict: done",
+        "back: the kernel's first",
+        "back: then the other goes",
+        "never moved",
+        "moved by somebody else",
+        "gone altogether",
+    ],
+)
+def test_the_rule_for_the_nodes_own_addresses_never_goes_before_the_other_stands(
+    is_strict: bool, present: tuple[Rule, ...], expected: list[tuple[str, int]]
+) -> None:
+    assert steps(host(has_strict_branches=is_strict), *present) == expected
+
+
+def test_what_the_router_says_by_icmpv6_comes_before_strict_pods() -> None:
+    rules = host_rules(host(BOTH_V6, has_strict_branches=True))
+    assert [(r.priority, str(r.source), r.ip_protocol) for r in rules if r.ip_protocol] == [
+        (0, "fe80:ec2::1/128", 58)
+    ]
+    assert [r.family for r in rules if r.priority == 20] == [AF_INET, AF_INET6]

@@ -30,6 +30,10 @@ DEFAULT_ENI_MTU = 9001
 
 NO_POLICY = HostPolicy()
 
+# A VPC's router in every subnet (EC2 User Guide, "IPv6"), and the IP protocol number of ICMPv6.
+ROUTER_V6 = IPv6Address("fe80:ec2::1")
+_ICMPV6 = 58
+
 # Loose: an answer may come in by another ENI than the route to its sender names.
 LOOSE_RP_FILTER = "2"
 
@@ -158,7 +162,28 @@ def host_rules(desired: DesiredHost) -> tuple[Rule, ...]:
         Rule(priority=names.EXTERNAL_RULE_PRIORITY, table=names.MAIN_TABLE, destination=network)
         for network in policy.external_services
     )
-    return (*pod_rules(desired), *connections, *external)
+    return (*pod_rules(desired), *connections, *external, *local_rules(desired))
+
+
+def local_rules(desired: DesiredHost) -> tuple[Rule, ...]:
+    """With strict branch ENIs: where the rule for the node's own addresses goes. What the router
+    tells of itself by ICMPv6 must still reach the node before all else."""
+    if not desired.policy.has_strict_branches:
+        return ()
+    moved = (
+        Rule(priority=names.MOVED_LOCAL_RULE_PRIORITY, table=names.LOCAL_TABLE, family=family)
+        for family in desired.families
+    )
+    if not desired.has_v6:
+        return tuple(moved)
+    from_router = Rule(
+        priority=names.LOCAL_RULE_PRIORITY,
+        table=names.LOCAL_TABLE,
+        source=host_network(ROUTER_V6),
+        ip_protocol=_ICMPV6,
+        family=AF_INET6,
+    )
+    return (*moved, from_router)
 
 
 def eni_rules(eni: DesiredEni) -> tuple[Rule, ...]:

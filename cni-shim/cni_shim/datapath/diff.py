@@ -36,7 +36,9 @@ from cni_shim.datapath.desired import (
     eni_routes,
     eni_rules,
     host_rules,
+    local_rules,
 )
+from cni_shim.datapath.families import AF_INET, AF_INET6
 from cni_shim.datapath.host_sysctls import wanted_sysctls
 from cni_shim.datapath.links import enis_with_links
 from cni_shim.datapath.messages import Route, Rule
@@ -74,6 +76,7 @@ def diff(observed: ObservedHost, desired: DesiredHost) -> tuple[Action, ...]:
             _firewall_actions(observed, desired),
             _address_removals(observed, enis),
             _rule_removals(observed, desired),
+            _local_rule_actions(observed, desired),
             _route_removals(observed, desired),
             _connected_route_removals(observed, enis),
         )
@@ -198,8 +201,38 @@ def _rule_removals(observed: ObservedHost, desired: DesiredHost) -> Iterator[Act
     """Rules of ours that nothing wants; those that name a pod's address are its attachment's."""
     wanted = {rule for _, rule in _wanted_rules(desired)}
     for rule in observed.rules:
-        if rule.protocol == names.PROTOCOL and rule not in wanted and not _is_of_pod(rule):
+        is_kept = _is_of_pod(rule) or _is_moved_local(rule)
+        if rule.protocol == names.PROTOCOL and rule not in wanted and not is_kept:
             yield RemoveRule(eni_id="", rule=rule)
+
+
+def _local_rule_actions(observed: ObservedHost, desired: DesiredHost) -> Iterator[Action]:
+    """The kernel's rule for the node's own addresses goes, or comes back, only once the other of
+    the two was seen: without both the node would be cut off."""
+    rules = {replace(rule, protocol=0): rule for rule in observed.rules}
+    for family in (AF_INET, AF_INET6):
+        first = Rule(
+            priority=names.LOCAL_RULE_PRIORITY,
+            table=names.LOCAL_TABLE,
+            family=family,
+            protocol=0,
+        )
+        moved = rules.get(replace(first, priority=names.MOVED_LOCAL_RULE_PRIORITY))
+        if moved is None:
+            continue
+        is_wanted = moved in local_rules(desired)
+        if is_wanted and first in rules:
+            yield RemoveRule(eni_id="", rule=rules[first])
+        elif not is_wanted and moved.protocol == names.PROTOCOL:
+            if first in rules:
+                yield RemoveRule(eni_id="", rule=moved)
+            else:
+                yield AddRule(eni_id="", rule=replace(first, protocol=_RTPROT_KERNEL))
+
+
+def _is_moved_local(rule: Rule) -> bool:
+    is_there = rule.priority == names.MOVED_LOCAL_RULE_PRIORITY
+    return is_there and rule.table == names.LOCAL_TABLE
 
 
 def _firewall_actions(observed: ObservedHost, desired: DesiredHost) -> Iterator[Action]:

@@ -53,6 +53,8 @@ class HostPolicy:
     `connmark`: mark, and mask, of connections that belong to the primary ENI.
     `external_services`: always routed by the main table.
     `always_snat`: SNATed also without `has_snat`.
+    `has_strict_branches`: pods with an ENI of their own reach even the node by it, so the rule for
+    the node's own addresses comes after theirs.
     """
 
     has_snat: bool = False
@@ -65,6 +67,7 @@ class HostPolicy:
     has_v4_egress: bool = False
     has_v6_egress: bool = False
     disables_tcp_early_demux: bool = False
+    has_strict_branches: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.connmark <= 0xFFFFFFFF or self.connmark & names.MARK_MASK:
