@@ -6,15 +6,26 @@ finished making (the ledger is immutable), so it can neither block nor tear anyt
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import socketserver
+import sys
 import threading
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
+
+import structlog
 
 from ipamd.errors import SettingsError
 from ipamd.pool.ledger import Ledger
+
+log = structlog.get_logger()
+
+MOST_CONNECTIONS = 64
+"""At once, on one listener. Those that scrape and probe a node are a handful, for milliseconds."""
 
 Page = Callable[[], tuple[str, bytes]]
 """A page gives its content type and body."""
@@ -43,8 +54,55 @@ class _Handler(BaseHTTPRequestHandler):
         """Scrapes are not news."""
 
 
-class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class _Bounded(socketserver.ThreadingMixIn, socketserver.BaseServer):
+    """A thread per connection; of too many the oldest ends, so that the newest is served.
+
+    Every pod of the node may connect to the public port. Connections that dawdle would else take
+    all descriptors of the process, and with them the pods' addresses; to turn new ones away would
+    let them keep the liveness probe out.
+    """
+
     daemon_threads = True
+    request_queue_size = MOST_CONNECTIONS  # with the usual 5 a burst waits for TCP's second try
+
+    def __init__(self, address: Any, handler: type[BaseHTTPRequestHandler]) -> None:
+        """Bind, as the standard library's servers do."""
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, None] = {}  # in the order of their coming
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Called for each connection, on the listener's thread."""
+        with self._lock:
+            self._connections[request] = None
+            surplus = list(self._connections)[:-MOST_CONNECTIONS]
+            for oldest in surplus:
+                del self._connections[oldest]
+        for oldest in surplus:
+            with contextlib.suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)  # its own thread meets the end, and closes it
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Called by the connection's thread when it is done."""
+        with self._lock:
+            self._connections.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news; whatever else it is belongs into our log."""
+        del request
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            log.error("http_failed", client=str(client_address), exc_info=error)
+
+
+class _TcpServer(_Bounded, HTTPServer):
+    """As ThreadingHTTPServer, with a bound."""
+
+
+class _UnixServer(_Bounded, socketserver.UnixStreamServer):
+    """The same on a unix socket."""
 
 
 class HttpServer:
@@ -64,7 +122,7 @@ class HttpServer:
                 path.chmod(0o660)
             else:
                 host, _, port = address.rpartition(":")
-                self._server = ThreadingHTTPServer((host, int(port)), handler)
+                self._server = _TcpServer((host, int(port)), handler)
         except OSError as e:
             raise SettingsError(f"cannot listen on {address}: {e}") from e
 
