@@ -12,12 +12,14 @@ import pytest
 from cni_shim.allocations import PEER
 from cni_shim.attempt import Attempt
 from cni_shim.datapath.begun import Begun
+from cni_shim.datapath.branch import Branch
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.families import Address
 from cni_shim.datapath.wiring import PairWish, PodWiring, Wired
 from cni_shim.errors import CniError
 from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import MAIN_PLUGIN
+from cni_shim.own_enis import OwnEnis
 from cni_shim.plugin_config import PluginConfig
 from cni_shim.ports import Policies
 from cni_shim.results import Result
@@ -141,6 +143,7 @@ class FakeDatapath:
     def __init__(self, diary: list[str]) -> None:
         self.diary = diary
         self.links: dict[str, str] = {}
+        self.branches: dict[str, Branch] = {}
         self.script: dict[str, list[DatapathError | None]] = {}
         self.during_wire: Callable[[], None] = lambda: None
         self.cookie = 7
@@ -166,8 +169,13 @@ class FakeDatapath:
     def wire(self, netns_fd: int, wiring: PodWiring, begun: Begun) -> Wired:
         self._enter("wire")
         self.during_wire()
-        self.links[_link(wiring.container_id, wiring.ifname)] = _words(wiring.addresses)
-        self.diary.append(f"wire {_words(wiring.addresses)} mark {wiring.mark}")
+        key = _link(wiring.container_id, wiring.ifname)
+        self.links[key] = _words(wiring.addresses)
+        how = f"mark {wiring.mark}"
+        if wiring.branch is not None:
+            self.branches[key] = wiring.branch.branch
+            how = f"VLAN {wiring.branch.branch.vlan_id}"
+        self.diary.append(f"wire {_words(wiring.addresses)} {how}")
         return self._wired()
 
     def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
@@ -190,6 +198,11 @@ class FakeDatapath:
         self._enter("has_link")
         return _link(container_id, ifname) in self.links
 
+    def find_branch(
+        self, container_id: str, ifname: str, pod_namespace: str, pod_name: str, veth_prefix: str
+    ) -> Branch | None:
+        return self.branches.get(_link(container_id, ifname))
+
     def unwire(
         self,
         container_id: str,
@@ -201,6 +214,7 @@ class FakeDatapath:
     ) -> bool:
         self._enter("unwire")
         self.diary.append(f"unwire {_words(addresses)} of {pod_name}")
+        self.branches.pop(_link(container_id, ifname), None)
         return self.links.pop(_link(container_id, ifname), None) is not None
 
     def unwire_peers(
@@ -245,7 +259,7 @@ def _words(addresses: tuple[Address, ...]) -> str:
 class Bench:
     """A Verbs on fakes; `diary` is what happened, in order."""
 
-    def __init__(self, policies: Policies | None = None) -> None:
+    def __init__(self, policies: Policies | None = None, own_enis: OwnEnis | None = None) -> None:
         self.diary: list[str] = []
         self.ipam = FakeIpam(self.diary)
         self.datapath = FakeDatapath(self.diary)
@@ -260,6 +274,7 @@ class Bench:
             finish_queued=lambda key: None,
             living=lambda: self.living,
             policies=policies,
+            own_enis=own_enis,
         )
 
     def _queue(self, request: CniRequest) -> None:

@@ -16,9 +16,10 @@ import structlog
 from ipam_api.v1 import ipam_pb2 as pb
 
 from cni_shim import ipam_only
-from cni_shim.allocations import PEER, pair_of, pb_key, wiring_of
+from cni_shim.allocations import PEER, branch_wiring_of, pair_of, pb_key, wiring_of
 from cni_shim.attempt import ROLLBACK_SECONDS, Attempt
 from cni_shim.datapath.begun import Begun
+from cni_shim.datapath.branch import BranchLink
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
 from cni_shim.datapath.families import ANYWHERE, host_on_link
 from cni_shim.datapath.names import POD_GATEWAYS
@@ -27,6 +28,7 @@ from cni_shim.delete import Teardown
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import IpamOnly
+from cni_shim.own_enis import OwnEnis
 from cni_shim.ports import Datapath, Delegates, Ipam, Policies
 from cni_shim.results import Interface, Ip, Result, Route
 from cni_shim.spec import AttachmentKey, CniRequest
@@ -55,6 +57,7 @@ class Setup:
         cache: dict[AttachmentKey, pb.Allocation],
         teardown: Teardown,
         policies: Policies,
+        own_enis: OwnEnis,
     ) -> None:
         self._ipam = ipam
         self._datapath = datapath
@@ -62,6 +65,7 @@ class Setup:
         self._cache = cache
         self._teardown = teardown
         self._policies = policies
+        self._own_enis = own_enis
 
     def add(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
         """The result, or CniError with everything undone, an answer that was lost included."""
@@ -82,8 +86,30 @@ class Setup:
             self._policies.refuse_early(
                 request.pod, attempt.key, deadline_monotonic=_deadline(attempt)
             )
+        link = self._own_enis.link_for(request, deadline_monotonic=_deadline(attempt))
         with self._begun(netns_fd, request) as begun:
+            if link is not None:
+                return self._add_branch(request, netns_fd, begun, attempt, link)
             return self._add_begun(request, netns_fd, begun, attempt)
+
+    def _add_branch(
+        self,
+        request: CniRequest,
+        netns_fd: int,
+        begun: Begun,
+        attempt: Attempt,
+        link: BranchLink,
+    ) -> Result:
+        """A pod with an ENI of its own: its address is in its annotation, none of ipamd's."""
+        wiring = branch_wiring_of(request, attempt.key, link)
+        if not attempt.may_wire():
+            raise _cancelled()
+        try:
+            wired = self._wire(netns_fd, wiring, begun, is_repeat=True)
+        except DatapathError as e:
+            raise _setup_error(e, request) from e
+        self._own_enis.note(attempt.key, attempt.attempt_id)
+        return self._finish(request, attempt, None, wiring, wired)
 
     def _add_begun(
         self, request: CniRequest, netns_fd: int, begun: Begun, attempt: Attempt
@@ -130,12 +156,13 @@ class Setup:
         self,
         request: CniRequest,
         attempt: Attempt,
-        allocation: pb.Allocation,
+        allocation: pb.Allocation | None,
         wiring: PodWiring,
         wired: Wired,
     ) -> Result:
         """The pod is wired; a CniError from here on has everything undone by `add`."""
-        self._cache[attempt.key] = allocation
+        if allocation is not None:
+            self._cache[attempt.key] = allocation
         if not attempt.is_cancelled:
             self._policies.enforce(request.pod, attempt.key, deadline_monotonic=_deadline(attempt))
         if attempt.is_cancelled:

@@ -6,8 +6,14 @@ from ipaddress import ip_address
 
 from ipam_api.v1 import ipam_pb2 as pb
 
+from cni_shim.datapath.branch import BranchLink
 from cni_shim.datapath.families import Address
-from cni_shim.datapath.names import PEER_FURTHER_IFNAME, eni_mark, host_ifname
+from cni_shim.datapath.names import (
+    PEER_FURTHER_IFNAME,
+    STRICT_VETH_PREFIX,
+    eni_mark,
+    host_ifname,
+)
 from cni_shim.datapath.wiring import PairWish, PodWiring
 from cni_shim.spec import AttachmentKey, CniRequest
 
@@ -73,4 +79,20 @@ def wiring_of(request: CniRequest, key: AttachmentKey, allocation: pb.Allocation
         mark=mark,
         mtu=request.config.mtu,
         veth_prefix=request.config.veth_prefix,
+    )
+
+
+def branch_wiring_of(request: CniRequest, key: AttachmentKey, link: BranchLink) -> PodWiring:
+    """What stands, or is to stand, in the kernel for a pod with an ENI of its own."""
+    return PodWiring(
+        container_id=key.container_id,
+        ifname=key.ifname,
+        network_name=request.network_name,
+        pod_namespace=request.pod.namespace,
+        pod_name=request.pod.name,
+        addresses=link.branch.addresses,
+        mark=0,
+        mtu=request.config.mtu,
+        veth_prefix=STRICT_VETH_PREFIX if link.branch.is_strict else request.config.veth_prefix,
+        branch=link,
     )

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from ipam_api.v1 import ipam_pb2 as pb
 
 from cni_shim import prev_result
-from cni_shim.allocations import PEER, addresses_of, pb_key, wiring_of
+from cni_shim.allocations import PEER, addresses_of, branch_wiring_of, pb_key, wiring_of
+from cni_shim.datapath.branch import Branch, BranchLink
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.families import Address
 from cni_shim.errors import CniError, CniErrorCode
@@ -52,17 +53,46 @@ class Checker:
         """Nothing, or CniError: 7 without a usable prevResult, 11 where nobody can tell now, 103
         with everything that differs."""
         answered = _answered(request)
+        branch = self._branch(request, key) if key not in self._cache else None
+        if branch is not None:
+            self._check_branch(request, key, netns_fd, branch, answered)
+            return
         held = self._held(key, deadline_monotonic)
         problems = (
             *prev_result_problems(request.prev_result or {}, answered, key, addresses_of(held)),
             *self._kernel_problems(request, key, netns_fd, held, answered),
         )
-        if problems:
-            raise CniError(
-                CniErrorCode.CHECK_MISMATCH,
-                "the attachment is not as its ADD left it",
-                f"{key}: {'; '.join(problems)}",
+        _refuse(key, problems)
+
+    def _branch(self, request: CniRequest, key: AttachmentKey) -> Branch | None:
+        """The pod's own ENI, as the kernel shows it: ipamd knows nothing of it."""
+        pod, prefix = request.pod, request.config.veth_prefix
+        try:
+            return self._datapath.find_branch(
+                key.container_id, key.ifname, pod.namespace, pod.name, prefix
             )
+        except DatapathError as e:
+            raise _not_now(e) from e
+
+    def _check_branch(
+        self,
+        request: CniRequest,
+        key: AttachmentKey,
+        netns_fd: int,
+        branch: Branch,
+        answered: Result,
+    ) -> None:
+        link = BranchLink(branch=branch, mac="", trunk_mac="", mtu=request.config.mtu)
+        wiring = branch_wiring_of(request, key, link)
+        inside = _inside(answered, key)
+        try:
+            missing = self._datapath.check(
+                netns_fd, wiring, pod_mac=inside.mac.lower() if inside is not None else ""
+            )
+        except DatapathError as e:
+            raise _not_now(e) from e
+        said = prev_result_problems(request.prev_result or {}, answered, key, branch.addresses)
+        _refuse(key, (*said, *missing))
 
     def _held(self, key: AttachmentKey, deadline_monotonic: float) -> pb.Allocation:
         held = self._cache.get(key)
@@ -101,9 +131,21 @@ class Checker:
                 pod_mac=inside.mac.lower() if inside is not None else "",
             )
         except DatapathError as e:
-            raise CniError(
-                CniErrorCode.TRY_AGAIN_LATER, "the pod's network could not be read", str(e)
-            ) from e
+            raise _not_now(e) from e
+
+
+def _refuse(key: AttachmentKey, problems: tuple[str, ...]) -> None:
+    """Raise CniError 103 with all of them, if there are any."""
+    if problems:
+        raise CniError(
+            CniErrorCode.CHECK_MISMATCH,
+            "the attachment is not as its ADD left it",
+            f"{key}: {'; '.join(problems)}",
+        )
+
+
+def _not_now(error: DatapathError) -> CniError:
+    return CniError(CniErrorCode.TRY_AGAIN_LATER, "the pod's network could not be read", str(error))
 
 
 def prev_result_problems(

@@ -26,6 +26,7 @@ from cni_shim.datapath.errors import DatapathError
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import MAIN_PLUGIN, previous_addresses
+from cni_shim.own_enis import OwnEnis
 from cni_shim.ports import Datapath, Delegates, Ipam, Policies
 from cni_shim.settings import DEFAULT_VETH_PREFIX
 from cni_shim.spec import AttachmentKey, CniRequest, Pod
@@ -46,6 +47,7 @@ class Teardown:
         cache: dict[AttachmentKey, pb.Allocation],
         queue_release: Callable[[CniRequest], None],
         policies: Policies,
+        own_enis: OwnEnis,
     ) -> None:
         """`queue_release` puts a DEL into the durable queue; it raises CniError."""
         self._ipam = ipam
@@ -54,6 +56,7 @@ class Teardown:
         self._cache = cache
         self._queue_release = queue_release
         self._policies = policies
+        self._own_enis = own_enis
 
     def delete(
         self,
@@ -64,6 +67,12 @@ class Teardown:
         reason: str = "DEL",
     ) -> bool:
         """Tear down and release; False if the release was only queued. Raises CniError 11."""
+        if key not in self._cache and self._has_branch(request, key):
+            self.unwire(request, key, None)
+            self._own_enis.forget(key)
+            self._forget_pod(request, key, None, deadline_monotonic)
+            log.info("branch_detached", key=str(key))
+            return True
         try:
             standing = self._standing(key, deadline_monotonic)
         except IpamdError as e:
@@ -108,17 +117,29 @@ class Teardown:
     def undo(self, request: CniRequest, attempt: Attempt) -> None:
         """Take back an ADD that failed or was cancelled: first the wiring, then the address."""
         held = self._cache.pop(attempt.key, None)
+        self._own_enis.forget(attempt.key)
         try:
-            self.unwire(request, attempt.key, held)
+            had_link = self.unwire(request, attempt.key, held)
         except CniError as e:
             # The address stays allocated; the runtime's DEL comes, and tries again.
             log.warning("undo_failed", key=str(attempt.key), error=str(e))
             return
         attempt.release()
-        if held is not None:  # it was wired, so the policy agent may have been told
+        if held is not None or had_link:  # the policy agent may have been told
             deadline = time.monotonic() + ROLLBACK_SECONDS
             self._forget_pod(request, attempt.key, held, deadline)
         log.info("undone", key=str(attempt.key))
+
+    def _has_branch(self, request: CniRequest, key: AttachmentKey) -> bool:
+        """Whether the pod has an ENI of its own: the kernel alone knows."""
+        pod, prefix = request.pod, request.config.veth_prefix or DEFAULT_VETH_PREFIX
+        try:
+            found = self._datapath.find_branch(
+                key.container_id, key.ifname, pod.namespace, pod.name, prefix
+            )
+        except DatapathError as e:
+            raise _refused(e) from e
+        return found is not None
 
     def unwire(self, request: CniRequest, key: AttachmentKey, held: pb.Allocation | None) -> bool:
         """Remove what stands in the kernel; True if anything did. Raises CniError 11."""

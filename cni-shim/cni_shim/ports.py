@@ -9,6 +9,7 @@ from typing import Protocol
 from ipam_api.v1 import ipam_pb2 as pb
 
 from cni_shim.datapath.begun import Begun
+from cni_shim.datapath.branch import Branch
 from cni_shim.datapath.delegation import Delegation
 from cni_shim.datapath.families import Address
 from cni_shim.datapath.wiring import PodWiring, Wired
@@ -59,6 +60,11 @@ class Datapath(Protocol):
         self, container_id: str, ifname: str, pod_namespace: str, pod_name: str, veth_prefix: str
     ) -> bool:
         """See PodDatapath.has_link."""
+
+    def find_branch(
+        self, container_id: str, ifname: str, pod_namespace: str, pod_name: str, veth_prefix: str
+    ) -> Branch | None:
+        """See PodDatapath.find_branch."""
 
     def unwire(
         self,

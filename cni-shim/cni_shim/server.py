@@ -45,6 +45,7 @@ from cni_shim.leaks import USUAL, Waits
 from cni_shim.log import configure
 from cni_shim.namespaces import NamespaceReading
 from cni_shim.node_watch import NodeWatch
+from cni_shim.own_enis import Lookup, OwnEnis
 from cni_shim.policy_agent import PolicyAgent
 from cni_shim.queue_worker import QueueWorker
 from cni_shim.runtime_list import RuntimeList
@@ -95,6 +96,7 @@ class Daemon:
             finish_queued=self._queue_worker.finish,
             living=self._living,
             policies=self._policies,
+            own_enis=OwnEnis(self._wanted, _pod_lookup),
         )
         self._queue_worker.serve(self._verbs)
         self._pods.ask_ledger(self._verbs.unheld)
@@ -106,7 +108,7 @@ class Daemon:
             self._settled,
             self._pods,
             self._verbs,
-            mend=self._delegates.mend,
+            mend=self._mend,
             beat=Heartbeat(wanted.run_dir, is_answered=lambda: self._silence.since is None).beat,
             eni_mtu=wanted.eni_mtu,
         )
@@ -182,6 +184,11 @@ class Daemon:
             log.warning("verbs_cut_off")
         return self._exit_status
 
+    def _mend(self) -> None:
+        """Put back what stood for pods that no round of the host's network knows."""
+        self._delegates.mend()
+        self._pods.branches.mend(time.monotonic())
+
     def _living(self) -> frozenset[int]:
         """Cookies of the network namespaces that can be seen."""
         reading = NamespaceReading(self._netlink.netns_cookie)
@@ -228,6 +235,12 @@ class Daemon:
         """Know what is allocated, so that a DEL need not ask."""
         reply = self._ipam.list(deadline_monotonic=time.monotonic() + 3600.0)
         self._verbs.remember(tuple(reply.allocations))
+
+
+def _pod_lookup() -> Lookup:
+    from cni_shim import kube_pod  # late: TLS and HTTP, which most nodes never need
+
+    return kube_pod.lookup(os.environ)
 
 
 def _listen(wanted: Settings) -> socket.socket:
@@ -282,8 +295,12 @@ def main() -> None:
 
 
 def _make_run_dir(path: Path) -> None:
+    """Make it ours alone. Another user's could get sockets and queued DELs of his own."""
     try:
         path.mkdir(mode=0o750, parents=True, exist_ok=True)
+        owner = path.stat().st_uid
+        if owner != os.geteuid():
+            raise SettingsError(f"VPC_IPAMD_RUN_DIR {path} belongs to uid {owner}, not to us")
         path.chmod(0o750)  # whoever made it: a hostPath volume is born 0755
     except OSError as e:
         raise SettingsError(f"cannot use VPC_IPAMD_RUN_DIR {path}: {e}") from e

@@ -23,6 +23,7 @@ from cni_shim.gc import Collector
 from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import MAIN_PLUGIN, delegation_of
 from cni_shim.key_locks import KeyLocks
+from cni_shim.own_enis import OwnEnis, nobodys_own_enis
 from cni_shim.ports import Datapath, Delegates, Ipam, NoPolicies, Policies
 from cni_shim.results import Result
 from cni_shim.spec import AttachmentKey, CniRequest
@@ -41,6 +42,7 @@ class Verbs:
         finish_queued: Callable[[AttachmentKey], None],
         living: Callable[[], Collection[int]] = frozenset,
         policies: Policies | None = None,
+        own_enis: OwnEnis | None = None,
     ) -> None:
         """`queue_release` puts a DEL into the durable queue; `finish_queued` does one that waits
         there, with the key's lock held. Both raise CniError. `living` finds cookies of network
@@ -52,8 +54,13 @@ class Verbs:
         self._finish_queued = finish_queued
         self._delegates = delegates
         policies = policies or NoPolicies()
-        self._teardown = Teardown(ipam, datapath, delegates, self._cache, queue_release, policies)
-        self._setup = Setup(ipam, datapath, delegates, self._cache, self._teardown, policies)
+        self._own_enis = own_enis or nobodys_own_enis()
+        self._teardown = Teardown(
+            ipam, datapath, delegates, self._cache, queue_release, policies, self._own_enis
+        )
+        self._setup = Setup(
+            ipam, datapath, delegates, self._cache, self._teardown, policies, self._own_enis
+        )
         self._checker = Checker(ipam, datapath, delegates, self._cache)
         self._collector = Collector(ipam, datapath, self._teardown, self._locks, living)
 
@@ -120,7 +127,8 @@ class Verbs:
         """Take an ADD back whose answer could not be delivered; the key is not held."""
         with self._locks.held(attempt.key, timeout_seconds=60.0):
             held = self._cache.get(attempt.key)
-            if held is not None and held.attempt_id == attempt.attempt_id:
+            is_its = held is not None and held.attempt_id == attempt.attempt_id
+            if is_its or self._own_enis.is_of(attempt.key, attempt.attempt_id):
                 self._teardown.undo(request, attempt)
 
     def delete(self, request: CniRequest, key: AttachmentKey, *, deadline_monotonic: float) -> None:
