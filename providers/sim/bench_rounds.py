@@ -73,9 +73,9 @@ def interleaved(
     seed: int,
     pause_seconds: float = PAUSE_SECONDS,
 ) -> Rounds:
-    """So many rounds of all the sides, whose names differ."""
+    """So many rounds of all the sides, whose names differ: no two pods on a node have one name."""
     pods = {
-        (number, side.name): new_pod(f"bench-{number}")
+        (number, side.name): new_pod(f"bench-{side.name}-{number}")
         for number in range(rounds)
         for side in sides
     }

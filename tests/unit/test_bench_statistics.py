@@ -156,7 +156,7 @@ def measured(*failing: str) -> Rounds:
     """Four rounds: C takes 1 ms, Python 2 ms, the peer 4 ms. `failing`: "VERB side round"."""
     sides = [
         ScriptedSide(
-            name, ms, frozenset(f"{verb} bench-{number}" for verb, side, number in
+            name, ms, frozenset(f"{verb} bench-{name}-{number}" for verb, side, number in
                                 map(str.split, failing) if side == name)
         )
         for name, ms in SIDES.items()
