@@ -6,7 +6,8 @@ watch nor the host's network waits for a large table.
 
 The hazard is to clear too late: once ipamd has heard the report, a pod may have the address again.
 So a pair is cleared once; when the report fails, the report alone is repeated. Only a new stream,
-whose first message is newer than every report before it, has it cleared again.
+whose first message is newer than every report before it, has it cleared again. While a report is
+under way neither need be newer: what it names is then reported again, and not cleared.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Flusher:
         self._asked: frozenset[Pair] = frozenset()
         self._cleared: frozenset[Pair] = frozenset()  # of the asked ones, to be reported
         self._reported: frozenset[Pair] = frozenset()  # of the asked ones, and taken
+        self._telling: frozenset[Pair] = frozenset()  # in the report that is under way
         self._stream = 0
         self._last = b""
         self._failure = ""
@@ -71,7 +73,8 @@ class Flusher:
         whether it differs or not."""
         with self._changed:
             self._stream += 1
-            self._asked = self._cleared = self._reported = frozenset()
+            self._asked = self._reported = frozenset()
+            self._cleared = self._telling
             self._last = b""
 
     def take(self, network: pb.NodeNetwork) -> pb.NodeNetwork | None:
@@ -125,20 +128,26 @@ class Flusher:
         return True
 
     def _report(self, pairs: frozenset[Pair], epoch: str, stream: int) -> bool:
-        if not pairs:
-            return True
+        with self._changed:
+            if not pairs or stream != self._stream:
+                return True  # a new stream asks anew
+            self._telling = pairs
         request = pb.ReportFlushedRequest(
             epoch=epoch,
             addresses=[pb.CooledAddress(address=a, since_boottime=t) for a, t in sorted(pairs)],
         )
+        taken: frozenset[Pair] = frozenset()
         try:
             reply = self._ipam.report_flushed(request, seconds=REPORT_TIMEOUT_SECONDS)
+            taken = pairs
         except IpamdError as e:
             self._tell_failure(str(e))
             return False
-        with self._changed:
-            if stream == self._stream:
-                self._reported |= pairs & self._asked
+        finally:
+            with self._changed:
+                self._telling = frozenset()
+                if stream == self._stream:
+                    self._reported |= taken & self._asked
         return reply.is_accepted
 
     def _tell_failure(self, error: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import grpc
 import pytest
@@ -27,12 +27,14 @@ class Node:
         self.reports: list[tuple[str, list[tuple[str, float]]]] = []
         self.failures: list[Exception] = []  # of the next calls
         self.is_accepted = True
+        self.meanwhile: dict[str, Callable[[], None]] = {}  # during a clearing, or a report
         self.flusher = Flusher(self, self)
         self.flusher.watch_begins()
 
     def delete_entries_of(self, addresses: Iterable[Address]) -> int:
         self._fail(DatapathError)
         self.cleared.append(sorted(str(a) for a in addresses))
+        self.meanwhile.pop("clearing", lambda: None)()
         return 3
 
     def report_flushed(
@@ -41,11 +43,17 @@ class Node:
         self._fail(IpamdError)
         pairs = [(a.address, a.since_boottime) for a in request.addresses]
         self.reports.append((request.epoch, pairs))
+        self.meanwhile.pop("report", lambda: None)()
         return pb.ReportFlushedReply(is_accepted=self.is_accepted)
 
     def _fail(self, kind: type[Exception]) -> None:
         if self.failures and isinstance(self.failures[0], kind):
             raise self.failures.pop(0)
+
+    def begin_anew(self) -> None:
+        """The watch breaks and resumes; the first message names what was not reported by then."""
+        self.flusher.watch_begins()
+        self.hear(A)
 
     def hear(self, *pairs: tuple[str, float], epoch: str = "e1", cidr: str = "10.0.0.0/16") -> bool:
         """A message of the watch; whether the host is to hear of it."""
@@ -128,6 +136,31 @@ def test_a_new_stream_has_everything_cleared_that_it_names() -> None:
     node.flusher.step()
     assert node.cleared == [["10.0.0.5"], ["10.0.0.5"]]
     assert len(node.reports) == 2
+
+
+def test_a_stream_that_begins_during_a_report_has_nothing_cleared_again() -> None:
+    """Its first message may be older than the report, by which a pod has the address already."""
+    node = Node()
+    node.meanwhile["report"] = node.begin_anew
+    node.hear(A)
+    node.flusher.step()
+    assert node.flusher.step()
+    assert (node.cleared, len(node.reports)) == ([["10.0.0.5"]], 2)
+    node.flusher.step()
+    assert len(node.reports) == 2
+
+
+def test_a_stream_that_begins_during_a_clearing_is_served_before_anything_is_reported() -> None:
+    """A report for the old one, and the address would be a pod's while the new one is served."""
+    node = Node()
+    node.meanwhile["clearing"] = node.begin_anew
+    node.hear(A)
+    assert node.flusher.step()
+    assert node.reports == []
+    assert node.flusher.step()
+    assert node.reports == [("e1", [A])]
+    node.flusher.step()
+    assert len(node.cleared) == 2
 
 
 def test_what_is_asked_for_no_more_is_left_alone() -> None:
