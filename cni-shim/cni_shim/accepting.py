@@ -9,12 +9,23 @@ at its head). That takes 0.3 ms off an ADD and leaves most of the threads untouc
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
+import time
 from contextlib import suppress
+
+import structlog
+
+log = structlog.get_logger()
 
 # One thread per event; the event is armed again as soon as that thread has taken its connection.
 _ONE_CONNECTION = select.EPOLLIN | select.EPOLLONESHOT
+
+# accept(2): the process or the machine has none to give at this moment.
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+SHORT_SECONDS = 0.1
+"""Until the next try then; the verbs that are under way give theirs back."""
 
 
 class Accepting:
@@ -28,12 +39,18 @@ class Accepting:
         self._epoll.register(listener, _ONE_CONNECTION)
 
     def accept(self) -> socket.socket:
-        """Wait for a connection; it is blocking. OSError as of accept."""
+        """Wait for a connection; it is blocking. OSError as of accept, but a want of descriptors or
+        memory is outlasted: an end of the process would cut off every verb for the sake of one."""
         while True:
             self._epoll.poll(maxevents=1)
             try:
                 # One that was taken back while it waited is no connection any more.
                 with suppress(BlockingIOError, ConnectionAbortedError):
                     return self._listener.accept()[0]
+            except OSError as e:
+                if e.errno not in _SHORT:
+                    raise
+                log.warning("connections_wait", error=str(e))
+                time.sleep(SHORT_SECONDS)  # unarmed: the other threads need not try meanwhile
             finally:
                 self._epoll.modify(self._listener, _ONE_CONNECTION)

@@ -79,8 +79,11 @@ class Attempt:
         return self._is_wiring
 
     def release_soon(self) -> None:
-        """`release` on a thread of its own."""
-        threading.Thread(target=self.release, name="release", daemon=True).start()
+        """`release` on a thread of its own; without one it is left to the runtime's DEL."""
+        try:
+            threading.Thread(target=self.release, name="release", daemon=True).start()
+        except RuntimeError as e:  # the limit of the process
+            log.warning("rollback_unsent", key=str(self.key), error=str(e))
 
     def release(self) -> None:
         """Give back whatever this attempt was given, and refuse it anything more."""

@@ -12,6 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+import structlog
+
+log = structlog.get_logger()
+
 _EVENTS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLONESHOT
 
 
@@ -47,7 +51,14 @@ class Hangups:
                     # The event may be of an earlier connection with the same number.
                     is_gone = callback is not None and _is_hung_up(descriptor)
                 if callback is not None and is_gone:
-                    callback()
+                    _call(callback)
+
+
+def _call(callback: Callable[[], None]) -> None:
+    try:
+        callback()
+    except Exception:  # this thread is every launcher's, and one verb must not end it
+        log.exception("hangup_not_handled")
 
 
 def _is_hung_up(descriptor: int) -> bool:

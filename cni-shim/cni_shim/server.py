@@ -36,6 +36,7 @@ from cni_shim.datapath.netlink import HostNetlink
 from cni_shim.datapath.notices import LinkNotices
 from cni_shim.datapath.pods import PodDatapath
 from cni_shim.delete_queue import DeleteQueue, QueueError
+from cni_shim.descriptors import allow_descriptors
 from cni_shim.flusher import Flusher
 from cni_shim.hangups import Hangups
 from cni_shim.heartbeat import Heartbeat, seen_at
@@ -269,6 +270,7 @@ def main() -> None:
         wanted = settings.load(os.environ)
         configure(wanted.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+        allow_descriptors()
         _make_run_dir(wanted.run_dir)
         lock = _only_one(wanted)
         daemon = Daemon(wanted)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
@@ -79,3 +81,50 @@ def test_a_connection_that_found_no_worker_free_is_served_by_the_next_that_is(
         made[3].close()
 
         assert made[8].recv(1)[0] == served[3]
+
+
+class Scarce(socket.socket):
+    """A listener that at first has nothing to accept with."""
+
+    refusals = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(self.error, "no more")
+        return super().accept()
+
+    error = errno.EMFILE
+
+
+@pytest.fixture
+def scarce(tmp_path: Path) -> Iterator[tuple[Scarce, socket.socket]]:
+    """It, and a client that waits for it."""
+    with (
+        Scarce(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client,
+    ):
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(1)
+        client.connect(str(tmp_path / "s"))
+        yield listener, client
+
+
+def test_a_connection_waits_where_the_process_has_no_descriptor_left(
+    scarce: tuple[Scarce, socket.socket],
+) -> None:
+    listener, client = scarce
+    listener.refusals = 2
+
+    with Accepting(listener).accept() as accepted:
+        accepted.sendall(b"!")
+
+    assert client.recv(1) == b"!"
+
+
+def test_a_listener_that_is_none_is_an_error(scarce: tuple[Scarce, socket.socket]) -> None:
+    listener, _ = scarce
+    listener.refusals, listener.error = 1, errno.EINVAL
+
+    with pytest.raises(OSError, match="no more"):
+        Accepting(listener).accept()

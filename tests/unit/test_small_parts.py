@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import threading
 
 import pytest
 from cni_shim import settings as shim_settings
+from cni_shim.descriptors import allow_descriptors
 from cni_shim.hangups import Hangups
 from cni_shim.key_locks import KeyLocks
 from hypothesis import given
@@ -51,6 +53,20 @@ def test_a_peer_that_goes_is_noticed_once_and_only_within_the_block() -> None:
     assert hangups._callbacks == {}
 
 
+def test_a_peer_that_goes_is_noticed_after_another_could_not_be_dealt_with() -> None:
+    hangups, failed = Hangups(), threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise RuntimeError("can't start new thread")
+
+    for callback, is_called in ((fail, failed), ((gone := threading.Event()).set, gone)):
+        ours, theirs = socket.socketpair()
+        with ours, hangups.watched(ours, callback):
+            theirs.close()
+            assert is_called.wait(5)
+
+
 def test_a_peer_that_stays_is_not_reported() -> None:
     hangups = Hangups()
     ours, theirs = socket.socketpair()
@@ -58,6 +74,26 @@ def test_a_peer_that_stays_is_not_reported() -> None:
     with ours, theirs, hangups.watched(ours, gone.set):
         theirs.send(b"more")
         assert not gone.wait(0.05)
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((256, 20000), 4096),
+        ((256, 1000), 1000),
+        ((256, resource.RLIM_INFINITY), 4096),
+        ((9000, 20000), 9000),
+    ],
+    ids=["too low", "not allowed to have more", "any number allowed", "enough"],
+)
+def test_vpc_cnid_has_files_enough_for_every_thread(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], expected: int
+) -> None:
+    now = [limits]
+    monkeypatch.setattr(resource, "getrlimit", lambda what: now[0])
+    monkeypatch.setattr(resource, "setrlimit", lambda what, wanted: now.append(wanted))
+    allow_descriptors()
+    assert now[-1] == (expected, limits[1])
 
 
 @pytest.mark.parametrize(
