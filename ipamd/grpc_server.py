@@ -36,6 +36,9 @@ from ipamd.reconciler import Reconciler
 
 log = structlog.get_logger()
 
+NOTES_LIMIT = 16
+"""Of a report; vpc-cnid has one for each thing that it may be in doubt about."""
+
 ERROR_METADATA = "ipam-error-bin"
 
 Context = grpc.aio.ServicerContext[object, object]
@@ -61,6 +64,7 @@ class IpamServicer(pb_grpc.IpamServicer):
         self._sequence = 0
         self.reported_boottime = 0.0
         self.reports: dict[str, pb.EniReport] = {}
+        self.notes: tuple[str, ...] = ()
         keeper.listen(self._on_commit)
         reconciler.listen(self.network_changed)
 
@@ -220,6 +224,7 @@ class IpamServicer(pb_grpc.IpamServicer):
                     message=report.message,
                 )
         self.reports = {r.eni_id: r for r in request.enis}
+        self.notes = tuple(note[:NAME_LIMIT] for note in request.notes[:NOTES_LIMIT])
         if findings.adopted or findings.unknown:
             log.warning(
                 "kernel_addresses_reported",
@@ -235,6 +240,7 @@ class IpamServicer(pb_grpc.IpamServicer):
             waiting=self._allocations.waiting,
             reports=self.reports,
             reported_boottime=self.reported_boottime,
+            notes=self.notes,
             now=clock.boottime(),
         )
 

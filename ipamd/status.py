@@ -23,6 +23,7 @@ def build(
     waiting: int,
     reports: Mapping[str, pb.EniReport],
     reported_boottime: float,
+    notes: tuple[str, ...] = (),
     now: float,
 ) -> pb.Status:
     """One complete Status message."""
@@ -50,6 +51,7 @@ def build(
         is_node_reporting=is_reporting,
         uptime_seconds=now - reconciler.started_boottime,
         mode=_mode(reconciler),
+        notes=notes if is_reporting else (),
     )
     if facts is not None:
         message.instance_id = facts.identity.instance_id

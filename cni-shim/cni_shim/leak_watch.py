@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Protocol
@@ -39,6 +39,9 @@ log = structlog.get_logger()
 LIST_SECONDS = 5.0
 END_SECONDS = 10.0
 """For one teardown and release; as long as a launcher gives a DEL."""
+
+NOTED = 3
+"""Attachments that a note names; the log has every one."""
 
 LOCKED_AT_ONCE = 32
 """Keys that are held during one second look. Their verbs wait for it, some tenths of a second."""
@@ -124,6 +127,8 @@ class LeakWatch:
         self._memory = Memory()
         self._told: frozenset[tuple[HeldName, Standing]] = frozenset()
         self._wake = threading.Event()
+        self.notes: tuple[str, ...] = ()
+        """For people, by way of `ipamctl status`."""
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Look for ever."""
@@ -261,7 +266,22 @@ class LeakWatch:
                 reason=verdict.reason,
                 unseen=dict(self._signs.unseen),
             )
+        self.notes = _notes(assessment.of(Standing.UNSURE), self._signs.unseen)
         self._told = frozenset((v.held.name, v.standing) for v in doubted)
+
+
+def _notes(unsure: tuple[Verdict, ...], unseen: Mapping[str, str]) -> tuple[str, ...]:
+    """One sentence for all of them; none where nothing is unsure. Pure."""
+    if not unsure:
+        return ()
+    some = ", ".join(str(verdict.held.key) for verdict in unsure[:NOTED])
+    more = f" and {len(unsure) - NOTED} more" if len(unsure) > NOTED else ""
+    why = "; ".join(f"{source}: {reason}" for source, reason in sorted(unseen.items()))
+    said = (
+        f"whether the pods of {len(unsure)} allocations live cannot be told ({some}{more}); they "
+        f"keep their addresses. Not seen: {why or 'any sign of life'}. See docs/leaks.md"
+    )
+    return (said,)
 
 
 def _name_of(allocation: pb.Allocation) -> HeldName:

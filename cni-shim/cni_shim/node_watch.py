@@ -83,16 +83,18 @@ class NodeWatch:
         *,
         mend: Callable[[], None],
         beat: Callable[[], None],
+        notes: Callable[[], tuple[str, ...]] = tuple,
         eni_mtu: int,
     ) -> None:
         """`mend` puts back what stood for pods that other plugins wired; `beat` is called once a
-        round."""
+        round; `notes` are sentences that go along with each report."""
         self._mend = mend
         self._ipam = ipam
         self._host = host
         self._pods = pods
         self._verbs = verbs
         self._beat = beat
+        self._notes = notes
         self._eni_mtu = eni_mtu
         self._wanted: pb.NodeNetwork | None = None
         self._wake = threading.Event()
@@ -178,6 +180,7 @@ class NodeWatch:
                     for r in readiness
                 ],
                 addresses=[_reported(pod) for pod in observed if pod.address is not None],
+                notes=self._notes(),
             )
             reply = self._ipam.report(request, seconds=REPORT_TIMEOUT_SECONDS)
         except (IpamdError, DatapathError) as e:

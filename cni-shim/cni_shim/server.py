@@ -111,6 +111,7 @@ class Daemon:
             self._verbs,
             mend=self._mend,
             beat=Heartbeat(wanted.run_dir, is_answered=lambda: self._silence.since is None).beat,
+            notes=lambda: self._leaks.notes,
             eni_mtu=wanted.eni_mtu,
         )
         self._firewall_notices = FirewallNotices(self._watch.on_notice)

@@ -50,6 +50,8 @@ def screen(status: pb.Status) -> str:
     parts = [_head(status), _pool(status), _enis(status), _subnets(status), _plan(status)]
     if status.problems:
         parts.append("Problems\n" + "".join(f"  ! {p}\n" for p in status.problems))
+    if status.notes:
+        parts.append("Notes\n" + "".join(f"  - {n}\n" for n in status.notes))
     return "\n".join(p for p in parts if p)
 
 

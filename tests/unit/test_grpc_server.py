@@ -350,6 +350,23 @@ def test_the_status_adds_up(tmp_path: Path) -> None:
     serve(tmp_path, work)
 
 
+def test_the_notes_of_the_last_report_are_in_the_status_and_no_problem(tmp_path: Path) -> None:
+    async def work(door: Door) -> None:
+        await door.allocate()
+        for notes, told in (
+            (["one pod cannot be seen"], ["one pod cannot be seen"]),
+            (["x" * 5000] * 99, ["x" * 1024] * 16),
+            ([], []),
+        ):
+            report = pb.ReportNodeRequest(epoch=door.engine.keeper.ledger.epoch, notes=notes)
+            assert (await door.stub.ReportNode(report)).is_accepted
+            status = await door.stub.GetStatus(pb.GetStatusRequest())
+            assert list(status.notes) == told
+            assert not status.problems
+
+    serve(tmp_path, work)
+
+
 def test_the_socket_is_closed_to_others(tmp_path: Path) -> None:
     async def work(door: Door) -> None:
         assert stat.S_IMODE(door.socket.stat().st_mode) == 0o660

@@ -250,6 +250,24 @@ def test_a_source_that_fails_between_the_looks_starts_it_anew(bench: Bench) -> N
     assert lost not in bench.ledger.allocations
 
 
+def test_what_is_unsure_is_a_note_for_as_long_as_it_is(bench: Bench) -> None:
+    bench.steps()
+    assert list(bench.watch.notes) == []
+    for number in range(1, 6):
+        bench.lose(bench.pod(f"lost{number}", number))
+    bench.node.blind_to.update(SOURCES)
+    bench.node.unseen = {"runtime": "no socket of a runtime is there"}
+    bench.steps()
+    (note,) = bench.watch.notes
+    assert (
+        "6 allocations live cannot be told (lives/eth0, lost1/eth0, lost2/eth0 and 3 more)" in note
+    )
+    assert "runtime: no socket of a runtime is there" in note
+    bench.node.blind_to.clear()
+    bench.steps(3)
+    assert list(bench.watch.notes) == []
+
+
 def test_a_restart_between_the_looks_starts_it_anew(bench: Bench) -> None:
     lost = bench.pod("lost", 1)
     bench.lose(lost)

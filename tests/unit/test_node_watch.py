@@ -82,6 +82,7 @@ class Bench:
             finish_queued=lambda key: None,
         )
         self.beats = 0
+        self.notes: tuple[str, ...] = ()
         self.watch = NodeWatch(
             self.ledger,
             self.kernel,
@@ -89,6 +90,7 @@ class Bench:
             self.verbs,
             mend=lambda: None,
             beat=self.beat,
+            notes=lambda: self.notes,
             eni_mtu=9001,
         )
 
@@ -152,6 +154,13 @@ def test_what_was_said_is_not_said_again_before_its_time(bench: Bench) -> None:
     assert len(bench.ledger.reports) == 1
     bench.watch.step(REPORT_SECONDS)
     assert len(bench.ledger.reports) == 2
+
+
+def test_notes_go_along_with_the_report(bench: Bench) -> None:
+    bench.notes = ("two pods cannot be seen",)
+    bench.watch.wanted(NETWORK)
+    bench.watch.step(0.0)
+    assert [list(report.notes) for report in bench.ledger.reports] == [["two pods cannot be seen"]]
 
 
 def test_an_eni_that_is_not_ready_is_tried_again_soon_and_news_is_told(bench: Bench) -> None:

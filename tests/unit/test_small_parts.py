@@ -121,10 +121,17 @@ def test_the_screen_names_problems_and_the_reason_of_the_last_plan() -> None:
             version="1",
             pool={"allocated": 2, "available": 3},
             problems=["subnet subnet-1 is exhausted"],
+            notes=["one pod cannot be seen"],
             last_plan=pb.PlanStatus(summary="targets met"),
             waiting_allocations=4,
             enis=[pb.EniStatus(eni_id="eni-1", is_primary=True, slots=9)],
         )
     )
-    for text in ("targets met", "! subnet subnet-1 is exhausted", "4 attachments wait", "eni-1"):
+    for text in (
+        "targets met",
+        "! subnet subnet-1 is exhausted",
+        "- one pod",
+        "4 attachments wait",
+        "eni-1",
+    ):
         assert text in shown

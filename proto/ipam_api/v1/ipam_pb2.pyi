@@ -264,14 +264,16 @@ class NodeEni(_message.Message):
     def __init__(self, eni_id: _Optional[str] = ..., mac: _Optional[str] = ..., primary_address: _Optional[str] = ..., subnet_cidr: _Optional[str] = ..., gateway: _Optional[str] = ..., device_index: _Optional[int] = ..., network_card: _Optional[int] = ..., route_table_id: _Optional[int] = ..., is_primary: _Optional[bool] = ..., subnet_cidr_v6: _Optional[str] = ..., primary_address_v6: _Optional[str] = ..., gateway_v6: _Optional[str] = ..., is_trunk: _Optional[bool] = ...) -> None: ...
 
 class ReportNodeRequest(_message.Message):
-    __slots__ = ("epoch", "enis", "addresses")
+    __slots__ = ("epoch", "enis", "addresses", "notes")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ENIS_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     epoch: str
     enis: _containers.RepeatedCompositeFieldContainer[EniReport]
     addresses: _containers.RepeatedCompositeFieldContainer[ObservedAddress]
-    def __init__(self, epoch: _Optional[str] = ..., enis: _Optional[_Iterable[_Union[EniReport, _Mapping]]] = ..., addresses: _Optional[_Iterable[_Union[ObservedAddress, _Mapping]]] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, epoch: _Optional[str] = ..., enis: _Optional[_Iterable[_Union[EniReport, _Mapping]]] = ..., addresses: _Optional[_Iterable[_Union[ObservedAddress, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EniReport(_message.Message):
     __slots__ = ("eni_id", "is_ready", "link_name", "message")
@@ -316,7 +318,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("version", "epoch", "instance_id", "instance_type", "zone", "uptime_seconds", "pool", "enis", "subnets", "last_plan", "waiting_allocations", "problems", "max_pods", "targets", "addresses", "is_cloud_answering", "is_node_reporting", "mode")
+    __slots__ = ("version", "epoch", "instance_id", "instance_type", "zone", "uptime_seconds", "pool", "enis", "subnets", "last_plan", "waiting_allocations", "problems", "max_pods", "targets", "addresses", "is_cloud_answering", "is_node_reporting", "mode", "notes")
     class PoolEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -349,6 +351,7 @@ class Status(_message.Message):
     IS_CLOUD_ANSWERING_FIELD_NUMBER: _ClassVar[int]
     IS_NODE_REPORTING_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     version: str
     epoch: str
     instance_id: str
@@ -367,7 +370,8 @@ class Status(_message.Message):
     is_cloud_answering: bool
     is_node_reporting: bool
     mode: str
-    def __init__(self, version: _Optional[str] = ..., epoch: _Optional[str] = ..., instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., zone: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., pool: _Optional[_Mapping[str, int]] = ..., enis: _Optional[_Iterable[_Union[EniStatus, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[SubnetStatus, _Mapping]]] = ..., last_plan: _Optional[_Union[PlanStatus, _Mapping]] = ..., waiting_allocations: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ..., max_pods: _Optional[int] = ..., targets: _Optional[_Mapping[str, str]] = ..., addresses: _Optional[_Iterable[_Union[AddressStatus, _Mapping]]] = ..., is_cloud_answering: _Optional[bool] = ..., is_node_reporting: _Optional[bool] = ..., mode: _Optional[str] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., epoch: _Optional[str] = ..., instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., zone: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., pool: _Optional[_Mapping[str, int]] = ..., enis: _Optional[_Iterable[_Union[EniStatus, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[SubnetStatus, _Mapping]]] = ..., last_plan: _Optional[_Union[PlanStatus, _Mapping]] = ..., waiting_allocations: _Optional[int] = ..., problems: _Optional[_Iterable[str]] = ..., max_pods: _Optional[int] = ..., targets: _Optional[_Mapping[str, str]] = ..., addresses: _Optional[_Iterable[_Union[AddressStatus, _Mapping]]] = ..., is_cloud_answering: _Optional[bool] = ..., is_node_reporting: _Optional[bool] = ..., mode: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EniStatus(_message.Message):
     __slots__ = ("eni_id", "device_index", "mac", "subnet_id", "primary_address", "is_primary", "is_ready", "addresses", "slots", "link_name", "slots_used", "prefixes", "network_card", "excluded")
