@@ -17,17 +17,16 @@ import argparse
 import json
 import math
 import os
-import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cni_shim import conflist
 from cni_shim.heartbeat import ALIVE_NAME
+from cni_shim.placing import place
 from cni_shim.settings import DEFAULT_RUN_DIR, SettingsError
 
 LAUNCHER_NAMES = ("vpc-cni", "vpc-cni-ipam")
@@ -163,24 +162,11 @@ def _require_chained(plan: Plan) -> None:
 
 
 def _place(target: Path, content: bytes, mode: int) -> bool:
-    """Write the file by rename unless it is so already; True if it was written."""
-    with suppress(OSError):
-        if target.lstat().st_mode == stat.S_IFREG | mode and target.read_bytes() == content:
-            return False
-    made = target.with_name(f".{target.name}.{os.getpid()}")
+    """See placing.place. Raises InstallError."""
     try:
-        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)  # whatever the umask
-            os.fsync(file.fileno())
-        made.rename(target)
+        return place(target, content, mode)
     except OSError as e:
-        with suppress(OSError):
-            made.unlink()
         raise InstallError(f"cannot write {target}: {e.strerror}") from e
-    return True
 
 
 def _read(path: Path) -> bytes:

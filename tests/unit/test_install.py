@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +101,22 @@ def test_a_wrong_mode_is_mended(node: Path, mode: int) -> None:
     (node / "opt/cni/bin/vpc-cni").chmod(mode)
     assert len(installed(node).placed) == 1
     assert (node / "opt/cni/bin/vpc-cni").stat().st_mode & 0o7777 == 0o755
+
+
+@pytest.mark.parametrize("directory", ["opt/cni/bin", "etc/cni/net.d"])
+def test_two_installers_of_one_node_write_one_after_the_other(node: Path, directory: str) -> None:
+    descriptor = os.open(node / directory, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    outcomes: list[Outcome] = []
+    other = threading.Thread(target=lambda: outcomes.append(installed(node)), daemon=True)
+    other.start()
+    other.join(0.2)
+    assert not outcomes
+
+    os.close(descriptor)
+    other.join(10)
+    assert config(node).exists()
+    assert not list(node.rglob(".*"))
 
 
 def test_a_plugin_that_the_node_has_is_left_alone(node: Path) -> None:
