@@ -97,8 +97,8 @@ class PodLookup:
         try:
             headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
             connection.request("GET", path, headers=headers)
-            response = connection.getresponse()
-            return response.status, _read(response, deadline)
+            with connection.getresponse() as response:  # it has the socket now, not the connection
+                return response.status, _read(response, deadline)
         finally:
             connection.close()
 
