@@ -104,6 +104,8 @@ class CniBackend(pb_grpc.CNIBackendServicer, pb_grpc.ConfigServerBackendServicer
         """See rpc.proto. Repeating it for an attachment that stands answers the same addresses."""
         try:
             key = _key(request.ContainerID, request.IfName, request.NetworkName)
+            if self._settings.has_pod_eni:
+                raise BadRequest("ENABLE_POD_ENI=true: vpc-cnid alone can tell whose ENI a pod has")
             require_names(request.NetworkName, request.K8S_POD_NAMESPACE, request.K8S_POD_NAME)
         except BadRequest as e:
             log.warning("add_network_refused", error=str(e), pod=_pod(request))

@@ -46,7 +46,7 @@ class Settings:
     manages_untagged_enis: bool
     cleans_orphans: bool
     has_pod_eni: bool
-    pod_eni_mode: str  # "strict" or "standard"; empty while that is not built
+    pod_eni_mode: str  # "strict" or "standard"
     has_external_snat: bool
     exclude_snat_cidrs: tuple[IPv4Network, ...]
     randomize_snat: str  # "prng", "hashrandom" or "none"

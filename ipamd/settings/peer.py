@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from ipamd.settings.judges import (
     OFF,
-    always,
     fixed_switch,
     idle,
     note,
     refused_as,
+    switch,
     warning,
 )
 from ipamd.settings.peer_runtime import RUNTIME
@@ -59,17 +59,14 @@ POOL: tuple[Setting, ...] = (
 )
 
 ENI: tuple[Setting, ...] = (
-    fixed_switch(
+    switch(
         "ENABLE_POD_ENI",
         Group.ENI,
-        true=refused_as(
-            "security groups for pods, which are not built: pods would go without their groups; "
-            "set it to false"
-        ),
-        false=OFF,
-        fixed=False,
+        "Security groups for pods, by trunk and branch ENIs; vpc-cnid then asks the API server for "
+        "pods.",
         chart="false",
-        meaning="Security groups for pods, by trunk and branch ENIs.",
+        differs="the CNINode object that asks for the trunk ENI is not written: "
+        "[security-groups.md](security-groups.md)",
     ),
     *(
         idle(
@@ -88,9 +85,6 @@ ENI: tuple[Setting, ...] = (
         parse=one_of("strict", "standard"),
         on_bad=OnBad.FALL_BACK,
         range="strict, standard",
-        is_built=False,
-        judge=always(note("has no effect: there are no security groups for pods (ENABLE_POD_ENI)")),
-        fixed="",
         meaning="How the traffic of pods with their own security groups is routed.",
     ),
 )

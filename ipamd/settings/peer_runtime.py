@@ -12,7 +12,13 @@ STDERR = "logs go to stderr"
 RUNTIME: tuple[Setting, ...] = (
     idle("MY_NODE_NAME", Group.RUNTIME, NO_KUBERNETES, "Name of the node object."),
     idle("MY_POD_NAME", Group.RUNTIME, NO_KUBERNETES, "Name of the agent's own pod."),
-    idle("CLUSTER_ENDPOINT", Group.RUNTIME, NO_KUBERNETES, "URL of the API server."),
+    idle(
+        "CLUSTER_ENDPOINT",
+        Group.RUNTIME,
+        "vpc-cnid reads it, with ENABLE_POD_ENI",
+        "URL of the API server, in place of the one that Kubernetes names.",
+        is_built=True,
+    ),
     fixed_switch(
         "ANNOTATE_POD_IP",
         Group.RUNTIME,

@@ -125,6 +125,9 @@ def note_idle(draft: Draft) -> None:
     for name in ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "AWS_VPC_K8S_CNI_RANDOMIZESNAT"):
         if draft.is_set(name) and draft.flag("AWS_VPC_K8S_CNI_EXTERNALSNAT"):
             draft.note(name, "has no effect: AWS_VPC_K8S_CNI_EXTERNALSNAT=true")
+    mode = "POD_SECURITY_GROUP_ENFORCING_MODE"
+    if draft.is_set(mode) and not draft.flag("ENABLE_POD_ENI"):
+        draft.note(mode, "has no effect: ENABLE_POD_ENI is not true")
     cleanup = "DISABLE_LEAKED_ENI_CLEANUP"
     if draft.is_set(cleanup) and not draft.flag(cleanup):
         draft.note(cleanup, "does not turn it on: VPC_IPAMD_ORPHAN_CLEANUP=true does")

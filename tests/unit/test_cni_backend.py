@@ -336,6 +336,15 @@ def test_the_socket_is_root_s_alone_and_a_second_daemon_does_not_take_it(tmp_pat
     serve(tmp_path, work)
 
 
+def test_with_security_groups_for_pods_the_plugin_gets_no_address(tmp_path: Path) -> None:
+    async def work(backend: Backend) -> None:
+        reply = await backend.stub.AddNetwork(PodCall("c1").add())
+        assert not reply.Success
+        assert not backend.engine.keeper.ledger.allocations
+
+    serve(tmp_path, work, ENABLE_POD_ENI="true")
+
+
 def test_the_plugin_and_the_policy_agent_are_told_the_mode(tmp_path: Path) -> None:
     async def work(backend: Backend) -> None:
         agent = pb_grpc.ConfigServerBackendStub(backend.channel)

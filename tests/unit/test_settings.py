@@ -49,7 +49,7 @@ def test_an_empty_environment_gives_aws_nodes_defaults() -> None:
         manages_untagged_enis=True,
         cleans_orphans=False,
         has_pod_eni=False,
-        pod_eni_mode="",
+        pod_eni_mode="strict",
         has_external_snat=False,
         exclude_snat_cidrs=(),
         randomize_snat="prng",
@@ -149,13 +149,13 @@ def test_every_refused_value_is_named_at_once_in_one_line() -> None:
         "VPC_IPAMD_CLOUD": "moon",
         "VPC_IPAMD_RUN_DIR": "run",
         "WARM_IP_TARGET": "x",
-        "ENABLE_POD_ENI": "true",
+        "ANNOTATE_POD_IP": "true",
         "ENABLE_IPv6": "true",
     })  # fmt: skip
     assert "IP_COOLDOWN_PERIOD='-3'" in said
     assert "VPC_IPAMD_CLOUD='moon' must be one of aws" in said
     assert "VPC_IPAMD_RUN_DIR='run' must be an absolute path" in said
-    assert "ENABLE_POD_ENI=true asks for" in said
+    assert "ANNOTATE_POD_IP=true asks for" in said
     assert "ENABLE_IPv6=true needs ENABLE_PREFIX_DELEGATION=true" in said
     assert "WARM_IP_TARGET" not in said
     assert "\n" not in said

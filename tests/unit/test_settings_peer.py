@@ -20,7 +20,6 @@ def test_the_stock_chart_starts_us_and_says_plainly_what_is_missing() -> None:
         "AWS_VPC_K8S_PLUGIN_LOG_FILE",
         "AWS_VPC_K8S_PLUGIN_LOG_LEVEL",
         "ENABLE_IMDS_ONLY_MODE",
-        "ENABLE_POD_ENI",
         "MY_NODE_NAME",
         "MY_POD_NAME",
         "VPC_CNI_VERSION",
@@ -48,7 +47,6 @@ def test_aws_nodes_own_default_never_ends_the_start(row: object) -> None:
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({"ENABLE_POD_ENI": "true"}, "pods would go without their groups; set it to false"),
         (
             {"ENABLE_IMDS_ONLY_MODE": "1"},
             "ENABLE_IMDS_ONLY_MODE=true asks for a pool from metadata",
@@ -64,7 +62,7 @@ def test_what_we_lack_ends_the_start_with_what_to_do(environ: dict[str, str], sa
 
 
 def test_all_that_we_lack_is_listed_at_once() -> None:
-    asked = {"ENABLE_POD_ENI": "true", "ANNOTATE_POD_IP": "true", "ENABLE_IMDS_ONLY_MODE": "true"}
+    asked = {"ANNOTATE_POD_IP": "true", "ENABLE_IMDS_ONLY_MODE": "true"}
     with pytest.raises(SettingsError) as caught:
         load(asked)
     assert all(f"{name}=true" in str(caught.value) for name in asked)
@@ -114,7 +112,11 @@ def test_what_does_as_it_says_is_no_line(environ: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({"ENABLE_POD_ENI": "false"}, "ENABLE_POD_ENI=false is off, as it always is here"),
+        ({"ANNOTATE_POD_IP": "false"}, "ANNOTATE_POD_IP=false is off, as it always is here"),
+        (
+            {"POD_SECURITY_GROUP_ENFORCING_MODE": "standard"},
+            "has no effect: ENABLE_POD_ENI is not true",
+        ),
         ({"ENABLE_V4_EGRESS": "true"}, "has no effect: it is about IPv4 egress of other nodes'"),
         ({"ENABLE_V6_EGRESS": "0"}, "ENABLE_V6_EGRESS=false is off"),
         ({"AWS_MANAGE_ENIS_NON_SCHEDULABLE": "false"}, "a cordoned one keeps its targets"),

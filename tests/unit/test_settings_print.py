@@ -36,7 +36,7 @@ def test_the_document_has_every_variable_with_value_origin_and_status() -> None:
     assert found["WARM_IP_TARGET"] == ("3", "env")
     assert found["MAX_ENI"] == ("-1", "default")
     assert found["VPC_IPAMD_METRICS_PORT"] == ("0", "forced by DISABLE_METRICS")
-    assert found["ENABLE_POD_ENI"] == ("false", "fixed")
+    assert found["ANNOTATE_POD_IP"] == ("false", "fixed")
     assert document["warnings"] == list(loaded.warnings)
     assert document["notes"] == list(loaded.notes)
 
@@ -63,7 +63,7 @@ def test_the_program_prints_the_stock_charts_settings_and_ends_well() -> None:
 
 
 def test_the_program_refuses_with_status_2_and_one_line() -> None:
-    asked = {"ENABLE_POD_ENI": "true", "ANNOTATE_POD_IP": "true", "IP_COOLDOWN_PERIOD": "-1"}
+    asked = {"ENABLE_IMDS_ONLY_MODE": "true", "ANNOTATE_POD_IP": "true", "IP_COOLDOWN_PERIOD": "-1"}
     done = ipamd(asked, "--print-config")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert all(name in done.stderr for name in asked)
