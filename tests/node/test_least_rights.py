@@ -34,6 +34,7 @@ from tests.node.test_old_connections import (
     nft,
     udp,
 )
+from tests.policy_agent import FakePolicyAgent
 
 pytestmark = pytest.mark.netns
 
@@ -153,10 +154,13 @@ def status_of(daemon: Daemon) -> dict[str, str]:
 
 
 def test_the_daemons_have_the_rights_of_the_manifest_and_no_other(node: Contained) -> None:
-    for daemon, numbers in ((node.site.node.ipamd, ()), (node.site.node.cnid, (12, 21))):
+    for daemon, names in (
+        (node.site.node.ipamd, ()),
+        (node.site.node.cnid, ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")),
+    ):
         status = status_of(daemon)
         rights = {int(status[f"Cap{kind}"], 16) for kind in ("Bnd", "Prm", "Eff")}
-        assert rights == {sum(1 << number for number in numbers)}
+        assert rights == {sum(1 << contained.NUMBERS[name] for name in names)}
         assert status["NoNewPrivs"] == "1"
 
 
@@ -264,6 +268,43 @@ def test_the_probes_of_vpc_cnid_pass_in_its_container(node: Contained, name: str
         return "" if done.returncode == 0 else f"{done.returncode}: {done.stdout}{done.stderr}"
 
     assert netns.call_in(node.site.node.netns_path, run) == ""
+
+
+@pytest.mark.parametrize("without", ["", "NET_RAW"], ids=["as given", "without NET_RAW"])
+def test_the_chains_of_aws_node_are_taken_away(
+    ground: Ground, host: Path, propagation: None, without: str
+) -> None:
+    """Those of iptables-legacy with NET_RAW alone; what may be seen goes without it, too."""
+    made = confined(ground, host, without=without)
+    path = made.site.node.netns_path
+    for kind in ("legacy", "nft"):
+        iptables = [f"iptables-{kind}", "-w", "-t", "nat"]
+        netns.run_in(path, [*iptables, "-N", "AWS-SNAT-CHAIN-0"])
+        netns.run_in(path, [*iptables, "-A", "POSTROUTING", "-j", "AWS-SNAT-CHAIN-0"])
+    made.site.start()
+    until(lambda: made.events("peer_chains_removed"), what="the take-over")
+    left = {
+        kind
+        for kind in ("legacy", "nft")
+        if "AWS-SNAT-CHAIN" in netns.run_in(path, [f"iptables-{kind}-save", "-t", "nat"])
+    }
+    assert left == ({"legacy"} if without else set())
+    unseen = "".join(str(event["why"]) for event in made.events("peer_chains_unseen"))
+    assert ("needs CAP_NET_RAW" in unseen) == bool(without)
+
+
+def test_the_network_policy_agent_is_told_of_pods(
+    ground: Ground, host: Path, propagation: None
+) -> None:
+    made = confined(ground, host, NETWORK_POLICY_ENFORCING_MODE="strict")
+    agent = FakePolicyAgent(host / "var/run/aws-node/npa.sock")
+    agent.start()
+    try:
+        made.site.start()
+        made.site.add("web")
+        assert agent.diary == ["enforce default/web strict 1"]
+    finally:
+        agent.stop()
 
 
 @pytest.mark.parametrize("missing", ["NET_ADMIN", "SYS_ADMIN"])

@@ -63,7 +63,8 @@ def test_only_the_one_that_wires_pods_has_rights_in_the_kernel() -> None:
         name: set(each["securityContext"]["capabilities"].get("add", []))
         for name, each in containers().items()
     }
-    assert added == {"ipamd": set(), "vpc-cnid": {"NET_ADMIN", "SYS_ADMIN"}, "install": set()}
+    assert added.pop("vpc-cnid") == {"NET_ADMIN", "NET_RAW", "SYS_ADMIN"}
+    assert added == {"ipamd": set(), "install": set()}
 
 
 @pytest.mark.parametrize("name", ["ipamd", "vpc-cnid", "install"])

@@ -109,6 +109,8 @@ def _backend(program: str) -> Backend:
     except DatapathError as e:
         if e.errno == errno.ENOENT:
             return Backend(program=program, why_unseen=f"{program}-save is not installed")
+        if "Permission denied" in str(e):  # its raw socket; the others need none
+            return Backend(program=program, why_unseen=f"{program}-save needs CAP_NET_RAW: {e}")
         raise
     return Backend(
         program=program,
