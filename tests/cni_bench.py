@@ -49,6 +49,7 @@ class FakeIpam:
         self.held: dict[str, pb.Allocation] = {}
         self.script: dict[str, list[IpamdError | None]] = {}
         self.on_allocate: Callable[[], None] = lambda: None
+        self.after_list: Callable[[], None] = lambda: None
         self.next = 5
         self.networks: tuple[str, ...] = ("10.0.0.",)
         self.asked: list[str] = []  # whose addresses
@@ -74,6 +75,7 @@ class FakeIpam:
         wired_by = MAIN_PLUGIN if request.is_ipam_only else ""
         is_same = held is not None and held.netns_cookie == request.netns_cookie
         if held is not None and is_same and held.wired_by in (wired_by, PEER):
+            held.attempt_id = request.attempt_id
             return pb.AllocateReply(allocation=held, is_repeat=True)
         if held is not None:
             raise refusal(grpc.StatusCode.FAILED_PRECONDITION, R.ATTACHMENT_CONFLICT)
@@ -121,7 +123,9 @@ class FakeIpam:
 
     def list(self, *, deadline_monotonic: float) -> pb.ListReply:
         self._enter("list")
-        return pb.ListReply(allocations=self.held.values())
+        reply = pb.ListReply(allocations=self.held.values())
+        self.after_list()
+        return reply
 
 
 class FakeBegun(Begun):
@@ -306,6 +310,9 @@ class Bench:
 
     def delete(self) -> None:
         self.verbs.delete(self.request(Verb.DEL), KEY, deadline_monotonic=time.monotonic() + 5)
+
+    def recall(self) -> None:
+        self.verbs.recall(deadline_monotonic=time.monotonic() + 5)
 
     def check(self, prev_result: Mapping[str, object] | None, seconds: float = 5.0) -> None:
         request = replace(self.request(Verb.CHECK), prev_result=prev_result)

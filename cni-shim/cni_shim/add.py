@@ -8,6 +8,7 @@ Every method wants the key's lock held by its caller (`verbs.Verbs`).
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -119,6 +120,8 @@ class Setup:
             reply = self._allocate(request, begun, attempt)
             _refuse_peers(reply.allocation, attempt)
             if not attempt.may_wire():
+                if reply.is_repeat:  # the attempt's release ends what an earlier one wired
+                    self._teardown.undo(request, attempt)
                 raise _cancelled()
             try:
                 if request.ipam_only is not None:
@@ -132,8 +135,8 @@ class Setup:
                     break
                 continue
             except DatapathError as e:
-                if reply.is_repeat:  # what an earlier try wired goes before its address does
-                    self._teardown.unwire(request, attempt.key, reply.allocation)
+                # What an earlier try wired, or this one could not undo, goes before its address.
+                self._teardown.unwire(request, attempt.key, reply.allocation)
                 self._give_back(attempt, reply.allocation, str(e))
                 raise _setup_error(e, request) from e
             return self._finish(request, attempt, reply.allocation, wiring, wired)
@@ -175,9 +178,10 @@ class Setup:
             try:
                 begun = stack.enter_context(self._datapath.begun(netns_fd))
             except DatapathError as e:
+                is_none = e.errno == errno.EINVAL
                 raise CniError(
-                    CniErrorCode.INVALID_NETNS,
-                    "CNI_NETNS is no network namespace",
+                    CniErrorCode.INVALID_NETNS if is_none else CniErrorCode.TRY_AGAIN_LATER,
+                    f"CNI_NETNS {'is no network namespace' if is_none else 'cannot be used now'}",
                     f"{request.netns_path}: {e}",
                 ) from e
             yield begun

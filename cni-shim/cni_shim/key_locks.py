@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
 
 
@@ -13,6 +13,7 @@ class KeyLocks:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._locks: dict[Hashable, tuple[threading.Lock, int]] = {}
+        self._noted: set[Hashable] | None = None
 
     @contextmanager
     def held(self, key: Hashable, *, timeout_seconds: float) -> Iterator[None]:
@@ -24,9 +25,22 @@ class KeyLocks:
             try:
                 yield
             finally:
+                noted = self._noted
+                if noted is not None:
+                    noted.add(key)
                 lock.release()
         finally:
             self._leave(key)
+
+    @contextmanager
+    def noting(self) -> Iterator[Collection[Hashable]]:
+        """The keys whose lock somebody let go within the block, so far. For one thread."""
+        noted: set[Hashable] = set()
+        self._noted = noted
+        try:
+            yield noted
+        finally:
+            self._noted = None
 
     def is_held(self, key: Hashable) -> bool:
         """Whether somebody holds the key's lock or waits for it, at this moment."""

@@ -221,7 +221,7 @@ class Daemon:
         """Follow the wanted network for ever; ipamd may come and go."""
         while not self._is_stopping.is_set():
             try:
-                self._recall()
+                self._verbs.recall(deadline_monotonic=time.monotonic() + 3600.0)
                 self._flusher.watch_begins()
                 for message in self._ipam.watch():
                     network = self._flusher.take(message)
@@ -232,11 +232,6 @@ class Daemon:
             except IpamdError as e:
                 log.info("watch_ended", error=str(e))
             time.sleep(0.2)
-
-    def _recall(self) -> None:
-        """Know what is allocated, so that a DEL need not ask."""
-        reply = self._ipam.list(deadline_monotonic=time.monotonic() + 3600.0)
-        self._verbs.remember(tuple(reply.allocations))
 
 
 def _pod_lookup() -> Lookup:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 from ipam_api.v1 import ipam_pb2 as pb
 
@@ -64,13 +64,25 @@ class Verbs:
         self._checker = Checker(ipam, datapath, delegates, self._cache)
         self._collector = Collector(ipam, datapath, self._teardown, self._locks, living)
 
-    def remember(self, allocations: tuple[pb.Allocation, ...]) -> None:
-        """Fill the cache from ipamd's list, after a start."""
-        for allocation in allocations:
-            if allocation.wired_by != PEER:
-                self._cache.setdefault(key_of(allocation), allocation)
-            if allocation.wired_by == MAIN_PLUGIN:
-                self._delegates.recall(key_of(allocation), delegation_of(None, allocation))
+    def recall(self, *, deadline_monotonic: float) -> None:
+        """Fill the cache from ipamd's list, so that a DEL need not ask. Raises IpamdError.
+
+        What a verb has worked on since the question is left out: a DEL may have ended what the
+        answer still holds, and what is recalled after its end nobody would ever forget.
+        """
+        with self._locks.noting() as worked_on:
+            reply = self._ipam.list(deadline_monotonic=deadline_monotonic)
+            for allocation in reply.allocations:
+                key = key_of(allocation)
+                with suppress(TimeoutError), self._locks.held(key, timeout_seconds=0.0):
+                    if key not in worked_on:
+                        self._remember(key, allocation)
+
+    def _remember(self, key: AttachmentKey, allocation: pb.Allocation) -> None:
+        if allocation.wired_by != PEER:
+            self._cache.setdefault(key, allocation)
+        if allocation.wired_by == MAIN_PLUGIN:
+            self._delegates.recall(key, delegation_of(None, allocation))
 
     def held(self) -> Held:
         """The addresses of attachments, as far as they are known here without asking."""

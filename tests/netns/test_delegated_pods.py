@@ -106,6 +106,23 @@ def test_what_somebody_deletes_is_told_and_put_back(
     assert standing() == whole
 
 
+def test_what_the_kernel_cannot_tell_at_a_restart_is_mended_as_far_as_ipamd_knows_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.delegates.put(KEY, PTP, is_repeat=False)
+    later = node.anew()
+
+    def refuse(self: NetlinkSocket, request: Request) -> list[bytes]:
+        raise DatapathError(request.op, 4, "the table changed during every try")
+
+    monkeypatch.setattr(NetlinkSocket, "dump_raw", refuse)
+    later.recall(KEY, Delegation(addresses=PTP.addresses, table=PTP.table))
+    monkeypatch.undo()
+    run("ip", "rule", "del", "from", str(A))
+    later.mend()
+    assert standing() == WHOLE_PTP
+
+
 def test_nothing_is_put_back_after_a_del(node: Node) -> None:
     node.delegates.put(KEY, PTP, is_repeat=False)
     node.delegates.remove(KEY, ())

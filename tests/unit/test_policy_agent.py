@@ -192,7 +192,8 @@ def test_the_end_of_an_old_sandbox_leaves_the_policies_of_the_next(agent: FakePo
     node.add()
     held = pb.Allocation.FromString(node.ipam.held["c1"].SerializeToString())
     held.key.container_id = "c2"
-    node.verbs.remember((held,))
+    node.ipam.held["c2"] = held
+    node.recall()
     node.delete()
     assert agent.diary == ["enforce default/web standard 1"]
 

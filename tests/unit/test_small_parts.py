@@ -42,6 +42,17 @@ def test_a_key_lock_is_kept_only_while_it_is_used() -> None:
     assert locks._locks == {}
 
 
+def test_it_is_noted_whose_lock_was_let_go() -> None:
+    locks = KeyLocks()
+    with locks.held("before", timeout_seconds=0):
+        pass
+    with locks.noting() as noted, locks.held("still held", timeout_seconds=0):
+        with locks.held("within", timeout_seconds=0):
+            pass
+        assert noted == {"within"}
+    assert locks._noted is None
+
+
 def test_a_peer_that_goes_is_noticed_once_and_only_within_the_block() -> None:
     hangups = Hangups()
     ours, theirs = socket.socketpair()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable
@@ -108,6 +109,67 @@ def test_a_launcher_that_goes_while_ipamd_is_asked_gets_nothing_wired(bench: Ben
     _wait(lambda: not bench.ipam.held)
     assert not bench.datapath.links
     assert not [line for line in bench.diary if line.startswith("wire")]
+
+
+def test_a_repeated_add_that_is_cancelled_ends_what_the_first_wired(bench: Bench) -> None:
+    """ipamd has the attachment in the last attempt's name, whose release ends it."""
+    bench.add()
+    attempt = bench.attempt()
+    bench.ipam.on_allocate = attempt.cancel
+    bench.refused(lambda: bench.add(attempt))
+    _wait(lambda: not bench.ipam.held)
+    assert not bench.datapath.links
+    assert not bench.verbs.held()
+
+
+def test_a_wiring_that_failed_and_stands_goes_before_its_address(bench: Bench) -> None:
+    def fail_half_way() -> None:
+        bench.datapath.links["c1"] = "10.0.0.5"
+        raise DatapathError("add rule 512", errno.ENOMEM)
+
+    bench.datapath.during_wire = fail_half_way
+    bench.refused(bench.add)
+    assert bench.diary == ["allocate 10.0.0.5", "unwire 10.0.0.5 of web", "release 10.0.0.5"]
+    assert not bench.datapath.links
+
+
+def test_the_address_of_a_wiring_that_cannot_be_undone_stays_allocated(bench: Bench) -> None:
+    bench.datapath.script["wire"] = [DatapathError("add rule 512", errno.ENOMEM)]
+    bench.datapath.script["unwire"] = [DatapathError("delete link", errno.EBUSY)] * 2
+    bench.refused(bench.add)
+    assert list(bench.ipam.held) == ["c1"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.EINVAL, CniErrorCode.INVALID_NETNS),
+        (errno.EMFILE, CniErrorCode.TRY_AGAIN_LATER),
+    ],
+    ids=["no network namespace", "no descriptor left"],
+)
+def test_only_what_is_no_network_namespace_is_called_so(
+    bench: Bench, number: int, code: CniErrorCode
+) -> None:
+    bench.datapath.script["cookie"] = [DatapathError("open a netlink socket", number)]
+    assert bench.refused(bench.add).code is code
+
+
+def test_what_a_del_ends_while_ipamd_lists_is_not_recalled(bench: Bench) -> None:
+    bench.add()
+    bench.ipam.after_list = bench.delete
+    bench.recall()
+    assert not bench.verbs.held()
+
+
+def test_what_a_verb_works_on_is_not_recalled(bench: Bench) -> None:
+    bench.add()
+    bench.verbs._cache.clear()
+    with bench.verbs.locked(KEY, timeout_seconds=0):
+        bench.recall()
+    assert not bench.verbs.held()
+    bench.recall()
+    assert list(bench.verbs.held()) == [("c1", "eth0")]
 
 
 def test_a_launcher_that_goes_while_wiring_is_undone_before_the_release(bench: Bench) -> None:
@@ -285,12 +347,6 @@ def test_a_key_is_unheld_only_where_ipamd_says_so_and_no_verb_is_at_work(bench: 
         assert not is_unheld
 
 
-def test_a_descriptor_that_is_no_namespace_is_code_8(bench: Bench) -> None:
-    bench.datapath.script["cookie"] = [DatapathError("enter the pod's namespace", 22)]
-    assert bench.refused(bench.add).code is CniErrorCode.INVALID_NETNS
-    assert not bench.ipam.held
-
-
 def _wait(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 5
     while not condition():
@@ -445,7 +501,8 @@ def test_a_del_ends_the_further_interfaces_of_a_pod_of_the_peers_first(bench: Be
 def test_without_the_ledgers_word_nothing_of_the_peers_is_touched_or_released(
     bench: Bench, call: str
 ) -> None:
-    bench.verbs.remember((hold_for_peer(bench),))
+    hold_for_peer(bench)
+    bench.recall()
     bench.ipam.script[call] = [away()]
     bench.delete()
     assert (bench.queued, list(bench.ipam.held)) == ([KEY], ["c1"])
@@ -453,7 +510,8 @@ def test_without_the_ledgers_word_nothing_of_the_peers_is_touched_or_released(
 
 
 def test_a_late_del_spares_the_next_holder_of_an_address_of_the_peers(bench: Bench) -> None:
-    bench.verbs.remember((hold_for_peer(bench),))
+    hold_for_peer(bench)
+    bench.recall()
     bench.ipam.held.clear()  # aws-node's plugin was called for the DEL, and released it
     bench.delete()
     assert bench.diary == ["unwire nothing of web"]

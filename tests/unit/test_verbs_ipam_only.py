@@ -156,9 +156,16 @@ def test_check_compares_rules_and_addresses(bench: Delegated) -> None:
 def test_a_restart_recalls_what_stands_for_other_plugins(bench: Delegated) -> None:
     bench.result()
     bench.delegates.standing.clear()
-    bench.verbs.remember(tuple(bench.ipam.held.values()))
+    bench.recall()
     (delegation,) = bench.delegates.standing.values()
     assert ([str(a) for a in delegation.addresses], delegation.table) == (["10.0.0.5"], 2)
+
+
+def test_rules_of_what_a_del_ends_while_ipamd_lists_do_not_come_back(bench: Delegated) -> None:
+    bench.result()
+    bench.ipam.after_list = bench.delete
+    bench.recall()
+    assert not bench.delegates.standing
 
 
 def test_gc_ends_what_the_runtime_does_not_name(bench: Delegated) -> None:

@@ -80,10 +80,16 @@ class DelegatedPods:
         return tuple(f"missing: {request.op}" for request in missing)
 
     def recall(self, key: AttachmentKey, delegation: Delegation) -> None:
-        """An attachment of an earlier process of ours; what its plugin was, the kernel says."""
+        """An attachment of an earlier process of ours; what its plugin was, the kernel says. Where
+        it does not, that part of what stands is not mended."""
         with self._lock:
-            if key not in self._known:
+            if key in self._known:
+                return
+            try:
                 self._known[key] = self._recognised(delegation)
+            except DatapathError as e:
+                log.warning("delegated_not_recognised", key=str(key), error=str(e))
+                self._known[key] = delegation
 
     def mend(self) -> None:
         """Put back whatever is missing of every known attachment. What the kernel refuses is
