@@ -36,7 +36,11 @@ class FakeApiServer:
     asked: list[str] = field(default_factory=list)
 
     def environ(self) -> dict[str, str]:
-        return {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(self.port)}
+        return {
+            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+            "KUBERNETES_SERVICE_PORT": str(self.port),
+            "VPC_IPAMD_SERVICE_ACCOUNT_DIR": str(self.service_account),
+        }
 
     def put(
         self,

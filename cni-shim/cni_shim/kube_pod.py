@@ -41,16 +41,18 @@ class ApiServer:
 
 def api_server(environ: Mapping[str, str]) -> ApiServer | None:
     """The API server of this environment; None where it names none. ValueError for a bad URL."""
+    account = Path(environ.get("VPC_IPAMD_SERVICE_ACCOUNT_DIR") or SERVICE_ACCOUNT)
     endpoint = environ.get("CLUSTER_ENDPOINT", "").strip()
     if endpoint:
         parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
         if parts.scheme != "https" or not parts.hostname:
             raise ValueError(f"CLUSTER_ENDPOINT={endpoint!r} must be an https:// URL")
-        return ApiServer(host=parts.hostname, port=parts.port or 443)
+        return ApiServer(host=parts.hostname, port=parts.port or 443, service_account=account)
     host = environ.get("KUBERNETES_SERVICE_HOST", "")
     if not host:
         return None
-    return ApiServer(host=host, port=int(environ.get("KUBERNETES_SERVICE_PORT") or "443"))
+    port = int(environ.get("KUBERNETES_SERVICE_PORT") or "443")
+    return ApiServer(host=host, port=port, service_account=account)
 
 
 def lookup(environ: Mapping[str, str]) -> PodLookup:

@@ -33,7 +33,7 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def where(api: FakeApiServer) -> ApiServer:
     found = api_server(api.environ())
     assert found is not None
-    return replace(found, service_account=api.service_account)
+    return found
 
 
 def ask(server: ApiServer | None, name: str = "web", seconds: float = 10.0) -> PodFacts:
