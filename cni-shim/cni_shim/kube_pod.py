@@ -91,7 +91,7 @@ class PodLookup:
 
     def _get(self, server: ApiServer, path: str, seconds: float) -> tuple[int, bytes]:
         deadline = time.monotonic() + seconds
-        token = (server.service_account / "token").read_text().strip()
+        token = _token(server.service_account / "token")
         context = ssl.create_default_context(cafile=str(server.service_account / "ca.crt"))
         connection = http.client.HTTPSConnection(
             server.host, server.port, timeout=seconds, context=context
@@ -103,6 +103,15 @@ class PodLookup:
                 return response.status, _read(response, deadline)
         finally:
             connection.close()
+
+
+def _token(path: Path) -> str:
+    """ValueError for what no header can carry: http.client's own would show it, up to the kubelet's
+    events."""
+    token = path.read_bytes().strip()
+    if not token or not all(0x20 < byte < 0x7F for byte in token):
+        raise ValueError(f"{path} holds no token")
+    return token.decode()
 
 
 def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:

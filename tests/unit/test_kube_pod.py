@@ -106,6 +106,14 @@ def test_the_adds_own_deadline_is_kept(api: FakeApiServer) -> None:
     assert "no time is left" in refused(where(api), seconds=0.0)
 
 
+@pytest.mark.parametrize("token", ["", "secret\nsecond line", "secret\x00", "secret é", "\n"])
+def test_a_token_that_no_header_can_carry_is_not_shown(api: FakeApiServer, token: str) -> None:
+    (api.service_account / "token").write_text(token)
+    said = refused(where(api))
+    assert "holds no token" in said
+    assert "secret" not in said.replace(str(api.service_account), "")
+
+
 def test_a_server_of_another_authority_is_not_told_the_token(
     api: FakeApiServer, tmp_path: Path
 ) -> None:
