@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,21 @@ from ipam_api.v1 import ipam_pb2 as pb
 
 from ipamd import clock, cni_backend, grpc_server, verb_door
 from ipamd.metrics import Metrics
+from ipamd.pool.ledger import Ledger
 from tests import builders as b
 from tests.engine import Engine, new_store, running
-from tests.fuzz_messages import bend, bend_bytes
+from tests.fuzz_messages import bend_bytes
+from tests.fuzz_requests import (
+    ATTEMPTS,
+    BACKEND,
+    IPAM,
+    VERBS,
+    add_network,
+    allocate,
+    body_of,
+    empty,
+    key_of_some,
+)
 from tests.memory_cloud import AsyncMemoryCloud, MemoryCloud
 
 PATIENCE_SECONDS = 10
@@ -56,11 +68,6 @@ MEMORY_LIMIT_BYTES = 64 << 20
 
 HONEST_EVERY = 50
 MOST_HELD = 15
-IDS = ("c1", "c2", "c3", "a" * 64, "default-x1")
-IFNAMES = ("eth0", "net1")
-ATTEMPTS = ("0123456789abcdef", "f" * 32)
-
-Make = Callable[[random.Random, "World"], Message]
 
 
 class Failure(AssertionError):
@@ -87,157 +94,37 @@ class World:
     def verbs_path(self) -> Path:
         return self.directory / door.SOCKET_NAME
 
+    @property
+    def ledger(self) -> Ledger:
+        return self.engine.keeper.ledger
+
     def release_surplus(self, most: int) -> None:
         """Keep the pool able to serve."""
-        held = self.engine.keeper.ledger.allocations
+        held = self.ledger.allocations
         for key in list(held)[: max(len(held) - most, 0)]:
             self.engine.allocations.release(key)
 
     def check(self) -> None:
         """What holds at every moment."""
         self.engine.check()
-        held = {str(key.container_id) for key in self.engine.keeper.ledger.allocations}
+        held = {str(key.container_id) for key in self.ledger.allocations}
         if not held <= self.named:
             raise Failure(f"addresses for {held - self.named}, who were told of none")
         if self.troubles:
             raise Failure("\n".join(self.troubles))
 
 
-def _key(chance: random.Random) -> pb.AttachmentKey:
-    return pb.AttachmentKey(container_id=chance.choice(IDS), ifname=chance.choice(IFNAMES))
-
-
-def _allocate(chance: random.Random, world: World) -> Message:
-    del world
-    return pb.AllocateRequest(
-        key=_key(chance),
-        network_name="net",
-        attempt_id=chance.choice(ATTEMPTS),
-        netns_cookie=chance.choice((7, 7, 8)),
-        pod_namespace="default",
-        pod_name="web",
-        wait_seconds=chance.choice((0.0, 0.0, 30.0)),
-        began_boottime=clock.boottime(),
-        eni=chance.choice(("", "", "", "primary")),
-        is_ipam_only=chance.random() < 0.2,
-    )
-
-
-def _release(chance: random.Random, world: World) -> Message:
-    del world
-    return pb.ReleaseRequest(
-        key=_key(chance),
-        generation=chance.choice((0, 0, 0, 3)),
-        attempt_id=chance.choice(("", "", ATTEMPTS[0])),
-        is_foreign_use=chance.random() < 0.1,
-        reason="DEL",
-    )
-
-
-def _get(chance: random.Random, world: World) -> Message:
-    del world
-    return pb.GetRequest(key=_key(chance))
-
-
-def _epoch(chance: random.Random, world: World) -> str:
-    return chance.choice((world.engine.keeper.ledger.epoch, world.engine.keeper.ledger.epoch, "e"))
-
-
-def _report(chance: random.Random, world: World) -> Message:
-    ledger = world.engine.keeper.ledger
-    some = chance.sample(sorted(ledger.addresses), min(3, len(ledger.addresses)))
-    return pb.ReportNodeRequest(
-        epoch=_epoch(chance, world),
-        enis=[
-            pb.EniReport(eni_id=e, is_ready=chance.random() < 0.9, link_name="eth0")
-            for e in ledger.enis
-        ],
-        addresses=[
-            pb.ObservedAddress(address=str(a), link_name="eni1", key=_key(chance), netns_cookie=7)
-            for a in some
-        ],
-    )
-
-
-def _flushed(chance: random.Random, world: World) -> Message:
-    return pb.ReportFlushedRequest(
-        epoch=_epoch(chance, world),
-        addresses=[pb.CooledAddress(address="10.0.0.5", since_boottime=clock.boottime())],
-    )
-
-
-def _add_network(chance: random.Random, world: World) -> Message:
-    del world
-    return peer_pb.AddNetworkRequest(
-        K8S_POD_NAME="web",
-        K8S_POD_NAMESPACE="default",
-        Netns="/run/netns/x",
-        IfName=chance.choice(IFNAMES),
-        NetworkName="aws-cni",
-        ContainerID=chance.choice(IDS),
-        ClientVersion="v1.20.4",
-        RequiresMultiNICAttachment=chance.random() < 0.2,
-    )
-
-
-def _del_network(chance: random.Random, world: World) -> Message:
-    del world
-    return peer_pb.DelNetworkRequest(
-        K8S_POD_NAME="web",
-        K8S_POD_NAMESPACE="default",
-        Reason="PodDeleted",
-        IfName=chance.choice(IFNAMES),
-        NetworkName="aws-cni",
-        ContainerID=chance.choice(IDS),
-    )
-
-
-def _empty(chance: random.Random, world: World) -> Message:
-    del chance, world
-    return pb.ListRequest()
-
-
-VERBS: Mapping[door.Method, Make] = {
-    door.Method.ALLOCATE: _allocate,
-    door.Method.RELEASE: _release,
-    door.Method.GET: _get,
-}
-IPAM: Mapping[str, Make] = {
-    "Allocate": _allocate,
-    "Release": _release,
-    "Get": _get,
-    "List": _empty,
-    "ReportNode": _report,
-    "ReportFlushed": _flushed,
-    "GetStatus": _empty,
-    "NoSuchCall": _get,
-}
-BACKEND: Mapping[str, Make] = {
-    "rpc.CNIBackend/AddNetwork": _add_network,
-    "rpc.CNIBackend/DelNetwork": _del_network,
-    "rpc.ConfigServerBackend/GetNetworkPolicyConfigs": _empty,
-}
-
-
-def _body(make: Make, chance: random.Random, world: World) -> bytes:
-    message = make(chance, world)
-    for _ in range(chance.choice((0, 1, 1, 2, 5))):
-        bend(message, chance)
-    data = message.SerializeToString()
-    return bend_bytes(data, chance) if chance.random() < 0.3 else data
-
-
 async def by_verb_door(chance: random.Random, world: World) -> str:
     """One frame, of which any part may be wrong; the kind of answer."""
     method = chance.choice(list(VERBS))
-    body = _body(VERBS[method], chance, world)
+    body = body_of(VERBS[method], chance, world.ledger)
     kind, length = int(method), len(body)
     if chance.random() < 0.05:
         kind, length = chance.choice((0, 4, 255)), chance.choice((0, length + 1, 2**32 - 1))
     frame = door.HEADER.pack(length, kind) + body
     if chance.random() < 0.05:
         frame = bend_bytes(frame, chance)
-    before = world.engine.keeper.ledger.allocations
+    before = world.ledger.allocations
     answer = await _ask_verb_door(world, frame)
     if answer is None:
         if not _is_whole(frame):
@@ -256,7 +143,7 @@ async def by_verb_door(chance: random.Random, world: World) -> str:
     detail = pb.ErrorDetail.FromString(reply)
     if detail.reason == pb.ErrorDetail.REASON_UNSPECIFIED or not detail.message:
         raise Failure(f"an error without a reason: {detail}")
-    if world.engine.keeper.ledger.allocations != before:
+    if world.ledger.allocations != before:
         raise Failure(f"{detail}: a refused request changed the ledger: {frame[:200]!r}")
     return f"door: {pb.ErrorDetail.Reason.Name(detail.reason)}"
 
@@ -312,11 +199,11 @@ async def by_grpc(chance: random.Random, world: World) -> str:
     else:
         name = chance.choice(list(IPAM))
         make, channel, path = IPAM[name], world.ipam, f"/ipam_api.v1.Ipam/{name}"
-    body = _body(make, chance, world)
+    body = body_of(make, chance, world.ledger)
     seconds = chance.choice((PATIENCE_SECONDS, HANG_UP_SECONDS))
-    if make in (_allocate, _add_network):
+    if make in (allocate, add_network):
         seconds = HANG_UP_SECONDS  # it may wait for an address, and nobody has time
-    before = world.engine.keeper.ledger.allocations
+    before = world.ledger.allocations
     call: Any = _raw(channel.unary_unary, path)(body, timeout=seconds)
     if chance.random() < 0.02:
         await asyncio.sleep(0)
@@ -363,7 +250,7 @@ def _judge_status(world: World, error: grpc.aio.AioRpcError, before: object) -> 
     is_wrong = code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
     if is_wrong and not is_unknown_pod and not is_undecodable:
         raise Failure(f"{code.name}: {details}")
-    if world.engine.keeper.ledger.allocations != before:
+    if world.ledger.allocations != before:
         raise Failure(f"a call that ended with {code.name} changed the ledger")
     return f"grpc: {code.name}"
 
@@ -384,7 +271,7 @@ def _name(world: World, body: bytes, kind: type[Message]) -> None:
 async def by_stream(chance: random.Random, world: World) -> str:
     """A watch that is opened, read or not, and kept, cancelled or dropped."""
     watch = _raw(world.ipam.unary_stream, "/ipam_api.v1.Ipam/WatchNode")
-    stream = watch(_body(_empty, chance, world) if chance.random() < 0.2 else b"")
+    stream = watch(body_of(empty, chance, world.ledger) if chance.random() < 0.2 else b"")
     how = chance.randrange(3)
     with contextlib.suppress(grpc.aio.AioRpcError):
         if how:
@@ -422,7 +309,7 @@ async def by_bytes(chance: random.Random, world: World) -> str:
 
 async def by_deaf_peer(chance: random.Random, world: World) -> str:
     """Calls whose answers are never read: the connection stays, or ends."""
-    frame = door.pack(door.Method.GET, pb.GetRequest(key=_key(chance)))
+    frame = door.pack(door.Method.GET, pb.GetRequest(key=key_of_some(chance)))
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(0)
     with contextlib.suppress(OSError):
@@ -569,7 +456,7 @@ async def _end(world: World) -> None:
     await until(lambda: not world.engine.allocations.waiting, "an attachment waits for ever")
     world.release_surplus(0)
     world.check()
-    if world.engine.keeper.ledger.allocations:
+    if world.ledger.allocations:
         raise Failure("an allocation cannot be released")
 
 

@@ -11,6 +11,7 @@ from ipam_api.v1 import ipam_pb2 as pb
 
 from ipamd.handlers import Handlers
 from tests import fuzz_ipamd
+from tests.fuzz_requests import ATTEMPTS
 
 INPUTS = 2000
 
@@ -48,7 +49,7 @@ def test_the_judge_sees_an_address_that_nobody_was_told_of(
     def leak(self: Handlers, request: pb.ReleaseRequest) -> object:
         allocate = pb.AllocateRequest(
             key=pb.AttachmentKey(container_id="leak", ifname="eth0"),
-            attempt_id=fuzz_ipamd.ATTEMPTS[0],
+            attempt_id=ATTEMPTS[0],
             netns_cookie=1,
         )
         self.allocate_now(allocate)

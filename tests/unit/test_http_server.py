@@ -105,6 +105,7 @@ def test_a_unix_socket_serves_the_same_to_its_group_alone(tmp_path: Path) -> Non
 def test_no_address_is_no_listener() -> None:
     server = HttpServer("", PAGES)
     server.start()
+    assert server._server is None
     server.close()
 
 
