@@ -47,7 +47,16 @@ print(read())
 def ran(tmp_path: Path, root: str) -> subprocess.CompletedProcess[str]:
     mounted = tmp_path / "net"
     mounted.mkdir(exist_ok=True)
-    command: list[str | Path] = ["unshare", "--mount", "--net", "sh", "-c", CONTAINER, "sh", mounted]
+    command: list[str | Path] = [
+        "unshare",
+        "--mount",
+        "--net",
+        "sh",
+        "-c",
+        CONTAINER,
+        "sh",
+        mounted,
+    ]
     environ = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "PYTHONPATH": f"{ROOT / 'cni-shim'}:{ROOT / 'proto'}",
