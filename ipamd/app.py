@@ -222,7 +222,7 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
 
 
 def _spare_the_collector() -> None:
-    """What is here now stays. To look at it all takes the collector 6-14 ms, amid some pod's ADD."""
+    """What is here now stays; to look at it all takes the collector 6-14 ms, amid an ADD."""
     gc.collect()
     gc.freeze()
 
