@@ -33,6 +33,7 @@ from cni_shim.own_enis import OwnEnis
 from cni_shim.ports import Datapath, Delegates, Ipam, Policies
 from cni_shim.results import Interface, Ip, Result, Route
 from cni_shim.spec import AttachmentKey, CniRequest
+from cni_shim.wanted import WantedNetwork
 
 log = structlog.get_logger()
 
@@ -59,6 +60,7 @@ class Setup:
         teardown: Teardown,
         policies: Policies,
         own_enis: OwnEnis,
+        wanted: WantedNetwork,
     ) -> None:
         self._ipam = ipam
         self._datapath = datapath
@@ -67,6 +69,7 @@ class Setup:
         self._teardown = teardown
         self._policies = policies
         self._own_enis = own_enis
+        self._wanted = wanted
 
     def add(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
         """The result, or CniError with everything undone, an answer that was lost included."""
@@ -126,7 +129,12 @@ class Setup:
             try:
                 if request.ipam_only is not None:
                     return self._delegate(request.ipam_only, attempt, reply)
-                wiring = wiring_of(request, attempt.key, reply.allocation)
+                wiring = wiring_of(
+                    request,
+                    attempt.key,
+                    reply.allocation,
+                    egress_version=self._egress_version(attempt),
+                )
                 wired = self._wire(netns_fd, wiring, begun, is_repeat=reply.is_repeat)
             except AddressInUse as e:
                 in_use = str(e)
@@ -245,6 +253,13 @@ class Setup:
             raise e.cni from e
         self._cache.pop(attempt.key, None)
         attempt.restart_clock()
+
+    def _egress_version(self, attempt: Attempt) -> int:
+        """The family of which a pod's first attachment gets a node-local address; 0 for none."""
+        network = self._wanted.now(deadline_monotonic=_deadline(attempt))
+        if attempt.key.ifname != "eth0":
+            return 0
+        return 4 if network.policy.v4_egress else 6 if network.policy.v6_egress else 0
 
     def _wire(self, netns_fd: int, wiring: PodWiring, begun: Begun, *, is_repeat: bool) -> Wired:
         standing = self._datapath.inspect(netns_fd, wiring) if is_repeat else None

@@ -64,8 +64,11 @@ def pair_of(request: CniRequest, key: AttachmentKey) -> PairWish:
     )
 
 
-def wiring_of(request: CniRequest, key: AttachmentKey, allocation: pb.Allocation) -> PodWiring:
-    """What stands, or is to stand, in the kernel for an allocation."""
+def wiring_of(
+    request: CniRequest, key: AttachmentKey, allocation: pb.Allocation, *, egress_version: int = 0
+) -> PodWiring:
+    """What stands, or is to stand, in the kernel for an allocation; with a node-local address of a
+    family that it does not have, where one is given."""
     mark = 0
     if allocation.device_index > 0:
         mark = eni_mark(device_index=allocation.device_index, network_card=allocation.network_card)
@@ -79,6 +82,7 @@ def wiring_of(request: CniRequest, key: AttachmentKey, allocation: pb.Allocation
         mark=mark,
         mtu=request.config.mtu,
         veth_prefix=request.config.veth_prefix,
+        egress_version=egress_version,
     )
 
 

@@ -41,6 +41,7 @@ from cni_shim.flusher import Flusher
 from cni_shim.hangups import Hangups
 from cni_shim.heartbeat import Heartbeat, seen_at
 from cni_shim.ipam_client import IpamClient, IpamdError
+from cni_shim.late_snat import LateSnat
 from cni_shim.leak_watch import LeakWatch
 from cni_shim.leaks import USUAL, Waits
 from cni_shim.log import configure
@@ -98,11 +99,16 @@ class Daemon:
             living=self._living,
             policies=self._policies,
             own_enis=OwnEnis(self._wanted, _pod_lookup),
+            wanted=self._wanted,
         )
         self._queue_worker.serve(self._verbs)
         self._pods.ask_ledger(self._verbs.unheld)
+        self._late_snat = LateSnat(Conntrack())
         self._settled = SettledHost(
-            HostDatapath(self._netlink), self._pods, self._verbs.held, TakeOver()
+            HostDatapath(self._netlink, firewall_changed=self._late_snat.firewall_changed),
+            self._pods,
+            self._verbs.held,
+            TakeOver(),
         )
         self._watch = NodeWatch(
             self._ipam,
@@ -156,6 +162,7 @@ class Daemon:
         self._thread("watch", self._watch_ipamd)
         self._thread("node", lambda: self._watch.run(self._is_stopping.is_set))
         self._thread("flusher", lambda: self._flusher.run(self._is_stopping.is_set))
+        self._thread("late-snat", lambda: self._late_snat.run(self._is_stopping.is_set))
         self._thread("queue", lambda: self._queue_worker.run(self._is_stopping.is_set))
         if self._settings.lost_dels != "off":
             self._thread("leaks", lambda: self._leaks.run(self._is_stopping.is_set))

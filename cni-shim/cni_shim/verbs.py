@@ -27,6 +27,7 @@ from cni_shim.own_enis import OwnEnis, nobodys_own_enis
 from cni_shim.ports import Datapath, Delegates, Ipam, NoPolicies, Policies
 from cni_shim.results import Result
 from cni_shim.spec import AttachmentKey, CniRequest
+from cni_shim.wanted import WantedNetwork
 
 
 class Verbs:
@@ -43,6 +44,7 @@ class Verbs:
         living: Callable[[], Collection[int]] = frozenset,
         policies: Policies | None = None,
         own_enis: OwnEnis | None = None,
+        wanted: WantedNetwork | None = None,
     ) -> None:
         """`queue_release` puts a DEL into the durable queue; `finish_queued` does one that waits
         there, with the key's lock held. Both raise CniError. `living` finds cookies of network
@@ -59,7 +61,14 @@ class Verbs:
             ipam, datapath, delegates, self._cache, queue_release, policies, self._own_enis
         )
         self._setup = Setup(
-            ipam, datapath, delegates, self._cache, self._teardown, policies, self._own_enis
+            ipam,
+            datapath,
+            delegates,
+            self._cache,
+            self._teardown,
+            policies,
+            self._own_enis,
+            wanted or WantedNetwork(pb.NodeNetwork()),
         )
         self._checker = Checker(ipam, datapath, delegates, self._cache)
         self._collector = Collector(ipam, datapath, self._teardown, self._locks, living)

@@ -15,6 +15,7 @@ from cni_shim.datapath.families import AF_UNSPEC, FAMILIES, Address, host_networ
 from cni_shim.datapath.identity import ALIAS_START
 from cni_shim.datapath.messages import Route, Rule
 from cni_shim.datapath.netlink import NetlinkSocket, find_link_by_index, find_links
+from cni_shim.datapath.policy import is_egress
 from cni_shim.datapath.routing import is_pod_route, names_pod
 from cni_shim.datapath.wiring import is_of
 
@@ -66,10 +67,17 @@ def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
         if (route := answers.route_of(body)) is not None and route.ifindex in on_branches
     }
     routes = tuple(route for route in routes if route.ifindex not in on_branches)
-
     routed = {route.ifindex for route in routes}
+    # Node-local addresses, ours and those of aws-node's egress plugin, are nobody's in the ledger.
+    routes = tuple(r for r in routes if not is_egress(r.destination.network_address))
+
     ours = {route.destination.network_address for route in routes}
-    theirs = [r for r in host_routes(bodies) if r.destination.network_address not in ours]
+    theirs = [
+        r
+        for r in host_routes(bodies)
+        if r.destination.network_address not in ours
+        and not is_egress(r.destination.network_address)
+    ]
     foreign = [r for r in theirs if r.ifindex in links and is_foreign_veth(links[r.ifindex])]
     routed_addresses = ours | {route.destination.network_address for route in foreign}
     ruled = {
@@ -78,6 +86,7 @@ def observe_pods(sock: NetlinkSocket) -> tuple[ObservedPod, ...]:
         if (address := names_pod(rule)) is not None
         and address not in routed_addresses
         and address not in branch_addresses
+        and not is_egress(address)
     }
     found = (
         *(_observed(_link_of(r, links), r.destination.network_address) for r in routes),

@@ -17,12 +17,14 @@ import errno
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import TypeGuard
 
 from cni_shim.datapath import answers, further, messages, names, peer_pods, sysctls
 from cni_shim.datapath.begun import Begun
 from cni_shim.datapath.branch import Branch
 from cni_shim.datapath.branch_links import Branches
+from cni_shim.datapath.egress import EgressAddresses, in_order
 from cni_shim.datapath.errors import AddressInUse, DatapathError
 from cni_shim.datapath.families import LEAST_MTU_V6, Address
 from cni_shim.datapath.identity import encode_alias
@@ -43,6 +45,7 @@ from cni_shim.datapath.observe import (
     rules_naming,
 )
 from cni_shim.datapath.pod_routing import Held, PodRouting
+from cni_shim.datapath.policy import is_egress
 from cni_shim.datapath.removal import LinkRemover
 from cni_shim.datapath.routing import RoutingRules
 from cni_shim.datapath.standing import find_wired, look
@@ -76,6 +79,7 @@ class PodDatapath:
         self._routing = PodRouting(netlink, mode)
         self._remover = LinkRemover(netlink, notices)
         self._veths = Veths(netlink, self._remover)
+        self._egress = EgressAddresses(netlink)
         self.branches = Branches(netlink, self._remover, mode=mode)
         self._locks = tuple(threading.Lock() for _ in range(_LOCK_STRIPES))
         self._has_ipv6 = sysctls.has_ipv6()
@@ -116,34 +120,46 @@ class PodDatapath:
         the pod has an interface of that name that is not ours, AddressInUse where the node uses
         an address already, DatapathError for anything else the kernel refuses.
         """
-        _require_room_for_v6(wiring)
         with (
             self._locked(wiring.container_id, wiring.ifname),
             nullcontext(begun.pod) if begun else self._netlink.pod_socket(netns_fd) as pod,
         ):
             for address in wiring.addresses:
                 self._require_unused(wiring, address)
-            if wiring.branch is not None:
-                self.branches.prepare(wiring.branch, wiring.container_id, wiring.ifname)
-            early = begun.take_pair(wiring) if begun else None
             try:
-                pair = early or self._veths.create(pod, netns_fd, wiring)
-            except BaseException as e:
-                self._undo_branch(wiring, e)
+                return self._build(netns_fd, pod, self._with_egress(wiring), begun)
+            except BaseException:
+                self._egress.free(wiring.container_id, wiring.ifname)
                 raise
-            try:
-                if wiring.has_v6:
-                    self._prepare_v6(pair)
-                return self._dress(pod, pair, wiring)
-            except BaseException as e:
-                self._undo(pair.host_ifindex, wiring.addresses, e)
-                self._undo_branch(wiring, e)
-                raise
-            finally:
-                self._veths.unfinished.discard(pair.host_ifindex)
+
+    def _build(
+        self, netns_fd: int, pod: NetlinkSocket, wiring: PodWiring, begun: Begun | None
+    ) -> Wired:
+        _require_room_for_v6(wiring)
+        if wiring.branch is not None:
+            self.branches.prepare(wiring.branch, wiring.container_id, wiring.ifname)
+        early = begun.take_pair(wiring) if begun else None
+        try:
+            pair = early or self._veths.create(pod, netns_fd, wiring)
+        except BaseException as e:
+            self._undo_branch(wiring, e)
+            raise
+        try:
+            pair = self._with_families(pair, wiring)
+            wired = self._dress(pod, pair, wiring)
+            if wiring.egress_version:
+                self._egress.bind(wiring.addresses, pair.host_ifindex)
+            return wired
+        except BaseException as e:
+            self._undo(pair.host_ifindex, wiring.addresses, e)
+            self._undo_branch(wiring, e)
+            raise
+        finally:
+            self._veths.unfinished.discard(pair.host_ifindex)
 
     def inspect(self, netns_fd: int, wiring: PodWiring) -> Wired | None:
         """What stands, if every part of this wiring stands exactly so; else None."""
+        wiring = self._with_known_egress(wiring)
         with self._netlink.pod_socket(netns_fd) as pod:
             wired = find_wired(self._netlink.socket(), pod, wiring, self._routing.checked_mode)
             if wired is None or wiring.branch is None:
@@ -161,6 +177,7 @@ class PodDatapath:
         pod, where tuning changed it ("" is ours). The wiring's mtu and names are not compared,
         since the config may have changed since the ADD. Raises DatapathError where it cannot look.
         """
+        wiring = self._with_known_egress(wiring)
         with self._netlink.pod_socket(netns_fd) as pod:
             found = look(
                 self._netlink.socket(), pod, wiring, self._routing.checked_mode, pod_mac=pod_mac
@@ -221,11 +238,13 @@ class PodDatapath:
                 addresses = tuple(dict.fromkeys((*addresses, *found)))
                 for vlan_id in vlan_ids:
                     self.branches.remove(vlan_id)
+            addresses = (*addresses, *self._egress.of(container_id, ifname))
             # Before the link, by which a look of ours at leftovers would know whose they are.
             had_rules = [self._routing.remove_rules(a, ifindexes) for a in addresses]
             with ExitStack() as removals:
                 for ifindex in ifindexes:
                     removals.enter_context(self._remover.removing(ifindex))
+            self._egress.free(container_id, ifname)
         return any(had_rules) or bool(ifindexes)
 
     def unwire_peers(
@@ -248,7 +267,7 @@ class PodDatapath:
 
     def settle(self, held: Held, ready_marks: frozenset[int]) -> int:
         """See PodRouting.settle: after a start, and whenever pods' routes or rules may be gone."""
-        return self._routing.settle(held, ready_marks, self._locked)
+        return self._routing.settle(self._egress.added_to(held), ready_marks, self._locked)
 
     def observe(self) -> tuple[ObservedPod, ...]:
         """Every pod address found in the kernel, and every host veth of ours. Not a snapshot in
@@ -300,9 +319,20 @@ class PodDatapath:
             where = f"rule {rules[0].priority} to table {rules[0].table}"
             raise AddressInUse(address, where)
 
+    def _with_families(self, pair: VethPair, wiring: PodWiring) -> VethPair:
+        """The pair, each end with the families that the pod has."""
+        self._veths.is_v4_only = self._has_ipv6 and not wiring.has_v6
+        if wiring.has_v6:
+            self._prepare_v6(pair)
+        elif self._has_ipv6 and not pair.has_v6_off:
+            return self._veths.without_v6(pair)
+        return pair
+
     def _prepare_v6(self, pair: VethPair) -> None:
         """No router advertisement of the pod is believed; the pod's own ends have the family on,
         also where the runtime made the namespace with IPv6 off."""
+        if pair.has_v6_off:
+            sysctls.write(f"ipv6/conf/{pair.host_ifname}/disable_ipv6", "0")
         sysctls.write(f"ipv6/conf/{pair.host_ifname}/accept_ra", "0")
         with self._netlink.inside(pair.netns_fd):
             for ifname in ("lo", pair.pod_ifname):
@@ -327,6 +357,8 @@ class PodDatapath:
         except DatapathError as e:
             if e.errno == errno.EEXIST:
                 address = next(a for a in wiring.addresses if f" {a}/" in e.op)
+                if is_egress(address):  # no address of ipamd's: it must not be quarantined
+                    raise
                 where = f"a route in table {self._routing.mode.pod_table}"
                 raise AddressInUse(address, where) from e
             raise
@@ -365,6 +397,22 @@ class PodDatapath:
             self._remover.remove(host_ifindex)
         except DatapathError as e:
             cause.add_note(f"undoing it failed too: {e}")
+
+    def _with_egress(self, wiring: PodWiring) -> PodWiring:
+        """With a node-local address, where one is wanted."""
+        version = wiring.egress_version
+        if not version or version in {address.version for address in wiring.addresses}:
+            return wiring
+        extra = self._egress.take(version, wiring.container_id, wiring.ifname)
+        return replace(wiring, addresses=in_order((*wiring.addresses, extra)))
+
+    def _with_known_egress(self, wiring: PodWiring) -> PodWiring:
+        """With the node-local address that the attachment has, if it has one: it may be older than
+        the setting, or the setting older than it."""
+        extra = self._egress.of(wiring.container_id, wiring.ifname)
+        versions = {address.version for address in wiring.addresses}
+        more = tuple(address for address in extra if address.version not in versions)
+        return replace(wiring, addresses=in_order((*wiring.addresses, *more))) if more else wiring
 
     def _undo_branch(self, wiring: PodWiring, cause: BaseException) -> None:
         if wiring.branch is None:

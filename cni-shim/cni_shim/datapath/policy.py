@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from cni_shim.datapath import names
 
@@ -17,8 +17,15 @@ from cni_shim.datapath import names
 V4_EGRESS_RANGE = IPv4Network("169.254.172.0/22")
 V6_EGRESS_RANGE = IPv6Network("fd00::ac:00/118")
 
+EGRESS_RANGES: dict[int, IPv4Network | IPv6Network] = {4: V4_EGRESS_RANGE, 6: V6_EGRESS_RANGE}
+
 # The AWS agent's connection mark.
 DEFAULT_CONNMARK = 0x80
+
+
+def is_egress(address: IPv4Address | IPv6Address) -> bool:
+    """Whether it is a node-local address of the family that pods do not have."""
+    return address in EGRESS_RANGES[address.version]
 
 
 class PortChoice(Enum):

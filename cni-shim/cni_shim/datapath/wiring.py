@@ -34,6 +34,7 @@ class PodWiring:
     mtu: int
     veth_prefix: str
     branch: BranchLink | None = None  # the pod's own ENI, where it has one; then the mark is 0
+    egress_version: int = 0  # of the node-local address that `pods` adds to these; 0 for none
 
     def __post_init__(self) -> None:
         if tuple(address.version for address in self.addresses) not in {(4,), (6,), (4, 6)}:
