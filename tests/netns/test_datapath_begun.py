@@ -119,6 +119,19 @@ def test_a_leftover_of_the_key_under_another_name_goes_and_the_pod_is_wired(lab:
     assert lab.pods.inspect(pod.fd, wanted) == wired
 
 
+def test_the_host_end_of_a_pod_with_ipv4_alone_knows_no_ipv6(lab: Lab) -> None:
+    for _ in range(2):  # the second pair is made with the first pod's families in mind
+        pod, wanted = lab.make_netns(), wiring()
+        with lab.pods.begun(pod.fd) as begun:
+            begun.make_pair(wish(wanted))
+            wired = lab.pods.wire(pod.fd, wanted, begun)
+
+        assert "inet6" not in run("ip", "address", "show", "dev", wired.host_ifname)
+        routes = run("ip", "-6", "route", "show", "table", "all", "dev", wired.host_ifname)
+        assert routes == ""
+        pod.ip("link", "delete", "eth0")
+
+
 def test_a_sweep_does_not_take_an_early_pair_for_a_leftover(lab: Lab) -> None:
     pod, wanted = lab.make_netns(), wiring()
     with lab.pods.begun(pod.fd) as begun:

@@ -9,6 +9,7 @@ by its group, and the next ADD of the same key by its MAC.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -56,6 +57,9 @@ class Begun:
         except DatapathError:
             return
         self._pair = pair
+        if self._veths.is_v4_only:
+            with suppress(DatapathError):  # `wire` will say it
+                self._pair = self._veths.without_v6(pair)
 
     def take_pair(self, wiring: PodWiring) -> VethPair | None:
         """The pair, as this wiring wants it, if there is one; from now on it is the caller's."""

@@ -129,6 +129,7 @@ class VethPair:
     pod_mac: bytes
     netns_fd: int
     is_early: bool = False  # made before its group and pod MAC were known: they are yet to be set
+    has_v6_off: bool = False  # the host end knows no IPv6 any more
 
 
 def attribute(kind: int, payload: bytes) -> bytes:

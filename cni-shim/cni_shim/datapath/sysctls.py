@@ -29,6 +29,10 @@ def read(name: str) -> str:
 def write(name: str, value: str) -> None:
     """Set net/<name>. Raises DatapathError."""
     try:
-        (_ROOT / name).write_text(value)
+        descriptor = os.open(f"{_ROOT}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode())
+        finally:
+            os.close(descriptor)
     except OSError as e:
         raise DatapathError(f"write net/{name}", e.errno or errno.EIO) from e

@@ -13,8 +13,9 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
-from cni_shim.datapath import messages, names
+from cni_shim.datapath import messages, names, sysctls
 from cni_shim.datapath.answers import Link
 from cni_shim.datapath.errors import DatapathError, ForeignInterface
 from cni_shim.datapath.messages import VethPair
@@ -67,6 +68,8 @@ class Veths:
         self.unheld: Unheld = nobody_knows
         # Host ends between their creation and the end of their wire; for remove_leftover alone.
         self.unfinished: set[int] = set()
+        # Whether the last pod had IPv4 alone, and so, nearly always, the next one.
+        self.is_v4_only = False
 
     def create(self, pod: NetlinkSocket, netns_fd: int, wiring: PodWiring) -> VethPair:
         """Create the pair under the first of its names that can be had.
@@ -106,6 +109,13 @@ class Veths:
         except DatapathError:
             self.unfinished.discard(pair.host_ifindex)
             raise
+
+    def without_v6(self, pair: VethPair) -> VethPair:
+        """The pair, its host end rid of IPv6. Each end that has the family has a multicast route,
+        and the kernel walks these routes of all pods at every link that comes or goes. Raises
+        DatapathError."""
+        sysctls.write(f"ipv6/conf/{pair.host_ifname}/disable_ipv6", "1")
+        return replace(pair, has_v6_off=True)
 
     def discard(self, pair: VethPair) -> None:
         """Remove a pair that was made and will not be finished. Raises DatapathError."""
