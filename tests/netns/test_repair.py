@@ -14,13 +14,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from cni_shim.datapath.conntrack import Conntrack
 from cni_shim.datapath.desired import DesiredHost, EniReadiness
 from cni_shim.datapath.diff import diff
 from cni_shim.datapath.families import Address
 from cni_shim.datapath.firewall_notices import FirewallNotices
-from cni_shim.datapath.host import observe
+from cni_shim.datapath.host import HostDatapath, observe
 from cni_shim.datapath.policy import HostPolicy
 from cni_shim.datapath.wiring import PodWiring
+from cni_shim.late_snat import LateSnat
 from cni_shim.node_watch import LEAST_GAP_SECONDS, NodeWatch
 from cni_shim.settled_host import SettledHost
 from cni_shim.take_over import TakeOver
@@ -215,6 +217,8 @@ def repairing(
 ) -> Iterator[tuple[CountedHost, NodeWatch]]:
     """vpc-cnid's own threads for the host, on the node."""
     with ExitStack() as stack, inside(node.netns.fd):
+        late = LateSnat(Conntrack())
+        node.host = HostDatapath(node.netlink, firewall_changed=late.firewall_changed)
         settled = SettledHost(node.host, node.pods, lambda: held, TakeOver())
         host = CountedHost(settled)
         watch = NodeWatch(
@@ -232,16 +236,20 @@ def repairing(
         firewall.start()
         stack.callback(firewall.close)
         is_stopping = threading.Event()
-        thread = threading.Thread(target=lambda: watch.run(is_stopping.is_set))
+        runs = (watch.run, late.run)
+        threads = [threading.Thread(target=run, args=(is_stopping.is_set,)) for run in runs]
         watch.wanted(network_of(node.enis))
-        thread.start()
+        for thread in threads:
+            thread.start()
         try:
             assert host.is_ready.wait(timeout=5)
             yield host, watch
         finally:
             is_stopping.set()
             watch.wanted(network_of(node.enis))  # wakes it
-            thread.join()
+            late.firewall_changed(wanted(HostPolicy()))
+            for thread in threads:
+                thread.join()
 
 
 @pytest.fixture
@@ -444,6 +452,53 @@ def test_external_snat_leaves_running_connections_as_they_are(world: World) -> N
     flow, changed = world.flows["pod to the outside"], time.monotonic()
     flow.wait_for_answer(changed)
     assert flow.longest_gap(changed) < UNINTERRUPTED_SECONDS
+
+
+def test_what_nobody_answered_follows_the_policy_from_its_next_packet(world: World) -> None:
+    """As what was opened while the rules were away; a log that is sent without an answer, say."""
+    change(world, node_port_support=True)
+    outside = world.lab.outside
+    with one_way(world.pod, outside, 9) as (sending, hearing):
+        sending.send(b"before")
+        assert hearing.recvfrom(100)[1][0] == str(world.pod.addresses[4])
+        world.watch.wanted(network_of(world.node.enis))
+
+        def source() -> str:
+            sending.send(b"after")
+            with suppress(TimeoutError):
+                return str(hearing.recvfrom(100)[1][0])
+            return ""
+
+        world.wait_until(lambda: source() == str(world.node.enis[0].primary_address))
+
+
+def test_what_began_without_snat_is_not_sent_where_the_vpc_drops_it(world: World) -> None:
+    """Until it is forgotten, or where that cannot be: as it went before."""
+    change(world, node_port_support=True)
+    node, own = world.node, world.pod.addresses[4]
+    with one_way(world.pod, world.lab.outside, 9) as (sending, hearing):
+        sending.send(b"before")
+        hearing.recv(100)
+        node.call(lambda: HostDatapath(node.netlink).apply(wanted(POLICY, *node.enis)))
+        sending.send(b"after")
+        assert hearing.recvfrom(100)[1][0] == str(own)
+
+
+@contextmanager
+def one_way(
+    client: Place, server: Place, port: int
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two UDP sockets; the server's hears for 0.3 s at most."""
+    with ExitStack() as stack:
+        made = []
+        for place in (client, server):
+            with inside(place.netns.fd):
+                one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.append(stack.enter_context(one))
+        made[1].bind((str(server.addresses[4]), port))
+        made[1].settimeout(0.3)
+        made[0].connect((str(server.addresses[4]), port))
+        yield made[0], made[1]
 
 
 def test_without_snat_and_node_ports_connections_that_were_snated_end(world: World) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cni_shim.datapath import answers, messages
 from cni_shim.datapath import conntrack_messages as ct
-from cni_shim.datapath.conntrack_messages import Entry, Matcher
+from cni_shim.datapath.conntrack_messages import Entry, Matcher, UnansweredMatcher
 from cni_shim.datapath.families import Address
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,13 +28,19 @@ def one_tuple(source: Address, destination: Address) -> bytes:
 
 
 def dumped(
-    orig: tuple[Address, Address], reply: tuple[Address, Address], *, zone: bytes = b""
+    orig: tuple[Address, Address],
+    reply: tuple[Address, Address],
+    *,
+    zone: bytes = b"",
+    status: int = 0x18E,
 ) -> bytes:
     """The body of one entry as the kernel dumps it, with what we do not look at between."""
     body = bytes([2 if orig[0].version == 4 else 10, 0, 0, 0])
     body += messages.attribute(1 | 0x8000, one_tuple(*orig))
     body += messages.attribute(2 | 0x8000, one_tuple(*reply))
-    body += messages.attribute(3, b"\0\0\1\x8e") + messages.attribute(12, b"\xde\xad\xbe\xef")
+    body += messages.attribute(3, status.to_bytes(4, "big")) + messages.attribute(
+        12, b"\xde\xad\xbe\xef"
+    )
     return body + (messages.attribute(18, zone) if zone else b"")
 
 
@@ -138,3 +144,36 @@ def test_exactly_the_entries_of_the_addresses_are_found(
     bodies = [dumped((a, b), (c, d)) for a, b, c, d in ends]
     expected = [one_tuple(e[0], e[1]) for e in ends if not set(wanted).isdisjoint(e)]
     assert [entry.tuple_orig for entry in found(wanted, *bodies)] == expected
+
+
+POD, NODE, SERVICE = map(IPv4Address, ("10.0.0.7", "10.0.0.2", "172.20.0.10"))
+UNANSWERED, ANSWERED = 0x188, 0x18A  # confirmed and decided on, without and with IPS_SEEN_REPLY
+
+
+@pytest.mark.parametrize(
+    ("body", "is_found"),
+    [
+        (dumped((POD, OTHER4), (OTHER4, POD), status=UNANSWERED), True),
+        (dumped((POD, SERVICE), (OTHER4, POD), status=UNANSWERED), True),
+        (dumped((POD, OTHER4), (OTHER4, POD), status=ANSWERED), False),
+        (dumped((POD, OTHER4), (OTHER4, NODE), status=UNANSWERED), False),
+        (dumped((POD, SERVICE), (NODE, POD), status=UNANSWERED), False),
+        (dumped((NODE, OTHER4), (OTHER4, NODE), status=UNANSWERED), False),
+        (dumped((OTHER6, OTHER6), (OTHER6, OTHER6), status=UNANSWERED), False),
+    ],
+    ids=[
+        "plain",
+        "to a ClusterIP",
+        "answered",
+        "SNATed",
+        "ClusterIP inside",
+        "not a pod's",
+        "IPv6",
+    ],
+)
+def test_connections_that_nobody_answered_and_nothing_translated(
+    body: bytes, is_found: bool
+) -> None:
+    matcher = UnansweredMatcher(lambda source, to: (source, to) == (POD, OTHER4))
+    found = list(matcher.entries(*datagram(body)))
+    assert [entry.number for entry in found] == ([b"\xde\xad\xbe\xef"] if is_found else [])

@@ -88,7 +88,7 @@ def test_what_pods_send_out_of_the_vpc_is_marked_and_snated() -> None:
     desired = host(has_snat=True, excluded_from_snat=(IPv4Network("192.0.2.0/24"),))
     marked = "ct mark set ct mark | 0x80 meta mark set meta mark | 0x80"
     assert chain("mark-snat", desired) == [
-        f"ct state new {leaving} fib daddr type != local {marked}"
+        f"ct state new ct status & confirmed == 0 {leaving} fib daddr type != local {marked}"
     ]
     assert chain("snat-pods", desired) == [
         f'oifname "ens5" ct mark & 0x80 == 0x80 {leaving} snat ip to 10.0.0.10 fully-random'
@@ -134,7 +134,9 @@ def test_always_snated_services(to: dict[str, Any], matches: str) -> None:
     service = SnatDestination(network=IPv4Network("169.254.169.254/32"), **to)
     desired = host(always_snat=(service,))
     pods = f"ip saddr {{ 10.0.0.0/23 }} ip daddr 169.254.169.254/32{matches}"
-    assert chain("mark-snat", desired)[0].startswith(f"ct state new {pods} fib")
+    assert chain("mark-snat", desired)[0].startswith(
+        f"ct state new ct status & confirmed == 0 {pods} fib"
+    )
     assert f" {pods} snat ip to 10.0.0.10" in chain("snat-pods", desired)[0]
 
 

@@ -5,7 +5,8 @@ Four of them, each empty where the policy does not ask for it:
 - mark-pods: a packet from a pod gets the mark of its ENI; a connection that came in by the primary
   ENI for the node itself (a NodePort) is marked as the primary's; packets of such connections are.
 - mark-snat: new connections that will be SNATed are marked as the primary ENI's. After DNAT, since
-  a ClusterIP says nothing about where the connection goes.
+  a ClusterIP says nothing about where the connection goes. By its first packet alone: one that is
+  confirmed is translated no more, and unanswered ones stay new.
 - snat-pods: those connections get the primary ENI's address.
 - egress: nobody opens a connection to a pod's node-local egress address.
 
@@ -16,7 +17,7 @@ the kernel calls no further nat chain of that hook for it (nf_nat_inet_fn).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network, collapse_addresses
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 from cni_shim.datapath import names
 from cni_shim.datapath.answers import Link
@@ -44,6 +45,7 @@ _PORT_FLAGS = {
     PortChoice.HASHRANDOM: " random",
     PortChoice.NONE: "",
 }
+_EVERYTHING = (IPv4Network("0.0.0.0/0"),)
 SNAT_CHAIN = "snat-pods"
 _KEPT_BITS = 0xFFFFFFFF ^ names.MARK_MASK
 # After the kernel's DNAT at -100 (linux/netfilter_ipv4.h, NF_IP_PRI_NAT_DST), before routing.
@@ -115,13 +117,17 @@ def _connection_rules(policy: HostPolicy, link: Link | None) -> Iterator[str]:
 
 
 def _mark_snat_rules(desired: DesiredHost) -> Iterator[str]:
-    """The packet gets the mark as well: its connection's is looked at before it is set."""
+    """The packet gets the mark as well: its connection's is looked at before it is set.
+
+    A connection that began without SNAT must not get it: it would leave by the primary ENI with the
+    pod's address, which the VPC drops there.
+    """
     policy = desired.policy
     verdict = (
         f"ct mark set ct mark | {policy.connmark:#x} meta mark set meta mark | {policy.connmark:#x}"
     )
     for matches in (*_always_snated(desired), *_egress(policy), *_leaving(desired)):
-        yield f"ct state new {matches} fib daddr type != local {verdict}"
+        yield f"ct state new ct status & confirmed == 0 {matches} fib daddr type != local {verdict}"
 
 
 def _snat_rules(desired: DesiredHost, primary: DesiredEni, link: Link) -> Iterator[str]:
@@ -146,9 +152,12 @@ def _snat_v6(primary: DesiredEni) -> str:
 
 def _leaving(desired: DesiredHost) -> Iterator[str]:
     """What pods send out of the VPC."""
-    if not desired.policy.has_snat:
-        return
-    inside = collapse_addresses(
+    if desired.policy.has_snat:
+        yield f"{_from_pods(desired)} ip daddr != {_set(_not_snated(desired))}"
+
+
+def _not_snated(desired: DesiredHost) -> Iterable[IPv4Network]:
+    return collapse_addresses(
         (
             *(network for network in desired.vpc_cidrs if isinstance(network, IPv4Network)),
             *_pod_networks(desired),
@@ -156,7 +165,17 @@ def _leaving(desired: DesiredHost) -> Iterator[str]:
             *_NEVER_SNATED,
         )
     )
-    yield f"{_from_pods(desired)} ip daddr != {_set(inside)}"
+
+
+def is_snated(desired: DesiredHost, source: IPv4Address, destination: IPv4Address) -> bool:
+    """Whether a pod's connection is to leave with the primary ENI's address, as the chains say. Of
+    services that are always SNATed any port counts."""
+    if not any(source in network for network in _pod_networks(desired)):
+        return False
+    if any(destination in to.network for to in desired.policy.always_snat):
+        return True
+    inside = _not_snated(desired) if desired.policy.has_snat else _EVERYTHING
+    return not any(destination in network for network in inside)
 
 
 def _always_snated(desired: DesiredHost) -> Iterator[str]:

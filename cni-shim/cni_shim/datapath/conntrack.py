@@ -1,8 +1,10 @@
-"""Deleting the connection tracking entries of addresses that are about to be used again.
+"""Deleting connection tracking entries: of addresses that are about to be used again, and of
+connections that began while SNAT was away.
 
 An entry outlives its pod: UDP ones for minutes and as long as the other side sends, TCP ones for
 days. Where it carries a translation (ClusterIP, NodePort, SNAT), packets of the old connection are
-still turned to the address, whoever holds it by then. Called by `cni_shim.flusher`, on its thread.
+still turned to the address, whoever holds it by then. Called by `cni_shim.flusher` and
+`cni_shim.late_snat`, on threads of theirs.
 
 A dump is read in pieces, with rests between, and never kept: a large table holds up no verb (for
 figures see docs/pool.md).
@@ -14,8 +16,9 @@ import errno
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Self
 
@@ -76,10 +79,18 @@ class Conntrack:
         for ever would end in a node without any.
         """
         wanted = frozenset(addresses)
-        if not wanted or not _count():
+        return self._delete(lambda sock: self._find(sock, wanted)) if wanted else 0
+
+    def delete_unanswered(self, is_wanted: Callable[[IPv4Address, IPv4Address], bool]) -> int:
+        """Delete what `UnansweredMatcher` finds; how many. Else as `delete_entries_of`."""
+        matcher = ct.UnansweredMatcher(is_wanted)
+        return self._delete(lambda sock: sock.dump([ct.dump_all(4)], matcher))
+
+    def _delete(self, find: Callable[[_Socket], Found]) -> int:
+        if not _count():
             return 0
         try:
-            return self._delete(wanted)
+            return self._delete_found(find)
         except DatapathError as e:
             if e.errno not in (errno.EINVAL, errno.EPROTONOSUPPORT):
                 raise
@@ -96,12 +107,12 @@ class Conntrack:
                 "nf_conntrack_netlink",
             )
 
-    def _delete(self, wanted: frozenset[Address]) -> int:
+    def _delete_found(self, find: Callable[[_Socket], Found]) -> int:
         deleted, tries = 0, TRIES
         while tries:
             with _Socket() as sock:
                 try:
-                    found = self._find(sock, wanted)
+                    found = find(sock)
                     deleted += sock.delete(found.entries)
                 except DatapathError as e:
                     if e.errno != errno.ENOBUFS:
@@ -160,7 +171,7 @@ class _Socket:
     def __exit__(self, *exc: object) -> None:
         self._socket.close()
 
-    def dump(self, requests: Sequence[Request], matcher: Matcher) -> Found:
+    def dump(self, requests: Sequence[Request], matcher: Matcher | ct.UnansweredMatcher) -> Found:
         """The matching entries of some dumps, each once."""
         found: dict[Entry, None] = {}
         is_torn = False

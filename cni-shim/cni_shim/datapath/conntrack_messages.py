@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from cni_shim.datapath import answers
 from cni_shim.datapath import messages as m
@@ -21,7 +22,8 @@ _SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = 0, 1, 2
 CT_GET, CT_DELETE = _SUBSYSTEM | IPCTNL_MSG_CT_GET, _SUBSYSTEM | IPCTNL_MSG_CT_DELETE
 
-CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 2, 12, 18, 25
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 2, 3, 12, 18, 25
+IPS_SEEN_REPLY = 1 << 1  # linux/netfilter/nf_conntrack_common.h
 CTA_TUPLE_IP = 1
 CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
 CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
@@ -143,6 +145,10 @@ def entry_of(body: bytes, wanted: frozenset[bytes]) -> Entry | None:
         _names(found.get(which, b""), wanted) for which in _TUPLES
     ):
         return None
+    return _entry(body, found)
+
+
+def _entry(body: bytes, found: Mapping[int, bytes]) -> Entry:
     return Entry(
         family=body[0],
         tuple_orig=found[CTA_TUPLE_ORIG],
@@ -152,5 +158,35 @@ def entry_of(body: bytes, wanted: frozenset[bytes]) -> Entry | None:
 
 
 def _names(one_tuple: bytes, wanted: frozenset[bytes]) -> bool:
-    ends = answers.attributes(answers.attributes(one_tuple).get(CTA_TUPLE_IP, b""))
-    return any(packed in wanted for packed in ends.values())
+    return any(packed in wanted for packed in _ends(one_tuple).values())
+
+
+def _ends(one_tuple: bytes) -> Mapping[int, bytes]:
+    return answers.attributes(answers.attributes(one_tuple).get(CTA_TUPLE_IP, b""))
+
+
+class UnansweredMatcher:
+    """Finds the IPv4 entries of connections that nobody has answered and that kept their source,
+    where `is_wanted` says so of source and destination. Of a ClusterIP's the destination is what
+    it was turned to."""
+
+    def __init__(self, is_wanted: Callable[[IPv4Address, IPv4Address], bool]) -> None:
+        self._is_wanted = is_wanted
+
+    def entries(self, data: bytes, spans: Iterable[tuple[int, int]]) -> Iterator[Entry]:
+        """See Matcher.entries."""
+        for start, end in spans:
+            body = data[start:end]
+            found = answers.attributes(body, NFGENMSG.size)
+            if self._is_meant(found):
+                yield _entry(body, found)
+
+    def _is_meant(self, found: Mapping[int, bytes]) -> bool:
+        status = int.from_bytes(found.get(CTA_STATUS, b"\xff"), "big")
+        if status & IPS_SEEN_REPLY or not found.keys() >= _TUPLES.keys():
+            return False
+        there, back = _ends(found[CTA_TUPLE_ORIG]), _ends(found[CTA_TUPLE_REPLY])
+        source, destination = there.get(CTA_IP_V4_SRC, b""), back.get(CTA_IP_V4_SRC, b"")
+        if source != back.get(CTA_IP_V4_DST) or not len(source) == len(destination) == 4:
+            return False
+        return self._is_wanted(IPv4Address(source), IPv4Address(destination))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Callable
 from typing import assert_never
 
 from cni_shim.datapath import answers, firewall, messages, names, sysctls
@@ -44,11 +45,19 @@ _HARMLESS = {
 }
 
 
+def _nothing(desired: DesiredHost) -> None:
+    del desired
+
+
 class HostDatapath:
     """The host's side of the network, in the namespace of the thread that makes this object."""
 
-    def __init__(self, netlink: HostNetlink) -> None:
+    def __init__(
+        self, netlink: HostNetlink, *, firewall_changed: Callable[[DesiredHost], None] = _nothing
+    ) -> None:
+        """`firewall_changed` is called once our nft table stands that did not, or not so."""
         self._netlink = netlink
+        self._firewall_changed = firewall_changed
         self._lock = threading.Lock()
 
     def apply(self, desired: DesiredHost) -> tuple[EniReadiness, ...]:
@@ -59,13 +68,16 @@ class HostDatapath:
         """
         with self._lock:
             sock = self._netlink.socket()
+            before = observe(sock, desired)
             failures = [
                 (action, error)
-                for action in diff(observe(sock, desired), desired)
+                for action in diff(before, desired)
                 if (error := _try(sock, action)) is not None
             ]
             observed = observe(sock, desired)
             remaining = diff(observed, desired)
+        if observed.firewall_comments not in {None, before.firewall_comments}:
+            self._firewall_changed(desired)
         return tuple(_readiness(eni, observed, remaining, tuple(failures)) for eni in desired.enis)
 
 
