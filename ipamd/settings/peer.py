@@ -12,26 +12,13 @@ from ipamd.settings.judges import (
     idle,
     note,
     refused_as,
-    switch,
-    warning,
 )
 from ipamd.settings.peer_runtime import RUNTIME
-from ipamd.settings.rows import Group, Judge, OnBad, Said, Setting, Values
-from ipamd.settings.values import flag, one_of, optional, veth_prefix, whole
+from ipamd.settings.rows import Group, OnBad, Setting
+from ipamd.settings.values import flag, optional, veth_prefix, whole
 
 MTU_MIN, MTU_MAX = 576, 9001
 """aws-node's bounds: the least that every IPv4 host takes (RFC 791), a VPC's largest frame."""
-
-
-def _egress(family: str, *, only_with_ipv6: bool, on: Said) -> Judge:
-    """Egress of the other family; on a node of the same family the variable has no effect."""
-
-    def judge(value: object, values: Values) -> Said | None:
-        if values["ENABLE_IPv6"] is not only_with_ipv6:
-            return note(f"has no effect: it is about {family} egress of other nodes' pods")
-        return on if value else OFF
-
-    return judge
 
 
 POOL: tuple[Setting, ...] = (
@@ -59,15 +46,6 @@ POOL: tuple[Setting, ...] = (
 )
 
 ENI: tuple[Setting, ...] = (
-    switch(
-        "ENABLE_POD_ENI",
-        Group.ENI,
-        "Security groups for pods, by trunk and branch ENIs; vpc-cnid then asks the API server for "
-        "pods.",
-        chart="false",
-        differs="the CNINode object that asks for the trunk ENI is not written: "
-        "[security-groups.md](security-groups.md)",
-    ),
     *(
         idle(
             f"ENI_CONFIG_{what.upper()}_DEF",
@@ -78,53 +56,12 @@ ENI: tuple[Setting, ...] = (
         )
         for what in ("label", "annotation")
     ),
-    Setting(
-        name="POD_SECURITY_GROUP_ENFORCING_MODE",
-        group=Group.ENI,
-        default="strict",
-        parse=one_of("strict", "standard"),
-        on_bad=OnBad.FALL_BACK,
-        range="strict, standard",
-        meaning="How the traffic of pods with their own security groups is routed.",
-    ),
 )
 
 INSTALLER = "install-cni reads it, and writes it into the CNI config"
 """An operator with a CNI config of their own says it there."""
 
 WIRING: tuple[Setting, ...] = (
-    Setting(
-        name="ENABLE_V4_EGRESS",
-        group=Group.WIRING,
-        default="true",
-        parse=flag,
-        on_bad=OnBad.FALL_BACK,
-        range="true or false",
-        is_built=False,
-        judge=_egress(
-            "IPv4",
-            only_with_ipv6=True,
-            on=warning("is aws-node's default, but not built: IPv6 pods have no IPv4 egress"),
-        ),
-        fixed="false",
-        meaning="IPv6 clusters: give pods a node-local IPv4 address for egress.",
-    ),
-    Setting(
-        name="ENABLE_V6_EGRESS",
-        group=Group.WIRING,
-        default="false",
-        parse=flag,
-        on_bad=OnBad.FALL_BACK,
-        range="true or false",
-        is_built=False,
-        judge=_egress(
-            "IPv6",
-            only_with_ipv6=False,
-            on=refused_as("IPv6 egress of IPv4 pods, which is not built: set it to false"),
-        ),
-        fixed="false",
-        meaning="IPv4 clusters: give pods a node-local IPv6 address for egress.",
-    ),
     Setting(
         name="DISABLE_POD_V6",
         group=Group.WIRING,

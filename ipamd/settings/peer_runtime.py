@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipamd.settings.judges import OFF, fixed_switch, idle, refused_as
 from ipamd.settings.rows import Group, OnBad, Setting
-from ipamd.settings.values import one_of, optional, stripped
+from ipamd.settings.values import stripped
 
 NO_KUBERNETES = "the Kubernetes API is not used yet"
 STDERR = "logs go to stderr"
@@ -26,16 +26,6 @@ RUNTIME: tuple[Setting, ...] = (
         false=OFF,
         fixed=False,
         meaning="Write each pod's address into its annotation vpc.amazonaws.com/pod-ips.",
-    ),
-    Setting(
-        name="NETWORK_POLICY_ENFORCING_MODE",
-        group=Group.RUNTIME,
-        default="",
-        chart="standard",
-        parse=optional(one_of("none", "standard", "strict")),
-        on_bad=OnBad.REFUSE,
-        range="none, standard, strict",
-        meaning="How the network policy agent is told of new pods; none or unset: not at all.",
     ),
     idle(
         "AWS_VPC_K8S_CNI_LOG_FILE",

@@ -57,7 +57,7 @@ def test_an_empty_environment_gives_aws_nodes_defaults() -> None:
         has_node_port_support=True,
         connmark=0x80,
         disables_tcp_early_demux=False,
-        has_v4_egress=False,
+        has_v4_egress=True,
         has_v6_egress=False,
         network_policy_mode="",
         cooldown_seconds=30,

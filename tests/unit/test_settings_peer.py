@@ -51,7 +51,6 @@ def test_aws_nodes_own_default_never_ends_the_start(row: object) -> None:
             {"ENABLE_IMDS_ONLY_MODE": "1"},
             "ENABLE_IMDS_ONLY_MODE=true asks for a pool from metadata",
         ),
-        ({"ENABLE_V6_EGRESS": "true"}, "asks for IPv6 egress of IPv4 pods, which is not built"),
         ({"ANNOTATE_POD_IP": "true"}, "asks for annotations on pods, which are not built"),
     ],
 )
@@ -68,22 +67,6 @@ def test_all_that_we_lack_is_listed_at_once() -> None:
     assert all(f"{name}=true" in str(caught.value) for name in asked)
 
 
-IPV6 = {"ENABLE_IPv6": "true", "ENABLE_PREFIX_DELEGATION": "true", "WARM_IP_TARGET": "1"}
-
-
-@pytest.mark.parametrize(
-    ("environ", "said"),
-    [
-        ({**IPV6, "ENABLE_V4_EGRESS": "true"}, "IPv6 pods have no IPv4 egress"),
-    ],
-)
-def test_what_is_missing_but_aws_nodes_default_or_elsewhere_is_one_warning(
-    environ: dict[str, str], said: str
-) -> None:
-    loaded = load(environ)
-    assert len(loaded.warnings) == 1 and said in loaded.warnings[0]
-
-
 @pytest.mark.parametrize(
     "environ",
     [
@@ -94,6 +77,7 @@ def test_what_is_missing_but_aws_nodes_default_or_elsewhere_is_one_warning(
         {"AWS_VPC_CNI_NODE_PORT_SUPPORT": "false"},
         {"AWS_VPC_K8S_CNI_CONNMARK": "128"},
         {"DISABLE_TCP_EARLY_DEMUX": "true"},
+        {"ENABLE_V6_EGRESS": "true"},
         {"NETWORK_POLICY_ENFORCING_MODE": "none"},
         {"NETWORK_POLICY_ENFORCING_MODE": "STRICT"},
         {"AWS_MANAGE_ENIS_NON_SCHEDULABLE": "true"},
@@ -118,7 +102,6 @@ def test_what_does_as_it_says_is_no_line(environ: dict[str, str]) -> None:
             "has no effect: ENABLE_POD_ENI is not true",
         ),
         ({"ENABLE_V4_EGRESS": "true"}, "has no effect: it is about IPv4 egress of other nodes'"),
-        ({"ENABLE_V6_EGRESS": "0"}, "ENABLE_V6_EGRESS=false is off"),
         ({"AWS_MANAGE_ENIS_NON_SCHEDULABLE": "false"}, "a cordoned one keeps its targets"),
         ({"AWS_VPC_K8S_CNI_LOG_FILE": "stdout"}, "has no effect: logs go to stderr"),
         ({"AWS_VPC_K8S_PLUGIN_LOG_FILE": "stdout"}, "has no effect"),
