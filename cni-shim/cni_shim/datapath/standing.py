@@ -133,7 +133,8 @@ def _missing_on_host(
         for address, answer in zip(wiring.addresses, routes, strict=True):
             if not _leads_to(answer, address, outside):
                 yield f"no route of the host leads to {address} over {name}"
-    # IPv4 asks by ARP; the pod's MAC is read from the pod, where a later plugin may change it.
+    # Without its entry IPv4 asks by ARP, as for pods that an earlier version wired. The MAC is read
+    # from the pod, where a later plugin may change it.
     if wiring.has_v6 and inside is not None:
         address = wiring.addresses[-1]
         if not _knows_neighbour(host, outside, address, inside.mac):

@@ -161,6 +161,12 @@ def host_requests(
         messages.dress_host_veth(
             index, alias, has_ipv6=has_ipv6, group=pair.group if pair.is_early else None
         ),
+        # Before the routes: a packet that came for the pod in between would have it asked for, and
+        # with no pod end to answer the kernel asks again a second later. Entries that are learned
+        # count against a limit of all namespaces together (net.ipv4.neigh.default.gc_thresh3, 1024
+        # by default), past which new pods get no packets; permanent ones do not. And for IPv6 this
+        # end has no link-local address to ask from.
+        *(messages.add_neighbour(index, address, pair.pod_mac) for address in addresses),
         *(
             messages.add_route(
                 pod_route(address, branch, index, mode)
@@ -169,8 +175,6 @@ def host_requests(
             )
             for address in addresses
         ),
-        # IPv4 asks the pod by ARP; IPv6 would need a link-local address on this end to ask from.
-        *(messages.add_neighbour(index, a, pair.pod_mac) for a in addresses if a.version == 6),
     )
 
 
