@@ -43,7 +43,8 @@ class StandIn(VlanKind):
             fabric.ip("address", "add", f"{gateway}/{length}", "dev", end, "nodad")
         run("ip", "link", "set", wanted.branch.ifname, "up")
         fabric.ip("link", "set", end, "up")
-        fabric.ip("link", "show", end)  # starts its queue, as a VLAN link's is from the first
+        # Starts the queue of the end that came up first, as a VLAN link's is from the first.
+        run("ip", "link", "show", wanted.branch.ifname)
         for address in wanted.branch.addresses:
             fabric.ip("neighbour", "replace", str(address), "lladdr", wanted.mac, "dev", end)
             fabric.ip("route", "replace", str(address), "dev", end)

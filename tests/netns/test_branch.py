@@ -86,6 +86,7 @@ def test_a_strict_pod_goes_by_its_eni_to_another_pod_of_the_node(lab: Lab, pod: 
     lab.fabric.ip("link", "set", "b7", "down")
     assert not can_talk(pod, other, ordinary.addresses[0])
     lab.fabric.ip("link", "set", "b7", "up")
+    run("ip", "link", "show", STRICT.ifname)  # starts the queue of the end that was up before
     lab.fabric.ip("route", "replace", "10.0.7.107", "dev", "b7")
     run("ip", "netns", "exec", lab.fabric.name, "ip", "neighbour", "replace", "10.0.7.107",
         "lladdr", "02:00:00:00:07:07", "dev", "b7")  # fmt: skip

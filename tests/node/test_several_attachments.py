@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -112,10 +111,8 @@ def test_attachments_of_two_enis_leave_each_by_its_own(ground: Ground) -> None:
     target = str(far.node.identity.address)
     inside, outside = pods.pod.netns_path, far.node.netns_path
     for address in (pods.eth0, net1):
-        out = partial(ping.ping, inside, address, target, 0.5)
-        back = partial(ping.ping, outside, None, address, 0.5)
-        until(out, seconds=5.0, what=f"an echo out of {address}")
-        until(back, seconds=5.0, what=f"an echo into {address}")
+        assert ping.ping(inside, address, target) is not None
+        assert ping.ping(outside, None, address) is not None
 
 
 @in_both_families

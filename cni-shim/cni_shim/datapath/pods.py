@@ -5,10 +5,10 @@ calls for one attachment are serialised. Which pod gets which address is not dec
 wires what it is told, and refuses an address that the node already uses for something else.
 
 What is built: a veth pair, host end in the interface group of the pod's ENI and named by its alias;
-the pod's /32 in the pod table; in the pod lo up, the /32, and a default route by 169.254.1.1, whose
-permanent neighbour entry is the host end. IPv6 the same with /128 and fe80::1, and a neighbour
-entry for the pod on the host. No proxy ARP, and no rule for a single pod unless asked for
-(`routing`).
+the pod's /32 in the pod table; in the pod lo up, the /32, and a default route by 169.254.1.1. Each
+end has the other as a permanent neighbour: nobody asks by ARP, and no entry counts against the
+kernel's limit. IPv6 the same with /128 and fe80::1. No proxy ARP, and no rule for a single pod
+unless asked for (`routing`).
 """
 
 from __future__ import annotations
