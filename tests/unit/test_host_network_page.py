@@ -28,6 +28,7 @@ EVERYTHING = replace(
         has_v4_egress=True,
         has_v6_egress=True,
         disables_tcp_early_demux=True,
+        has_strict_branches=True,
     ),
 )
 
