@@ -8,6 +8,7 @@ import errno
 import json
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -149,3 +150,47 @@ def test_a_notice_that_cannot_be_read_has_everybody_look_and_the_thread_goes_on(
     with pytest.raises(OSError, match="closed"):
         notices._listen()
     assert heard == [NoticesLost(), LinkChanged(link=answers.link_of(good.body))]
+
+
+def ended(number: int) -> bytes:
+    """A dump of one entry that ends with this error; 0 for a whole one."""
+    body = bytes([2, 0, 0, 0])
+    entry = struct.pack("=IHHII", 16 + len(body), 256, 2, 1, 0) + body
+    return entry + struct.pack("=IHHIIi", 20, 3, 2, 1, 0, -number)
+
+
+class Answering:
+    """A socket that was asked and has one answer."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+
+    def send(self, data: bytes) -> int:
+        return len(data)
+
+    def recv(self, size: int) -> bytes:
+        return self.answer
+
+
+def test_a_dump_that_ends_early_is_an_error_and_not_a_short_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A link that does not fit into the kernel's buffer ends the list of links; those after it are
+    not gone."""
+    sock = netlink.NetlinkSocket()
+    with closing(sock):
+        for number in (0, errno.EMSGSIZE):
+            monkeypatch.setattr(sock, "_socket", Answering(ended(number)))
+            monkeypatch.setattr(sock, "_sequence", 0)
+            problem = 0
+            try:
+                assert len(sock.dump_raw(messages.dump_links())) == 1
+            except DatapathError as e:
+                problem = e.errno
+            assert problem == number
+
+
+def test_a_dump_of_connections_that_ends_early_is_an_error() -> None:
+    assert conntrack._bodies(ended(0), sequence=1, op="dump")[1]
+    with pytest.raises(DatapathError, match="EMSGSIZE"):
+        conntrack._bodies(ended(errno.EMSGSIZE), sequence=1, op="dump")

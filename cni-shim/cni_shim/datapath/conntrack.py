@@ -250,6 +250,8 @@ def _bodies(data: bytes, sequence: int, op: str) -> tuple[list[tuple[int, int]],
         if kind == _NLMSG_ERROR:
             raise DatapathError(op, _number(data, start) or errno.ENODATA)
         if kind == _NLMSG_DONE:
+            if error := _number(data, start):  # it ends early, at what the kernel could not tell
+                raise DatapathError(op, error)
             is_last = True
         else:
             bodies.append((start, end))

@@ -145,9 +145,10 @@ class NetlinkSocket:
                 if sequence != wanted:
                     continue
                 is_torn = is_torn or bool(flags & _NLM_F_DUMP_INTR)
-                if kind == _NLMSG_DONE:
-                    return None if is_torn else bodies
                 body = data[start:end]
+                if kind == _NLMSG_DONE:
+                    _check_end(body, request.op)
+                    return None if is_torn else bodies
                 if kind == _NLMSG_ERROR:
                     message = Message(kind=kind, flags=flags, sequence=sequence, body=body)
                     error = _error_of(message, request.op)
@@ -205,6 +206,14 @@ def _error_of(message: Message, op: str) -> DatapathError | None:
         found = answers.attributes(message.body, 4 + messages.HEADER.size)
         detail = found.get(_NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode(errors="replace")
     return DatapathError(op, -number, detail)
+
+
+def _check_end(body: bytes, op: str) -> None:
+    """Raise DatapathError where a dump ends early, at what the kernel could not tell. A family that
+    the kernel does not know has nothing."""
+    error = _error_of(Message(kind=_NLMSG_DONE, flags=0, sequence=0, body=body), op)
+    if error is not None and error.errno != errno.EAFNOSUPPORT:
+        raise error
 
 
 class HostNetlink:
