@@ -20,10 +20,15 @@ import structlog
 from cni_shim.datapath.chains import is_snated
 from cni_shim.datapath.desired import DesiredHost
 from cni_shim.datapath.errors import DatapathError
+from cni_shim.datapath.policy import HostPolicy
 
 log = structlog.get_logger()
 
 IDLE_SECONDS = 60.0
+
+
+def _snats_ipv4(policy: HostPolicy) -> bool:
+    return policy.has_snat or bool(policy.always_snat) or policy.has_v4_egress
 
 
 class Table(Protocol):
@@ -59,7 +64,7 @@ class LateSnat:
         are those of connections that fail anyway, and time out once these are given up."""
         with self._changed:
             desired, self._desired = self._desired, None
-        if desired is None or not (desired.policy.has_snat or desired.policy.always_snat):
+        if desired is None or not _snats_ipv4(desired.policy):
             return
         try:
             entries = self._table.delete_unanswered(lambda s, d: is_snated(desired, s, d))

@@ -33,6 +33,9 @@ METADATA = SnatDestination(network=IPv4Network("169.254.169.254/32"), protocol="
         ({}, POD, OUT, False),
         ({"always_snat": (METADATA,)}, POD, "169.254.169.254", True),
         ({"always_snat": (METADATA,)}, POD, OUT, False),
+        ({"has_v4_egress": True}, "169.254.172.5", NODE_ELSEWHERE, True),
+        ({"has_v4_egress": True}, "169.254.172.5", "224.0.0.251", False),
+        ({"has_snat": True}, "169.254.172.5", OUT, False),
     ],
     ids=[
         "out of the VPC",
@@ -44,6 +47,9 @@ METADATA = SnatDestination(network=IPv4Network("169.254.169.254/32"), protocol="
         "external SNAT",
         "always SNATed",
         "external SNAT beside it",
+        "egress",
+        "egress to a group",
+        "no egress",
     ],
 )
 def test_what_is_snated_is_what_the_chains_say(
@@ -74,9 +80,9 @@ def test_after_a_change_the_connections_that_leave_are_forgotten_once() -> None:
     late = LateSnat(table)
     late.firewall_changed(host(has_snat=True))
     late.step()
-    assert table.connections == [(POD, NODE_ELSEWHERE)]
     late.step()
     assert table.looks == 1
+    assert table.connections == [(POD, NODE_ELSEWHERE)]
 
 
 @pytest.mark.parametrize(

@@ -168,8 +168,10 @@ def _not_snated(desired: DesiredHost) -> Iterable[IPv4Network]:
 
 
 def is_snated(desired: DesiredHost, source: IPv4Address, destination: IPv4Address) -> bool:
-    """Whether a pod's connection is to leave with the primary ENI's address, as the chains say. Of
-    services that are always SNATed any port counts."""
+    """Whether a pod's IPv4 connection is to leave with the primary ENI's address, as the chains
+    say. Of services that are always SNATed any port counts."""
+    if desired.policy.has_v4_egress and source in V4_EGRESS_RANGE:
+        return not destination.is_multicast
     if not any(source in network for network in _pod_networks(desired)):
         return False
     if any(destination in to.network for to in desired.policy.always_snat):
