@@ -122,7 +122,12 @@ class Daemon:
         )
         self._firewall_notices = FirewallNotices(self._watch.on_notice)
         self._flusher = Flusher(self._ipam, Conntrack())
-        self._leaks = LeakWatch(
+        self._leaks = self._leak_watch(waits)
+        self._crew = Crew(first=FIRST_WORKERS, most=WORKERS)
+
+    def _leak_watch(self, waits: Waits) -> LeakWatch:
+        wanted = self._settings
+        return LeakWatch(
             self._ipam,
             self._verbs,
             Witnesses(
@@ -137,7 +142,6 @@ class Daemon:
             waits=waits,
             may_release=wanted.lost_dels == "release",
         )
-        self._crew = Crew(first=FIRST_WORKERS, most=WORKERS)
 
     def start(self) -> None:
         """Drain the queue, listen, and start every thread."""
