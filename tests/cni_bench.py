@@ -67,6 +67,7 @@ class FakeIpam:
         *,
         deadline_monotonic: float,
         meanwhile: Callable[[], None],
+        is_over: Callable[[], bool],
     ) -> pb.AllocateReply:
         self._enter("allocate")
         meanwhile()

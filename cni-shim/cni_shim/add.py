@@ -218,7 +218,12 @@ class Setup:
             )
             attempt.is_settled = False
             try:
-                return self._ipam.allocate(wanted, deadline_monotonic=deadline, meanwhile=meanwhile)
+                return self._ipam.allocate(
+                    wanted,
+                    deadline_monotonic=deadline,
+                    meanwhile=meanwhile,
+                    is_over=lambda: attempt.is_cancelled,
+                )
             except IpamdError as e:
                 # ipamd's own word means that nothing was given; silence means anything.
                 attempt.is_settled = not e.is_away

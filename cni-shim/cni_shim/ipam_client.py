@@ -8,6 +8,7 @@ attempt.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 import time
@@ -29,6 +30,9 @@ T = TypeVar("T")
 STATUS_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 ERROR_METADATA = "ipam-error-bin"
 RETRY_SECONDS = 0.05
+
+GRACE_SECONDS = 0.5
+"""A caller that gives up has told ipamd so, which then answers at once; one that hangs does not."""
 
 # The defaults wait up to 20 s before trying again to connect; a restart of ipamd takes one.
 CHANNEL_OPTIONS = (
@@ -62,6 +66,11 @@ def _nothing() -> None:
     """For callers that have nothing else to do."""
 
 
+def _never() -> bool:
+    """For callers that do not give up."""
+    return False
+
+
 class VerbDoorClient:
     """Blocking calls over ipamd's verbs' door; each thread keeps a connection of its own."""
 
@@ -75,19 +84,22 @@ class VerbDoorClient:
         request: Message,
         seconds: float,
         meanwhile: Callable[[], None] = _nothing,
+        is_over: Callable[[], bool] = _never,
     ) -> Message:
         """One call. Raises IpamdError; UNAVAILABLE or DEADLINE_EXCEEDED where nobody answered.
 
-        `meanwhile` runs once the request is out, and again where it had to be sent again.
+        `meanwhile` runs once the request is out, and again where it had to be sent again. Once
+        `is_over`, an answer is awaited for a moment only.
         """
         kept: socket.socket | None = getattr(self._local, "connection", None)
         try:
             if kept is not None:
                 # It may be of an ipamd that has gone since: then a new connection is tried at once.
                 with contextlib.suppress(ConnectionError):
-                    return self._exchange(kept, method, request, seconds, meanwhile)
+                    return self._exchange(kept, method, request, seconds, meanwhile, is_over)
                 self.drop()
-            return self._exchange(self._connect(seconds), method, request, seconds, meanwhile)
+            made = self._connect(seconds)
+            return self._exchange(made, method, request, seconds, meanwhile, is_over)
         except TimeoutError:
             self.drop()
             raise IpamdError(
@@ -112,6 +124,7 @@ class VerbDoorClient:
         request: Message,
         seconds: float,
         meanwhile: Callable[[], None],
+        is_over: Callable[[], bool],
     ) -> Message:
         connection.settimeout(seconds)
         connection.sendall(door.pack(method, request))
@@ -120,6 +133,7 @@ class VerbDoorClient:
         except BaseException:
             self.drop()  # an answer that nobody reads must not be taken for the next one's
             raise
+        _await_answer(connection, seconds, is_over)
         length, status = door.unpack_header(_read(connection, door.HEADER.size))
         body = _read(connection, length)
         if status == door.STATUS_OK:
@@ -134,6 +148,22 @@ class VerbDoorClient:
         self._local.connection = None
         if connection is not None:
             connection.close()
+
+
+def _await_answer(connection: socket.socket, seconds: float, is_over: Callable[[], bool]) -> None:
+    """Wait until there is something to read. Raises TimeoutError, soon where the caller gives up
+    meanwhile."""
+    if is_over is _never:
+        return  # the read itself waits
+    deadline = time.monotonic() + seconds
+    readable = select.poll()
+    readable.register(connection, select.POLLIN)
+    was_over, left = False, seconds
+    while not readable.poll(min(left, GRACE_SECONDS) * 1000):
+        left = deadline - time.monotonic()
+        if was_over or left <= 0:
+            raise TimeoutError
+        was_over = is_over()
 
 
 def _read(connection: socket.socket, length: int) -> bytes:
@@ -172,21 +202,23 @@ class IpamClient:
         *,
         deadline_monotonic: float,
         meanwhile: Callable[[], None] = _nothing,
+        is_over: Callable[[], bool] = _never,
     ) -> pb.AllocateReply:
         """An address for the attachment; waits as long as the request and the deadline allow.
 
-        `meanwhile` is what the caller does while ipamd works; it may run more than once.
+        `meanwhile` is what the caller does while ipamd works; it may run more than once. `is_over`
+        says that the caller gives up, and has told ipamd so by a release.
 
         Raises IpamdError.
         """
 
         def call(seconds: float) -> pb.AllocateReply:
             request.wait_seconds = max(min(request.wait_seconds, seconds - 0.5), 0.0)
-            reply = self._door.call(door.Method.ALLOCATE, request, seconds, meanwhile)
+            reply = self._door.call(door.Method.ALLOCATE, request, seconds, meanwhile, is_over)
             assert isinstance(reply, pb.AllocateReply)
             return reply
 
-        return self._until(deadline_monotonic, call)
+        return self._until(deadline_monotonic, call, is_over)
 
     def release(self, request: pb.ReleaseRequest, *, deadline_monotonic: float) -> pb.ReleaseReply:
         """Release; raises IpamdError."""
@@ -250,7 +282,12 @@ class IpamClient:
         except grpc.RpcError as e:
             raise self._noted(_error(e)) from e
 
-    def _until(self, deadline_monotonic: float, call: Callable[[float], T]) -> T:
+    def _until(
+        self,
+        deadline_monotonic: float,
+        call: Callable[[float], T],
+        is_over: Callable[[], bool] = _never,
+    ) -> T:
         while True:
             left = deadline_monotonic - time.monotonic()
             try:
@@ -262,7 +299,7 @@ class IpamClient:
             else:
                 self._silence.heard()
                 return answer
-            if not error.is_away or left <= RETRY_SECONDS:
+            if not error.is_away or left <= RETRY_SECONDS or is_over():
                 raise error
             time.sleep(RETRY_SECONDS)
 

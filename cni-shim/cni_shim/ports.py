@@ -25,6 +25,7 @@ class Ipam(Protocol):
         *,
         deadline_monotonic: float,
         meanwhile: Callable[[], None],
+        is_over: Callable[[], bool],
     ) -> pb.AllocateReply:
         """See IpamClient.allocate."""
 

@@ -186,10 +186,10 @@ class Verbs:
         deadline_monotonic: float,
     ) -> None:
         """Compare the attachment with what its ADD made. Raises CniError; see `check.Checker`."""
-        left = deadline_monotonic - time.monotonic()
+        deadline = deadline_monotonic - ANSWER_MARGIN_SECONDS
         try:
-            with self._locks.held(key, timeout_seconds=left):
-                self._checker.check(request, key, netns_fd, deadline_monotonic=deadline_monotonic)
+            with self._locks.held(key, timeout_seconds=deadline - time.monotonic()):
+                self._checker.check(request, key, netns_fd, deadline_monotonic=deadline)
         except TimeoutError as e:
             raise _busy(e) from e
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.errors import CniErrorCode
 from cni_shim.results import to_document
+from ipam_api.v1 import ipam_pb2 as pb
 
 from tests.cni_bench import KEY, Bench, away, hold_for_peer
 
@@ -50,6 +52,22 @@ def test_ipamd_away_is_no_verdict(bench: Bench) -> None:
     bench.ipam.script["get"] = [away()]
     error = bench.refused(lambda: bench.check(document))
     assert error.code is CniErrorCode.TRY_AGAIN_LATER
+
+
+def test_a_silent_ipamd_leaves_time_for_the_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = added(bench)
+    bench.verbs._cache.clear()
+    patience: list[float] = []
+
+    def hang(key: pb.AttachmentKey, *, deadline_monotonic: float) -> pb.Allocation | None:
+        patience.append(deadline_monotonic - time.monotonic())
+        raise away()
+
+    monkeypatch.setattr(bench.ipam, "get", hang)
+    bench.refused(lambda: bench.check(document, seconds=5.0))
+    assert patience[0] <= 4.0
 
 
 def test_ipamd_away_does_not_matter_for_what_is_cached(bench: Bench) -> None:

@@ -11,12 +11,13 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
-from cni_shim.ipam_client import IpamdError, VerbDoorClient
+from cni_shim import ipam_client
+from cni_shim.ipam_client import IpamClient, IpamdError, VerbDoorClient
 from ipam_api.v1 import door
 from ipam_api.v1 import ipam_pb2 as pb
 
@@ -126,6 +127,49 @@ def test_a_caller_that_goes_leaves_the_queue(tmp_path: Path) -> None:
         assert _wait(lambda: bench.engine.allocations.waiting == 0)
 
     serve(tmp_path, work, memory)
+
+
+@pytest.fixture
+def hung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The listener of an ipamd that answers nobody; who gives up waits for 10 ms."""
+    monkeypatch.setattr(ipam_client, "GRACE_SECONDS", 0.01)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / door.SOCKET_NAME))
+        listener.listen()
+        yield listener
+
+
+def test_who_gives_up_does_not_wait_for_an_ipamd_that_hangs(
+    hung: socket.socket, tmp_path: Path
+) -> None:
+    client = IpamClient(tmp_path / "ipamd.sock")
+    began = time.monotonic()
+    with pytest.raises(IpamdError) as caught:
+        client.allocate(
+            pb.AllocateRequest(wait_seconds=20.0),
+            deadline_monotonic=began + 30,
+            is_over=lambda: True,
+        )
+    client.close()
+    assert caught.value.is_away
+    assert time.monotonic() - began < 5
+
+
+def test_who_does_not_give_up_gets_the_late_answer(hung: socket.socket) -> None:
+    client, asked = VerbDoorClient(Path(hung.getsockname())), iter(range(9))
+    connections: list[socket.socket] = []
+
+    def answer_late() -> bool:
+        if next(asked) == 3:
+            connections.append(hung.accept()[0])
+            connections[0].sendall(door.pack(0, pb.AllocateReply(is_repeat=True)))
+        return False
+
+    request = pb.AllocateRequest()
+    got = client.call(door.Method.ALLOCATE, request, 30.0, is_over=answer_late)
+    client.drop()
+    connections[0].close()
+    assert got == pb.AllocateReply(is_repeat=True)
 
 
 def test_nobody_there_is_away(tmp_path: Path) -> None:

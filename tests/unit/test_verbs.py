@@ -358,9 +358,13 @@ def test_an_answer_that_was_lost_is_given_back(bench: Bench) -> None:
     plain = bench.ipam.allocate
 
     def lose(
-        request: pb.AllocateRequest, *, deadline_monotonic: float, meanwhile: Callable[[], None]
+        request: pb.AllocateRequest,
+        *,
+        deadline_monotonic: float,
+        meanwhile: Callable[[], None],
+        is_over: Callable[[], bool],
     ) -> pb.AllocateReply:
-        plain(request, deadline_monotonic=deadline_monotonic, meanwhile=meanwhile)
+        plain(request, deadline_monotonic=deadline_monotonic, meanwhile=meanwhile, is_over=is_over)
         raise IpamdError(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer", None)
 
     bench.ipam.allocate = lose  # type: ignore[method-assign]
