@@ -24,7 +24,7 @@ from types import FrameType
 
 import structlog
 
-from cni_shim import settings
+from cni_shim import lean, settings
 from cni_shim.accepting import Accepting
 from cni_shim.crew import Crew
 from cni_shim.datapath.conntrack import Conntrack
@@ -246,6 +246,7 @@ class Daemon:
 
 
 def _pod_lookup() -> Lookup:
+    lean.allow("ssl")
     from cni_shim import kube_pod  # late: TLS and HTTP, which most nodes never need
 
     return kube_pod.lookup(os.environ)

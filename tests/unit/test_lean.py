@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 _IMPORTED = """
 import sys
@@ -40,3 +41,26 @@ def test_the_program_starts_without_them() -> None:
     )  # fmt: skip
 
     assert (done.returncode, "vpc-cnid" in done.stdout) == (0, True), done.stderr
+
+
+_ASKING = """
+from cni_shim.lean import spare_memory
+spare_memory()
+import cni_shim.server
+from cni_shim.errors import CniError
+try:
+    cni_shim.server._pod_lookup().facts("default", "web", deadline_monotonic=1e9)
+except CniError as e:
+    import http.client
+    print(http.client.HTTPSConnection, e)
+"""
+
+
+def test_a_node_whose_pods_have_their_own_enis_asks_the_api_server_with_tls(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _ASKING],
+        env={"KUBERNETES_SERVICE_HOST": "::1", "VPC_IPAMD_SERVICE_ACCOUNT_DIR": str(tmp_path)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert "FileNotFoundError" in done.stdout, done.stderr  # the token: all before it is there
