@@ -14,7 +14,7 @@ import errno
 import hashlib
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from cni_shim.datapath import answers, messages
@@ -48,89 +48,82 @@ def candidate(version: int, container_id: str, ifname: str, step: int) -> Addres
 
 
 class EgressAddresses:
-    """The addresses of one node. Thread-safe."""
+    """The addresses of one node; reads who has which when it is made. Thread-safe."""
 
     def __init__(self, netlink: HostNetlink) -> None:
         self._netlink = netlink
         self._lock = threading.Lock()
-        self._holders: dict[Address, Holder] | None = None
+        self._holders: dict[Address, Holder] = {}
+        self._by_key: dict[Key, tuple[Address, ...]] = {}
+        self._read()
 
     def take(self, version: int, container_id: str, ifname: str) -> Address:
         """The attachment's address, its own where it has one. Raises DatapathError ENOSPC."""
         with self._lock:
-            holders = self._known()
-            held = _of(holders, container_id, ifname, version)
-            if held:
-                return held[0]
+            for held in self._by_key.get((container_id, ifname), ()):
+                if held.version == version:
+                    return held
             for step in range(EGRESS_RANGES[version].num_addresses - 2):
                 address = candidate(version, container_id, ifname, step)
                 if self._is_free(address):
-                    holders[address] = Holder(container_id=container_id, ifname=ifname)
+                    self._put(address, Holder(container_id=container_id, ifname=ifname))
                     return address
         raise DatapathError(f"find a free address in {EGRESS_RANGES[version]}", errno.ENOSPC)
 
     def bind(self, addresses: Collection[Address], ifindex: int) -> None:
         """The link of these attachments' addresses stands."""
         with self._lock:
-            holders = self._known()
             for address in addresses:
-                if address in holders:
-                    holder = holders[address]
-                    holders[address] = Holder(
-                        container_id=holder.container_id, ifname=holder.ifname, ifindex=ifindex
-                    )
+                if address in self._holders:
+                    self._holders[address] = replace(self._holders[address], ifindex=ifindex)
 
     def of(self, container_id: str, ifname: str) -> tuple[Address, ...]:
         """The attachment's addresses of this kind, if any."""
-        with self._lock:
-            return _of(self._known(), container_id, ifname)
+        return self._by_key.get((container_id, ifname), ())
 
     def free(self, container_id: str, ifname: str) -> None:
         """The attachment is gone, or was never finished."""
         with self._lock:
-            holders = self._known()
-            for address in _of(holders, container_id, ifname):
-                del holders[address]
+            for address in self._by_key.pop((container_id, ifname), ()):
+                del self._holders[address]
 
     def added_to(self, held: Held) -> Held:
         """The addresses of attachments, with those of this kind of all that are named there."""
-        with self._lock:
-            found: dict[Key, list[Address]] = {}
-            for address, holder in self._known().items():
-                found.setdefault((holder.container_id, holder.ifname), []).append(address)
+        found = dict(self._by_key)
         if not found:
             return held
         return {key: in_order((*held[key], *found.get(key, ()))) for key in held}
 
-    def _known(self) -> dict[Address, Holder]:
-        if self._holders is None:
-            self._holders = self._read()
-        return self._holders
+    def _put(self, address: Address, holder: Holder) -> None:
+        self._holders[address] = holder
+        key = holder.container_id, holder.ifname
+        self._by_key[key] = (*self._by_key.get(key, ()), address)
 
-    def _read(self) -> dict[Address, Holder]:
+    def _read(self) -> None:
         host = self._netlink.socket()
-        found = {}
         for route in pod_routes(host):
             address = route.destination.network_address
             link = find_link_by_index(host, route.ifindex) if is_egress(address) else None
             if link is not None and link.identity is not None:
-                found[address] = Holder(
-                    container_id=link.identity.container_id,
-                    ifname=link.identity.ifname,
-                    ifindex=link.ifindex,
-                )
-        return found
+                whose = link.identity.container_id, link.identity.ifname
+                holder = Holder(container_id=whose[0], ifname=whose[1], ifindex=link.ifindex)
+                self._put(address, holder)
+
+    def _drop(self, address: Address, holder: Holder) -> None:
+        del self._holders[address]
+        key = holder.container_id, holder.ifname
+        self._by_key[key] = tuple(a for a in self._by_key[key] if a != address)
 
     def _is_free(self, address: Address) -> bool:
         """Whether nobody has it: none of ours whose link still stands, and none of another agent's
         (aws-node's egress plugin has the same range)."""
         host = self._netlink.socket()
-        holder = self._known().get(address)
+        holder = self._holders.get(address)
         if holder is not None:
             is_gone = holder.ifindex and find_link_by_index(host, holder.ifindex) is None
             if not is_gone:
                 return False
-            del self._known()[address]
+            self._drop(address, holder)
         (answer,) = host.get((messages.match_route(address),))
         return isinstance(answer, DatapathError) or (
             answers.matched_length(answer) != address.max_prefixlen
@@ -140,14 +133,3 @@ class EgressAddresses:
 def in_order(addresses: Collection[Address]) -> tuple[Address, ...]:
     """IPv4 first, as everywhere."""
     return tuple(sorted(addresses, key=lambda address: address.version))
-
-
-def _of(
-    holders: dict[Address, Holder], container_id: str, ifname: str, version: int = 0
-) -> tuple[Address, ...]:
-    return tuple(
-        address
-        for address, holder in holders.items()
-        if (holder.container_id, holder.ifname) == (container_id, ifname)
-        and version in (0, address.version)
-    )
