@@ -66,6 +66,8 @@ def _nft(arguments: list[str], *, script: str | None) -> subprocess.CompletedPro
         raise DatapathError("run nft", errno.ENOENT, "the program nft is not installed") from e
     except subprocess.TimeoutExpired as e:
         raise DatapathError("run nft", errno.ETIMEDOUT) from e
+    except OSError as e:  # no process, no pipe
+        raise DatapathError("run nft", e.errno or errno.EIO) from e
 
 
 def _first_line(text: str) -> str:

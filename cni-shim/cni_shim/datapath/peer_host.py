@@ -153,6 +153,8 @@ def _run(command: Sequence[str], script: str = "") -> str:
         raise DatapathError(f"run {command[0]}", errno.ENOENT, "it is not installed") from e
     except subprocess.TimeoutExpired as e:
         raise DatapathError(f"run {command[0]}", errno.ETIMEDOUT) from e
+    except OSError as e:  # no process, no pipe
+        raise DatapathError(f"run {command[0]}", e.errno or errno.EIO) from e
     if done.returncode != 0:
         first = done.stderr.strip().partition("\n")[0]
         raise DatapathError(f"run {' '.join(command)}", errno.EINVAL, first)
