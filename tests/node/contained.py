@@ -59,12 +59,6 @@ def main() -> None:
 def _root(volumes: list[Volume]) -> Path:
     root = Path(tempfile.mkdtemp(prefix="contained-"))
     _mount("tmpfs", str(root), "tmpfs")
-    for name in dict.fromkeys((*SYSTEM, sys.base_prefix, sys.prefix, str(ROOT))):
-        source, target = Path(name), root / name.lstrip("/")
-        if source.is_symlink():
-            target.symlink_to(source.readlink())
-        elif source.is_dir():
-            _bind(source, target, is_read_only=True)
     _mount("proc", str(_made(root / "proc")), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     _bind(root / "proc/sys", root / "proc/sys", is_read_only=True)
     _made(root / "dev")
@@ -77,6 +71,13 @@ def _root(volumes: list[Volume]) -> Path:
             continue
         flags = MS_REC | (MS_SLAVE if volume.follows_host else MS_PRIVATE)
         _bind(Path(volume.source), target, flags=flags, is_read_only=volume.is_read_only)
+    # After the volumes: the sources may lie below one of them, as in /tmp.
+    for name in dict.fromkeys((*SYSTEM, sys.base_prefix, sys.prefix, str(ROOT))):
+        source, target = Path(name), root / name.lstrip("/")
+        if source.is_symlink():
+            target.symlink_to(source.readlink())
+        elif source.is_dir():
+            _bind(source, target, is_read_only=True)
     _mount("none", str(root), flags=MS_REMOUNT | MS_BIND | MS_RDONLY)
     return root
 
