@@ -51,7 +51,10 @@ class LinkRemover:
         """Start to delete the link, run the block, and end the block when the link is unlisted."""
         outcome: SimpleQueue[str | DatapathError] = SimpleQueue()
         with self._notices.removal_of(ifindex, outcome):
-            self._executor.submit(self._delete, ifindex, outcome)
+            try:
+                self._executor.submit(self._delete, ifindex, outcome)
+            except RuntimeError:  # no thread is to be had: it takes the kernel's time, and is done
+                self._delete(ifindex, outcome)
             yield
             try:
                 said = outcome.get(timeout=_TIMEOUT_SECONDS)
