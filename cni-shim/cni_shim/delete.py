@@ -67,9 +67,10 @@ class Teardown:
         reason: str = "DEL",
     ) -> bool:
         """Tear down and release; False if the release was only queued. Raises CniError 11."""
-        if key not in self._cache and self._has_branch(request, key):
+        has_branch = key not in self._cache and self._has_branch(request, key)
+        self._own_enis.forget(key)  # also where its link went with the namespace
+        if has_branch:
             self.unwire(request, key, None)
-            self._own_enis.forget(key)
             self._forget_pod(request, key, None, deadline_monotonic)
             log.info("branch_detached", key=str(key))
             return True

@@ -260,8 +260,8 @@ class BranchNode:
         wanted: pb.NodeNetwork | None = None,
     ) -> None:
         self.lookup = FakeLookup(answer)
-        own = OwnEnis(WantedNetwork(wanted or network()), lambda: self.lookup)
-        self.bench = Bench(own_enis=own)
+        self.own = OwnEnis(WantedNetwork(wanted or network()), lambda: self.lookup)
+        self.bench = Bench(own_enis=self.own)
         self.request = replace(self.bench.request(), pod_annotations=from_runtime)
 
     def add(self, request: CniRequest | None = None, attempt: Attempt | None = None) -> str:
@@ -275,6 +275,18 @@ def test_an_annotated_pod_is_wired_without_ipamd_and_the_api_server() -> None:
     assert node.add() == "10.0.7.107/32"
     assert node.bench.diary == ["wire 10.0.7.107 VLAN 7"]
     assert node.lookup.asked == []
+
+
+@pytest.mark.parametrize("has_link", [True, False], ids=["wired", "gone with its namespace"])
+def test_a_del_forgets_the_pod(has_link: bool) -> None:
+    node = BranchNode(annotation())
+    attempt = node.bench.attempt()
+    node.add(attempt=attempt)
+    if not has_link:
+        node.bench.datapath.branches.clear()
+        node.bench.datapath.links.clear()
+    node.bench.delete()
+    assert not node.own.is_of(attempt.key, attempt.attempt_id)
 
 
 def test_a_pod_without_an_annotation_is_asked_for() -> None:
