@@ -20,6 +20,9 @@ from providers.sim import netns
 from providers.sim.demo_run import CheckFailed
 
 _FAMILIES = (4, 6)
+
+# aws-node's range, which IPv6 nodes give their pods addresses of by default (ENABLE_V4_EGRESS).
+NODE_LOCAL = ip_network("169.254.172.0/22")
 _IPAMCTL_SECONDS = 15.0  # its own call gives up after 5; the rest is the start of Python
 
 
@@ -183,15 +186,17 @@ def node_kernel(netns_path: str) -> NodeKernel:
 
 
 def addresses_in(netns_path: str, link: str) -> tuple[str, ...]:
-    """The addresses of one link but for link-local ones; none where there is no such link."""
+    """The addresses of one link but for link-local ones, and those that a pod has to go out by the
+    other family; none where there is no such link."""
     rows = _ip(netns_path, "address")
-    return tuple(
+    found = (
         info["local"]
         for row in rows
         if row.get("ifname") == link
         for info in row["addr_info"]
         if info["scope"] != "link"
     )
+    return tuple(each for each in found if ip_address(each) not in NODE_LOCAL)
 
 
 def delete_rule(netns_path: str, rule: RoutingRule) -> None:
