@@ -436,9 +436,10 @@ async def _play(world: World, chance: random.Random, inputs: int, seed: int) -> 
                 await be_honest(world, number)
         except Exception as e:
             raise Failure(f"seed {seed}, input {number}: {e!r}") from e
+        finally:
+            signal.alarm(0)
         if number == inputs // 5:
             settled = resident_bytes()
-    signal.alarm(0)
     grown = resident_bytes() - settled
     if grown > MEMORY_LIMIT_BYTES:
         raise Failure(f"seed {seed}: {grown >> 20} MiB more than after the first fifth")
