@@ -318,8 +318,9 @@ def run(inputs: int, seed: int) -> Counter[str]:
     finally:
         os.close(netns_fd)
     door.end()
-    if _open_descriptors() != before:
-        raise Failure(f"seed {seed}: descriptors are left open")
+    after = _open_descriptors()
+    if after > before:  # fewer: what others left, such as gRPC's channels, was closed meanwhile
+        raise Failure(f"seed {seed}: {after - before} descriptors are left open")
     return door.answers
 
 
