@@ -82,8 +82,11 @@ class Teardown:
                 self._forget_pod(request, key, None, deadline_monotonic)
             return self._put_off(request, e)
         had_link = [self.unwire(request, k, held) for k, held in standing.items()]
-        if request.ipam_only and standing[key] is None:
-            self._remove_forgotten(request)
+        try:
+            if request.ipam_only and standing[key] is None:
+                self._remove_forgotten(request, deadline_monotonic)
+        except IpamdError as e:
+            return self._put_off(request, e)
         self._cache.pop(key, None)
         is_queued = False
         addresses: list[str] = []
@@ -184,12 +187,18 @@ class Teardown:
             pod, key, is_followed=is_followed, deadline_monotonic=deadline_monotonic
         )
 
-    def _remove_forgotten(self, request: CniRequest) -> None:
+    def _remove_forgotten(self, request: CniRequest, deadline_monotonic: float) -> None:
         """A lost store does not know an attachment that another plugin wired, as nothing in the
         kernel names it. Its rules go by the runtime's word of the addresses, unless somebody else
-        has them by now; the quarantine of the addresses ends with the next report."""
+        has them by now, as the ledger says, or an ADD that is under way; the quarantine of the
+        addresses ends with the next report. Raises IpamdError."""
+        named = previous_addresses(request.prev_result)
+        if not named:
+            return
+        everything = self._ipam.list(deadline_monotonic=_patience(deadline_monotonic)).allocations
+        held = {address for allocation in everything for address in addresses_of(allocation)}
         try:
-            self._delegates.remove_unknown(previous_addresses(request.prev_result))
+            self._delegates.remove_unknown([a for a in named if a not in held])
         except DatapathError as e:
             raise _refused(e) from e
 
@@ -208,8 +217,7 @@ class Teardown:
         held = self._cache.get(key)
         if held is not None:
             return {key: held}
-        now = time.monotonic()
-        patience = now + min(GET_SECONDS, (deadline_monotonic - now) / 3)
+        patience = _patience(deadline_monotonic)
         held = self._ipam.get(pb_key(key), deadline_monotonic=patience)
         if held is None or held.wired_by != PEER:
             return {key: held}
@@ -223,6 +231,12 @@ class Teardown:
         now = time.monotonic()
         patience = min(max((deadline_monotonic - now) / 2, 0.1), ROLLBACK_SECONDS)
         return self._ipam.release(release, deadline_monotonic=now + patience).address
+
+
+def _patience(deadline_monotonic: float) -> float:
+    """Until when a question about the ledger is awaited: what follows needs time, too."""
+    now = time.monotonic()
+    return now + min(GET_SECONDS, (deadline_monotonic - now) / 3)
 
 
 def _pod_of(request: CniRequest, held: pb.Allocation | None) -> Pod:

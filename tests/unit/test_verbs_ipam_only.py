@@ -129,6 +129,29 @@ def test_a_del_that_a_lost_store_does_not_know_goes_by_the_runtimes_word(bench: 
     assert bench.diary == ["remove rules of the key", "remove unknown 10.0.0.9"]
 
 
+@pytest.mark.parametrize("is_recalled", [True, False], ids=["recalled", "just restarted"])
+def test_a_late_del_takes_no_rules_of_the_next_holder_of_its_address(
+    bench: Delegated, is_recalled: bool
+) -> None:
+    bench.result()
+    if not is_recalled:
+        bench.verbs._cache.clear()
+    bench.diary.clear()
+    previous: Mapping[str, object] = {"ips": [{"address": "10.0.0.5/24"}, {"address": "10.0.0.9"}]}
+    late = AttachmentKey(container_id="c0", ifname="eth0")
+    request = replace(bench.request(Verb.DEL), key=late, prev_result=previous)
+    bench.verbs.delete(request, late, deadline_monotonic=time.monotonic() + 5)
+    assert bench.diary == ["remove rules of the key", "remove unknown 10.0.0.9"]
+
+
+def test_a_late_del_waits_for_the_ledgers_word(bench: Delegated) -> None:
+    previous: Mapping[str, object] = {"ips": [{"address": "10.0.0.9/24"}]}
+    bench.ipam.script["list"] = [away()]
+    request = replace(bench.request(Verb.DEL), prev_result=previous)
+    bench.verbs.delete(request, KEY, deadline_monotonic=time.monotonic() + 5)
+    assert (bench.diary[-2:], bench.queued) == (["list refused", "queue"], [KEY])
+
+
 def test_a_del_while_ipamd_is_away_after_a_restart_touches_no_address_by_hearsay(
     bench: Delegated,
 ) -> None:
