@@ -17,7 +17,7 @@ OTHERS = frozenset({
     "VPC_CNI_DEADLINE_MS", "VPC_CNI_RUN_DIR", "VPC_IPAMD_CHAIN_PORTMAP", "VPC_IPAMD_CNI_CACHE_DIR",
     "VPC_IPAMD_CNI_CONF_NAME", "VPC_IPAMD_CRI_SOCKETS", "VPC_IPAMD_INSTANCE_TYPES",
     "VPC_IPAMD_LOST_DELS", "VPC_IPAMD_NETNS_DIRS", "VPC_IPAMD_NPA_SOCKET", "VPC_IPAMD_PROC_SYS_NET",
-    "VPC_IPAMD_ROUTING_RULES",
+    "VPC_IPAMD_ROUTING_RULES", "VPC_IPAMD_SERVICE_ACCOUNT_DIR",
 })  # fmt: skip
 """What the launcher, vpc-cnid, install-cni and ipamctl read: one environment serves all of them."""
 
