@@ -198,7 +198,7 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
         backend = cni_backend.CniBackend(keeper, allocations, reconciler, metrics, settings)
         servers.append(await cni_backend.start(backend, settings.cni_backend_socket))
     _spare_the_collector()
-    verb_door = VerbDoor(servicer.handlers)
+    verb_door = VerbDoor(servicer.handlers, servicer.node)
     await verb_door.start(settings.run_dir / door.SOCKET_NAME)
     log.info(
         "serving",

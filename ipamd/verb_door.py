@@ -1,7 +1,10 @@
-"""The verbs' door of ipamd: the short way that vpc-cnid takes for Allocate, Release and Get.
+"""vpc-cnid's door of ipamd: the short way that all its calls take.
 
 Format and reason: ipam_api.v1.door. The socket is 0600 and the peer's uid is checked, which grpcio
-cannot do; everything else about a call is `Handlers`'s, as on the gRPC door.
+cannot do; everything else about a call is `Handlers`'s and `NodeCalls`'s, as on the gRPC door.
+
+A peer that does not read costs one message: the next of a watch waits until the last is out, and
+one that stays there for `UNREAD_SECONDS` ends the connection.
 """
 
 from __future__ import annotations
@@ -21,8 +24,12 @@ from ipam_api.v1 import ipam_pb2 as pb
 
 from ipamd.errors import BadRequest, IpamError
 from ipamd.handlers import Handlers, describe
+from ipamd.node_calls import NodeCalls
 
 log = structlog.get_logger()
+
+UNREAD_SECONDS = 30.0
+"""vpc-cnid has threads that do nothing but read; one that was stopped for longer starts anew."""
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -30,8 +37,9 @@ _CREDENTIALS = struct.Struct("3i")
 class VerbDoor:
     """The listener and its open connections."""
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(self, handlers: Handlers, node: NodeCalls) -> None:
         self.handlers = handlers
+        self.node = node
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
 
@@ -70,6 +78,9 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._call: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport | None = None
+        self._is_read = asyncio.Event()
+        self._is_read.set()
+        self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Check who it is: our own uid only."""
@@ -83,14 +94,32 @@ class Connection(asyncio.Protocol):
             log.warning("peer_refused", pid=pid, uid=uid)
             transport.abort()
             return
+        transport.set_write_buffer_limits(high=0)  # told as soon as the kernel takes no more
         self._owner.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel what the peer waited for."""
         del exc
         self._owner.closed(self)
+        self.resume_writing()
         if self._call is not None:
             self._call.cancel()
+
+    def pause_writing(self) -> None:
+        """The peer does not read as fast as we write, or at all."""
+        self._is_read.clear()
+        loop = asyncio.get_running_loop()
+        self._patience = loop.call_later(UNREAD_SECONDS, self._lose_patience)
+
+    def resume_writing(self) -> None:
+        """All is in the kernel's hands."""
+        self._is_read.set()
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def _lose_patience(self) -> None:
+        log.warning("answers_unread", seconds=UNREAD_SECONDS)
+        self.end()
 
     def data_received(self, data: bytes) -> None:
         """Start the call once its frame is whole; end the connection on anything else."""
@@ -98,9 +127,9 @@ class Connection(asyncio.Protocol):
         if len(self._buffer) < door.HEADER.size:
             return
         try:
-            length, kind = door.unpack_header(bytes(self._buffer[: door.HEADER.size]))
-            self._start(door.Method(kind), door.HEADER.size + length)
-        except (door.DoorError, ValueError) as e:
+            length, method = door.request_header(bytes(self._buffer[: door.HEADER.size]))
+            self._start(method, door.HEADER.size + length)
+        except door.DoorError as e:
             log.warning("bad_frame", error=str(e))
             self.end()
 
@@ -117,7 +146,7 @@ class Connection(asyncio.Protocol):
             if reply is None:
                 self._call = asyncio.get_running_loop().create_task(self._wait(method, body))
             else:
-                self._write(door.pack(door.STATUS_OK, reply))
+                self._answer(reply)
 
     def _answer_now(self, method: door.Method, body: bytes) -> Message | None:
         """The answer to what need not wait, within this turn of the loop: a task would cost it
@@ -130,13 +159,33 @@ class Connection(asyncio.Protocol):
                 return handlers.release(request)
             case pb.GetRequest() as request:
                 return handlers.get(request)
+            case pb.ListRequest():
+                return handlers.list()
+            case pb.ReportNodeRequest() as request:
+                return self._owner.node.report(request)
+            case pb.ReportFlushedRequest() as request:
+                return self._owner.node.report_flushed(request)
+            case pb.WatchNodeRequest():
+                return None
         raise BadRequest(f"{method.name} is not served")
 
     async def _wait(self, method: door.Method, body: bytes) -> None:
         with self._errors_answered(method):
             request = _decoded(method, body)
-            assert isinstance(request, pb.AllocateRequest)  # nothing else ever waits
-            self._write(door.pack(door.STATUS_OK, await self._owner.handlers.allocate(request)))
+            if isinstance(request, pb.AllocateRequest):
+                self._answer(await self._owner.handlers.allocate(request))
+            else:
+                await self._tell_changes()  # nothing else ever waits
+
+    async def _tell_changes(self) -> None:
+        async with contextlib.aclosing(self._owner.node.changes()) as changes:
+            async for network in changes:
+                if self._transport is not None:
+                    self._transport.write(door.pack(door.Status.OK, network))
+                await self._is_read.wait()
+
+    def _answer(self, reply: Message) -> None:
+        self._write(door.pack(door.Status.OK, reply))
 
     @contextlib.contextmanager
     def _errors_answered(self, method: door.Method) -> Iterator[None]:

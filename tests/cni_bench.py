@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-import grpc
 import pytest
 from cni_shim.allocations import PEER
 from cni_shim.attempt import Attempt
@@ -25,6 +24,7 @@ from cni_shim.ports import Policies
 from cni_shim.results import Result
 from cni_shim.spec import AttachmentKey, CniRequest, Pod, Verb
 from cni_shim.verbs import Verbs
+from ipam_api.v1 import door
 from ipam_api.v1 import ipam_pb2 as pb
 
 from tests.delegates import FakeDelegates
@@ -34,10 +34,10 @@ R = pb.ErrorDetail
 
 
 def away() -> IpamdError:
-    return IpamdError(grpc.StatusCode.UNAVAILABLE, "nobody listens", None)
+    return IpamdError(door.Status.UNAVAILABLE, "nobody listens", None)
 
 
-def refusal(status: grpc.StatusCode, reason: R.Reason) -> IpamdError:
+def refusal(status: door.Status, reason: R.Reason) -> IpamdError:
     return IpamdError(status, "no", pb.ErrorDetail(reason=reason, message="the reason"))
 
 
@@ -79,7 +79,7 @@ class FakeIpam:
             held.attempt_id = request.attempt_id
             return pb.AllocateReply(allocation=held, is_repeat=True)
         if held is not None:
-            raise refusal(grpc.StatusCode.FAILED_PRECONDITION, R.ATTACHMENT_CONFLICT)
+            raise refusal(door.Status.FAILED_PRECONDITION, R.ATTACHMENT_CONFLICT)
         addresses = [f"{network}{self.next}" for network in self.networks]
         made = pb.Allocation(
             key=request.key,

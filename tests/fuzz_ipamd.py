@@ -1,6 +1,6 @@
 """ipamd's doors under requests that nobody would send: `python -m tests.fuzz_ipamd`.
 
-Three doors on real sockets - the gRPC service, aws-node's rpc.CNIBackend and the verbs' door - with
+Three doors on real sockets - the gRPC service, aws-node's rpc.CNIBackend and vpc-cnid's door - with
 the pool engine behind them on a cloud in memory. Each input begins as a request that a client might
 send, and is then bent: its fields, its bytes, its frame, or how it is sent (slowly, cut off, not
 read, hung up on). Always demanded: an answer within seconds, or the end of the connection where
@@ -135,7 +135,7 @@ async def by_verb_door(chance: random.Random, world: World) -> str:
         await _settle(world)
         return "door: hung up"
     status, reply = answer
-    if status == door.STATUS_OK:
+    if status == door.Status.OK:
         made = door.REPLIES[door.Method(frame[4])].FromString(reply)
         if isinstance(made, pb.AllocateReply):
             world.named.add(made.allocation.key.container_id)
@@ -151,9 +151,11 @@ async def by_verb_door(chance: random.Random, world: World) -> str:
 def _is_whole(frame: bytes) -> bool:
     if len(frame) < door.HEADER.size:
         return False
-    length, kind = door.HEADER.unpack_from(frame)
-    is_known = kind in iter(door.Method) and length <= door.MESSAGE_LIMIT
-    return is_known and len(frame) == door.HEADER.size + length
+    try:
+        length, _ = door.request_header(frame[: door.HEADER.size])
+    except door.DoorError:
+        return False
+    return len(frame) == door.HEADER.size + length
 
 
 def _may_wait(frame: bytes) -> bool:
@@ -177,7 +179,7 @@ async def _ask_verb_door(world: World, frame: bytes) -> tuple[int, bytes] | None
             writer.write_eof()
         async with asyncio.timeout(HANG_UP_SECONDS if hangs_up else PATIENCE_SECONDS):
             header = await reader.readexactly(door.HEADER.size)
-            length, status = door.unpack_header(header)
+            length, status = door.answer_header(header)
             return status, await reader.readexactly(length)
     except TimeoutError:
         if not hangs_up:
@@ -286,6 +288,31 @@ async def by_stream(chance: random.Random, world: World) -> str:
     return "stream"
 
 
+async def by_door_stream(chance: random.Random, world: World) -> str:
+    """A watch of the door that is never read, or read once and left or spoken into."""
+    frame = door.pack(door.Method.WATCH_NODE, pb.WatchNodeRequest())
+    if chance.random() < 0.3:
+        _say_and_stay(world, world.verbs_path, frame)
+        return "door stream: unread"
+    reader, writer = await asyncio.open_unix_connection(world.verbs_path)
+    try:
+        writer.write(frame)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            length, status = door.answer_header(await reader.readexactly(door.HEADER.size))
+            network = pb.NodeNetwork.FromString(await reader.readexactly(length))
+            if status is not door.Status.OK or network.epoch != world.ledger.epoch:
+                raise Failure(f"a watch began with {status.name}: {network}")
+            if chance.random() < 0.5:
+                writer.write(door.HEADER.pack(0, chance.choice((door.Method.LIST, 0, 255))))
+                with contextlib.suppress(ConnectionResetError):
+                    await reader.read()  # to the end, which must come
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    return "door stream"
+
+
 async def by_bytes(chance: random.Random, world: World) -> str:
     """Bytes that are no call at all, on any of the sockets; half of them say no more."""
     path = world.directory / chance.choice(("ipamd.sock", "plugin.sock", door.SOCKET_NAME))
@@ -295,7 +322,13 @@ async def by_bytes(chance: random.Random, world: World) -> str:
         (b"", b"G", preface[:9], preface, preface + frame, chance.randbytes(40), b"\0" * 9)
     )
     if path == world.verbs_path:
-        data = door.HEADER.pack(100, chance.randrange(1, 4)) + b"\x0a"  # a slow sender
+        data = door.HEADER.pack(100, chance.randrange(1, 8)) + b"\x0a"  # a slow sender
+    _say_and_stay(world, path, data)
+    return "bytes"
+
+
+def _say_and_stay(world: World, path: Path, data: bytes) -> None:
+    """Send it, and keep the connection for a while without a word."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(0)
     with contextlib.suppress(OSError):
@@ -304,12 +337,12 @@ async def by_bytes(chance: random.Random, world: World) -> str:
     world.slow.append(connection)
     if len(world.slow) > 20:
         world.slow.pop(0).close()
-    return "bytes"
 
 
 async def by_deaf_peer(chance: random.Random, world: World) -> str:
     """Calls whose answers are never read: the connection stays, or ends."""
-    frame = door.pack(door.Method.GET, pb.GetRequest(key=key_of_some(chance)))
+    get = door.pack(door.Method.GET, pb.GetRequest(key=key_of_some(chance)))
+    frame = chance.choice((get, door.pack(door.Method.LIST, pb.ListRequest())))
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(0)
     with contextlib.suppress(OSError):
@@ -335,17 +368,23 @@ async def be_honest(world: World, number: int) -> None:
     )
     async with asyncio.timeout(PATIENCE_SECONDS):
         reader, writer = await asyncio.open_unix_connection(world.verbs_path)
-        for method, request in (
-            (door.Method.ALLOCATE, add),
-            (door.Method.GET, pb.GetRequest(key=key)),
-            (door.Method.RELEASE, pb.ReleaseRequest(key=key)),
-        ):
-            writer.write(door.pack(method, request))
-            length, status = door.unpack_header(await reader.readexactly(door.HEADER.size))
-            reply = await reader.readexactly(length)
-            if status != door.STATUS_OK:
-                raise Failure(f"{method.name}: {pb.ErrorDetail.FromString(reply)}")
-        writer.close()
+        try:
+            for method, request in (
+                (door.Method.ALLOCATE, add),
+                (door.Method.GET, pb.GetRequest(key=key)),
+                (door.Method.LIST, pb.ListRequest()),
+                (door.Method.RELEASE, pb.ReleaseRequest(key=key)),
+            ):
+                writer.write(door.pack(method, request))
+                try:
+                    length, status = door.answer_header(await reader.readexactly(door.HEADER.size))
+                    reply = await reader.readexactly(length)
+                except asyncio.IncompleteReadError:
+                    raise Failure(f"{method.name}: no answer") from None
+                if status != door.Status.OK:
+                    raise Failure(f"{method.name}: {pb.ErrorDetail.FromString(reply)}")
+        finally:
+            writer.close()
         for path in ("GetStatus", "List"):
             await _raw(world.ipam.unary_unary, f"/ipam_api.v1.Ipam/{path}")(b"")
     world.check()
@@ -389,7 +428,7 @@ async def serving(directory: Path) -> AsyncIterator[World]:
     parts = (engine.keeper, engine.allocations, engine.reconciler, Metrics())
     world.servicer = grpc_server.IpamServicer(*parts)
     backend = cni_backend.CniBackend(*parts, b.settings(**environ))
-    world.door = verb_door.VerbDoor(world.servicer.handlers)
+    world.door = verb_door.VerbDoor(world.servicer.handlers, world.servicer.node)
     await world.door.start(world.verbs_path)
     servers = [
         await grpc_server.start(world.servicer, directory / "ipamd.sock"),
@@ -420,7 +459,14 @@ async def until(condition: Callable[[], bool], otherwise: str) -> None:
         await asyncio.sleep(0.005)
 
 
-WAYS = ((by_verb_door, 60), (by_grpc, 33), (by_stream, 3), (by_bytes, 3), (by_deaf_peer, 1))
+WAYS = (
+    (by_verb_door, 60),
+    (by_grpc, 33),
+    (by_stream, 3),
+    (by_door_stream, 3),
+    (by_bytes, 3),
+    (by_deaf_peer, 1),
+)
 
 
 async def _play(world: World, chance: random.Random, inputs: int, seed: int) -> None:
@@ -453,7 +499,7 @@ async def _end(world: World) -> None:
     for stream in world.streams:
         stream.cancel()
     await until(lambda: not world.door._connections, "a connection of the verbs' door stays")
-    await until(lambda: not world.servicer._watchers, "a watcher stays")
+    await until(lambda: not world.servicer.node.watchers, "a watcher stays")
     await until(lambda: not world.engine.allocations.waiting, "an attachment waits for ever")
     world.release_surplus(0)
     world.check()

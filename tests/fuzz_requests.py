@@ -120,6 +120,10 @@ VERBS: Mapping[door.Method, Make] = {
     door.Method.ALLOCATE: allocate,
     door.Method.RELEASE: _release,
     door.Method.GET: _get,
+    door.Method.LIST: empty,
+    door.Method.REPORT_NODE: _report,
+    door.Method.REPORT_FLUSHED: _flushed,
+    door.Method.WATCH_NODE: empty,
 }
 IPAM: Mapping[str, Make] = {
     "Allocate": allocate,

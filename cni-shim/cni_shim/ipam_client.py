@@ -1,8 +1,8 @@
 """ipamd as the verbs see it: blocking calls that outlast its restarts, with errors by reaction.
 
-One channel for the process. A call that fails because ipamd is away is repeated until its deadline:
-an upgrade restarts it within a second or two, and Allocate and Release are idempotent by key and
-attempt.
+Over the door of `ipam_api.v1.door`; nothing here is gRPC, which is 10 MB of a process's memory. A
+verb's call that fails because ipamd is away is repeated until its deadline: an upgrade restarts it
+within a second or two, and Allocate and Release are idempotent by key and attempt.
 """
 
 from __future__ import annotations
@@ -16,37 +16,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from ipam_api.v1 import door
 from ipam_api.v1 import ipam_pb2 as pb
-from ipam_api.v1 import ipam_pb2_grpc as pb_grpc
 
 from cni_shim.errors import CniError, from_ipamd
 from cni_shim.status import Silence
 
 T = TypeVar("T")
 
-STATUS_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
-ERROR_METADATA = "ipam-error-bin"
 RETRY_SECONDS = 0.05
 
 GRACE_SECONDS = 0.5
 """A caller that gives up has told ipamd so, which then answers at once; one that hangs does not."""
 
-# The defaults wait up to 20 s before trying again to connect; a restart of ipamd takes one.
-CHANNEL_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 250),
-    ("grpc.enable_http_proxy", 0),
-)
-
 
 class IpamdError(Exception):
     """ipamd answered with an error, or not at all. `cni` is what it means to a runtime."""
 
-    def __init__(self, status: grpc.StatusCode, text: str, detail: pb.ErrorDetail | None) -> None:
+    def __init__(self, status: door.Status, text: str, detail: pb.ErrorDetail | None) -> None:
         super().__init__(f"{status.name}: {text}")
         self.status = status
         self.reason = detail.reason if detail else pb.ErrorDetail.REASON_UNSPECIFIED
@@ -56,9 +44,9 @@ class IpamdError(Exception):
     def is_away(self) -> bool:
         """True when nobody answered, so that the call may be repeated or queued."""
         return self.reason == pb.ErrorDetail.REASON_UNSPECIFIED and self.status in (
-            grpc.StatusCode.UNAVAILABLE,
-            grpc.StatusCode.DEADLINE_EXCEEDED,
-            grpc.StatusCode.CANCELLED,
+            door.Status.UNAVAILABLE,
+            door.Status.DEADLINE_EXCEEDED,
+            door.Status.CANCELLED,
         )
 
 
@@ -72,7 +60,7 @@ def _never() -> bool:
 
 
 class VerbDoorClient:
-    """Blocking calls over ipamd's verbs' door; each thread keeps a connection of its own."""
+    """Blocking calls over ipamd's door; each thread keeps a connection of its own."""
 
     def __init__(self, socket_path: Path) -> None:
         self._socket_path = socket_path
@@ -103,12 +91,27 @@ class VerbDoorClient:
         except TimeoutError:
             self.drop()
             raise IpamdError(
-                grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer in {seconds:.1f} s", None
+                door.Status.DEADLINE_EXCEEDED, f"no answer in {seconds:.1f} s", None
             ) from None
         except (OSError, door.DoorError) as e:
             self.drop()
             text = f"{self._socket_path}: {e}"
-            raise IpamdError(grpc.StatusCode.UNAVAILABLE, text, None) from e
+            raise IpamdError(door.Status.UNAVAILABLE, text, None) from e
+
+    def watch(self) -> Iterator[pb.NodeNetwork]:
+        """What ipamd says of the node's network, over a connection that ends with the iterator.
+        Raises IpamdError: UNAVAILABLE once ipamd is gone. One that hangs is not seen here."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            try:
+                connection.connect(str(self._socket_path))
+                connection.sendall(door.pack(door.Method.WATCH_NODE, pb.WatchNodeRequest()))
+                while True:
+                    network = _answer(connection, door.Method.WATCH_NODE)
+                    assert isinstance(network, pb.NodeNetwork)
+                    yield network
+            except (OSError, door.DoorError) as e:
+                text = f"{self._socket_path}: {e}"
+                raise IpamdError(door.Status.UNAVAILABLE, text, None) from e
 
     def _connect(self, seconds: float) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -134,13 +137,7 @@ class VerbDoorClient:
             self.drop()  # an answer that nobody reads must not be taken for the next one's
             raise
         _await_answer(connection, seconds, is_over)
-        length, status = door.unpack_header(_read(connection, door.HEADER.size))
-        body = _read(connection, length)
-        if status == door.STATUS_OK:
-            return door.REPLIES[method].FromString(body)
-        detail = pb.ErrorDetail.FromString(body)
-        code = STATUS_BY_NUMBER.get(status, grpc.StatusCode.UNKNOWN)
-        raise IpamdError(code, detail.message, detail)
+        return _answer(connection, method)
 
     def drop(self) -> None:
         """Close this thread's connection."""
@@ -166,6 +163,19 @@ def _await_answer(connection: socket.socket, seconds: float, is_over: Callable[[
         was_over = is_over()
 
 
+def _answer(connection: socket.socket, method: door.Method) -> Message:
+    """The next answer. Raises IpamdError for a no; OSError, DoorError where there is none."""
+    length, status = door.answer_header(_read(connection, door.HEADER.size))
+    body = _read(connection, length)
+    try:
+        if status is door.Status.OK:
+            return door.REPLIES[method].FromString(body)
+        detail = pb.ErrorDetail.FromString(body)
+    except DecodeError as e:
+        raise door.DoorError(f"an answer to {method.name} that is none: {e}") from e
+    raise IpamdError(status, detail.message, detail)
+
+
 def _read(connection: socket.socket, length: int) -> bytes:
     """Exactly so many bytes; ConnectionError where the stream ends before."""
     data = bytearray()
@@ -178,22 +188,15 @@ def _read(connection: socket.socket, length: int) -> bytes:
 
 
 class IpamClient:
-    """Calls to one ipamd. Safe from any thread.
-
-    The verbs' calls take the door of ipam_api.v1.door, a connection per thread; what has time goes
-    by gRPC.
-    """
+    """Calls to one ipamd, over a connection per thread. Safe from any thread."""
 
     def __init__(self, socket_path: Path, silence: Silence | None = None) -> None:
         """`silence` is told of every call that had an answer, and of every one that had none."""
         self._silence = silence or Silence(seen_at=None)
-        self._door = VerbDoorClient(socket_path.with_name(door.SOCKET_NAME))
-        self._channel = grpc.insecure_channel(f"unix:{socket_path}", options=CHANNEL_OPTIONS)
-        self._stub = pb_grpc.IpamStub(self._channel)
+        self._door = VerbDoorClient(socket_path)
 
     def close(self) -> None:
-        """End every call in flight by gRPC, and this thread's connection to the verbs' door."""
-        self._channel.close()
+        """End this thread's connection."""
         self._door.drop()
 
     def allocate(
@@ -241,7 +244,7 @@ class IpamClient:
         try:
             return self._until(deadline_monotonic, call)
         except IpamdError as e:
-            if e.status is grpc.StatusCode.NOT_FOUND:
+            if e.status is door.Status.NOT_FOUND:
                 return None
             raise
 
@@ -249,7 +252,8 @@ class IpamClient:
         """Every allocation; raises IpamdError."""
 
         def call(seconds: float) -> pb.ListReply:
-            reply: pb.ListReply = self._stub.List(pb.ListRequest(), timeout=seconds)
+            reply = self._door.call(door.Method.LIST, pb.ListRequest(), seconds)
+            assert isinstance(reply, pb.ListReply)
             return reply
 
         return self._until(deadline_monotonic, call)
@@ -257,9 +261,10 @@ class IpamClient:
     def report(self, request: pb.ReportNodeRequest, *, seconds: float) -> pb.ReportNodeReply:
         """One report; raises IpamdError."""
         try:
-            reply: pb.ReportNodeReply = self._stub.ReportNode(request, timeout=seconds)
-        except grpc.RpcError as e:
-            raise self._noted(_error(e)) from e
+            reply = self._door.call(door.Method.REPORT_NODE, request, seconds)
+        except IpamdError as e:
+            raise self._noted(e) from None
+        assert isinstance(reply, pb.ReportNodeReply)
         self._silence.heard()
         return reply
 
@@ -267,20 +272,18 @@ class IpamClient:
         self, request: pb.ReportFlushedRequest, *, seconds: float
     ) -> pb.ReportFlushedReply:
         """What was cleared; raises IpamdError."""
-        try:
-            reply: pb.ReportFlushedReply = self._stub.ReportFlushed(request, timeout=seconds)
-        except grpc.RpcError as e:
-            raise _error(e) from e
+        reply = self._door.call(door.Method.REPORT_FLUSHED, request, seconds)
+        assert isinstance(reply, pb.ReportFlushedReply)
         return reply
 
     def watch(self) -> Iterator[pb.NodeNetwork]:
         """The wanted network, now and after each change; raises IpamdError when the stream ends."""
         try:
-            for network in self._stub.WatchNode(pb.WatchNodeRequest(), wait_for_ready=True):
+            for network in self._door.watch():
                 self._silence.heard()
                 yield network
-        except grpc.RpcError as e:
-            raise self._noted(_error(e)) from e
+        except IpamdError as e:
+            raise self._noted(e) from None
 
     def _until(
         self,
@@ -292,8 +295,6 @@ class IpamClient:
             left = deadline_monotonic - time.monotonic()
             try:
                 answer = call(max(left, 0.001))
-            except grpc.RpcError as e:
-                error = self._noted(_error(e))
             except IpamdError as e:
                 error = self._noted(e)
             else:
@@ -309,12 +310,3 @@ class IpamClient:
         else:
             self._silence.heard()
         return error
-
-
-def _error(error: grpc.RpcError) -> IpamdError:
-    assert isinstance(error, grpc.Call)
-    detail = None
-    for name, value in error.trailing_metadata() or ():
-        if name == ERROR_METADATA and isinstance(value, bytes):
-            detail = pb.ErrorDetail.FromString(value)
-    return IpamdError(error.code(), error.details() or "", detail)

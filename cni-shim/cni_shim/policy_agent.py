@@ -3,7 +3,8 @@
 The agent (aws-network-policy-agent) attaches its programs to the pod's host veth, which it finds by
 the pod's name; so it is told of the eth0 of pods that have a name and that vpc-cni itself wires.
 The contract is proto/compat/rpc.proto (rpc.NPBackend); amazon-vpc-cni-k8s v1.23.1 calls it in the
-same places. Without a mode nothing here is loaded and nobody is contacted.
+same places. Without a mode nobody is contacted, and grpc, which nothing else here needs, is not
+loaded: 10 MB.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-import grpc
 import structlog
 from google.protobuf.message import Message
 
 from cni_shim.errors import CniError, CniErrorCode
-from cni_shim.ipam_client import CHANNEL_OPTIONS
 from cni_shim.spec import AttachmentKey, Pod
 from cni_shim.wanted import WantedNetwork
 
 if TYPE_CHECKING:
+    import grpc
     from compat import rpc_pb2_grpc
 
 log = structlog.get_logger()
@@ -36,6 +36,15 @@ ENFORCING = ("standard", STRICT)
 CALL_SECONDS = 2.0
 """For connecting and the answer together; aws-node's plugin waits as long to connect, then for
 ever."""
+
+
+# The defaults wait up to 20 s before trying again to connect; a restart of the agent takes one.
+_CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 250),
+    ("grpc.enable_http_proxy", 0),
+)
 
 
 class _Reply(Protocol):
@@ -106,6 +115,8 @@ class PolicyAgent:
 
     def catch_up(self, mode: str) -> None:
         """Do what `forget` put off; called with ipamd's first word, before any ADD has it."""
+        if mode in ENFORCING:
+            self._stubbed()  # grpc takes 0.1 s to load, which no pod should wait for
         deadline = time.monotonic() + CALL_SECONDS
         with self._lock:
             pods, self._later = self._later, []
@@ -166,6 +177,8 @@ class PolicyAgent:
 
     def _failure(self, method: Callable[..., _Reply], request: Message, seconds: float) -> str:
         """Call, and say what went wrong; empty for a success. An agent that restarts is awaited."""
+        import grpc
+
         try:
             reply = method(request, timeout=seconds, wait_for_ready=True)
         except grpc.RpcError as e:
@@ -175,16 +188,19 @@ class PolicyAgent:
     def _stubbed(self) -> rpc_pb2_grpc.NPBackendStub:
         with self._lock:
             if self._stub is None:
+                import grpc  # late: most nodes have no agent
                 from compat import rpc_pb2_grpc
 
                 channel = grpc.insecure_channel(
-                    f"unix:{self._socket_path}", options=CHANNEL_OPTIONS
+                    f"unix:{self._socket_path}", options=_CHANNEL_OPTIONS
                 )
                 self._stub = rpc_pb2_grpc.NPBackendStub(channel)
             return self._stub
 
 
 def _words(error: grpc.RpcError, seconds: float) -> str:
+    import grpc
+
     assert isinstance(error, grpc.Call)
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"gave no answer in {seconds:.1f} s"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ipam_api.v1 import door
+
 from cni_shim.datapath.routing import RoutingRules
 
 DEFAULT_RUN_DIR = "/run/vpc-ipamd"
@@ -41,8 +43,8 @@ class Settings:
 
     @property
     def ipamd_socket(self) -> Path:
-        """Where ipamd serves gRPC."""
-        return self.run_dir / "ipamd.sock"
+        """Where ipamd serves vpc-cnid."""
+        return self.run_dir / door.SOCKET_NAME
 
     @property
     def cni_socket(self) -> Path:

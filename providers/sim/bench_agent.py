@@ -154,18 +154,18 @@ class Caller:
             wait_seconds=wait_seconds,
             began_boottime=time.clock_gettime(time.CLOCK_BOOTTIME),
         )
-        return self._call(door.Method.ALLOCATE, request) == door.STATUS_OK
+        return self._call(door.Method.ALLOCATE, request) == door.Status.OK
 
     def release(self, name: str) -> bool:
         """Whether the release was taken."""
         request = pb.ReleaseRequest(
             key=pb.AttachmentKey(container_id=name, ifname="eth0"), reason="bench"
         )
-        return self._call(door.Method.RELEASE, request) == door.STATUS_OK
+        return self._call(door.Method.RELEASE, request) == door.Status.OK
 
     def _call(self, method: door.Method, request: pb.AllocateRequest | pb.ReleaseRequest) -> int:
         self._socket.sendall(door.pack(method, request))
-        length, status = door.unpack_header(self._read(door.HEADER.size))
+        length, status = door.answer_header(self._read(door.HEADER.size))
         self._read(length)
         return status
 

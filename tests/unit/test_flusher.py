@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable
 
-import grpc
 import pytest
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.families import Address
 from cni_shim.flusher import Flusher
 from cni_shim.ipam_client import IpamdError
+from ipam_api.v1 import door
 from ipam_api.v1 import ipam_pb2 as pb
 from structlog.testing import capture_logs
 
 A, B, C = ("10.0.0.5", 100.5), ("10.0.0.6", 100.7), ("2001:db8::7", 101.0)
-AWAY = IpamdError(grpc.StatusCode.UNAVAILABLE, "nobody answers", None)
+AWAY = IpamdError(door.Status.UNAVAILABLE, "nobody answers", None)
 REFUSED = DatapathError("dump connection tracking", errno.EPERM)
 
 

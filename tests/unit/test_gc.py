@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import grpc
 import pytest
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.errors import CniErrorCode
 from cni_shim.gc import stale_of
 from cni_shim.spec import AttachmentKey
+from ipam_api.v1 import door
 from ipam_api.v1 import ipam_pb2 as pb
 
 from tests.cni_bench import KEY, Bench, R, away, hold_for_peer, refusal
@@ -109,7 +109,7 @@ def test_the_living_namespace_of_another_plugins_pod_beats_the_list(bench: Bench
 def test_gc_goes_on_after_an_error_and_tells_all_at_its_end(bench: Bench) -> None:
     hold(bench, "a", "b", "c", "d")
     bench.datapath.script["unwire"] = [DatapathError("delete link", 16), None, None, None]
-    bench.ipam.script["release"] = [None, refusal(grpc.StatusCode.INTERNAL, R.STORE_FAILED)]
+    bench.ipam.script["release"] = [None, refusal(door.Status.INTERNAL, R.STORE_FAILED)]
     error = bench.refused(bench.collect)
     assert error.code is CniErrorCode.TRY_AGAIN_LATER
     assert "2 of 4" in error.msg

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-import grpc
 import pytest
 from cni_shim.allocations import key_of
 from cni_shim.datapath.errors import DatapathError
@@ -18,12 +17,13 @@ from cni_shim.leaks import USUAL
 from cni_shim.signs import Namespaces, RoutedAddress
 from cni_shim.spec import AttachmentKey
 from cni_shim.verbs import Verbs
+from ipam_api.v1 import door
 from ipam_api.v1 import ipam_pb2 as pb
 
 from tests.cni_bench import FakeDatapath, FakeIpam
 from tests.delegates import FakeDelegates
 
-AWAY = IpamdError(grpc.StatusCode.UNAVAILABLE, "away", None)
+AWAY = IpamdError(door.Status.UNAVAILABLE, "away", None)
 
 
 class Ledger(FakeIpam):

@@ -26,6 +26,7 @@ def test_vpc_cnid_loads_nothing_that_it_does_not_use() -> None:
         "pyroute2",
         "boto3",
         "botocore",
+        "grpc",
         "ssl",
         "rich",
         "yaml",

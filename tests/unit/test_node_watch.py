@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
-import grpc
 import pytest
 from cni_shim.allocations import PEER
 from cni_shim.datapath.desired import DesiredHost, EniReadiness
@@ -16,6 +15,7 @@ from cni_shim.ipam_client import IpamdError
 from cni_shim.node_watch import REPORT_SECONDS, SUSPECT_SECONDS, NodeWatch
 from cni_shim.spec import AttachmentKey
 from cni_shim.verbs import Verbs
+from ipam_api.v1 import door
 from ipam_api.v1 import ipam_pb2 as pb
 from structlog.testing import capture_logs
 
@@ -189,7 +189,7 @@ def test_a_kernel_that_cannot_be_read_is_tried_again(bench: Bench) -> None:
 
 
 def test_an_ipamd_that_is_away_is_tried_again(bench: Bench) -> None:
-    bench.ledger.script["report"] = [IpamdError(grpc.StatusCode.UNAVAILABLE, "away", None)]
+    bench.ledger.script["report"] = [IpamdError(door.Status.UNAVAILABLE, "away", None)]
     bench.watch.wanted(NETWORK)
     assert not bench.watch.step(0.0)
     assert bench.watch.step(0.5)

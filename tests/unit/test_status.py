@@ -79,7 +79,7 @@ def test_a_start_goes_on_where_an_earlier_process_ended(
 def test_calls_without_an_answer_are_noticed(tmp_path: Path) -> None:
     silence = Silence(seen_at=None)
     silence.heard()
-    client = IpamClient(tmp_path / "ipamd.sock", silence)
+    client = IpamClient(tmp_path / door.SOCKET_NAME, silence)
     began = time.monotonic()
     with pytest.raises(IpamdError):
         client.get(pb.AttachmentKey(), deadline_monotonic=began + 0.02)
@@ -96,7 +96,7 @@ def test_an_answer_ends_the_silence_also_if_it_is_a_no(tmp_path: Path) -> None:
         listener.listen()
         thread = threading.Thread(target=answer_once, args=(listener, 5, no))
         thread.start()
-        client = IpamClient(tmp_path / "ipamd.sock", silence)
+        client = IpamClient(tmp_path / door.SOCKET_NAME, silence)
         assert client.get(pb.AttachmentKey(), deadline_monotonic=time.monotonic() + 5) is None
         thread.join(5)
         client.close()

@@ -18,14 +18,18 @@ import grpc
 import pytest
 from cni_shim import ipam_client
 from cni_shim.ipam_client import IpamClient, IpamdError, VerbDoorClient
+from cni_shim.status import Silence
 from ipam_api.v1 import door
 from ipam_api.v1 import ipam_pb2 as pb
 
-from ipamd import clock
+from ipamd import clock, verb_door
 from ipamd.handlers import NAME_LIMIT, Handlers
 from ipamd.metrics import Metrics
 from ipamd.model import AddressState
+from ipamd.node_calls import NodeCalls
+from ipamd.pool.ledger import Change
 from ipamd.verb_door import VerbDoor
+from tests import builders as b
 from tests.engine import Engine, new_store, running
 from tests.memory_cloud import AsyncMemoryCloud, MemoryCloud
 
@@ -35,9 +39,13 @@ Work = Callable[["Bench"], None]
 class Bench:
     """A client, the socket, and the engine behind it (on another thread's loop)."""
 
-    def __init__(self, path: Path, engine: Engine) -> None:
+    def __init__(
+        self, path: Path, engine: Engine, made: VerbDoor, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.path = path
         self.engine = engine
+        self.door = made
+        self.loop = loop
         self.client = VerbDoorClient(path)
 
     def request(self, name: str = "c1", wait: float = 5.0) -> pb.AllocateRequest:
@@ -59,16 +67,18 @@ class Bench:
         return connection
 
 
-def serve(tmp_path: Path, work: Work, cloud: MemoryCloud | None = None) -> None:
+def serve(tmp_path: Path, work: Work, cloud: MemoryCloud | None = None, **environ: str) -> None:
     async def main() -> None:
         store = new_store(tmp_path)
-        engine = Engine(store, AsyncMemoryCloud(cloud or MemoryCloud(), delay_seconds=0))
-        made = VerbDoor(Handlers(engine.keeper, engine.allocations, Metrics()))
+        engine = Engine(store, AsyncMemoryCloud(cloud or MemoryCloud(), delay_seconds=0), **environ)
+        handlers = Handlers(engine.keeper, engine.allocations, Metrics())
+        made = VerbDoor(handlers, NodeCalls(engine.keeper, engine.reconciler))
         path = tmp_path / door.SOCKET_NAME
+        loop = asyncio.get_running_loop()
         await made.start(path)
 
         def run() -> None:
-            bench = Bench(path, engine)
+            bench = Bench(path, engine, made, loop)
             try:
                 work(bench)
             finally:
@@ -108,7 +118,7 @@ def test_an_error_keeps_its_status_and_detail(tmp_path: Path) -> None:
     def work(bench: Bench) -> None:
         with pytest.raises(IpamdError) as caught:
             bench.allocate(wait=0.3)
-        assert caught.value.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.status is door.Status.RESOURCE_EXHAUSTED
         assert caught.value.reason == pb.ErrorDetail.NO_ADDRESS
         assert "subnet-01" in caught.value.cni.details
         assert not caught.value.is_away
@@ -123,7 +133,7 @@ def test_a_caller_that_goes_leaves_the_queue(tmp_path: Path) -> None:
     def work(bench: Bench) -> None:
         with pytest.raises(IpamdError) as caught:
             bench.allocate(wait=30.0, seconds=0.3)
-        assert caught.value.status is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert caught.value.status is door.Status.DEADLINE_EXCEEDED
         assert _wait(lambda: bench.engine.allocations.waiting == 0)
 
     serve(tmp_path, work, memory)
@@ -142,7 +152,7 @@ def hung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.soc
 def test_who_gives_up_does_not_wait_for_an_ipamd_that_hangs(
     hung: socket.socket, tmp_path: Path
 ) -> None:
-    client = IpamClient(tmp_path / "ipamd.sock")
+    client = IpamClient(tmp_path / door.SOCKET_NAME)
     began = time.monotonic()
     with pytest.raises(IpamdError) as caught:
         client.allocate(
@@ -191,7 +201,7 @@ def test_a_connection_of_a_dead_ipamd_is_replaced_at_once(tmp_path: Path) -> Non
         for number in (1, 2):
             connection, _ = listener.accept()
             with connection:
-                length, _ = door.unpack_header(connection.recv(door.HEADER.size))
+                length, _ = door.answer_header(connection.recv(door.HEADER.size))
                 connection.recv(length)
                 connection.sendall(door.pack(0, pb.Allocation(address=f"10.0.0.{number}")))
                 served.append(number)
@@ -213,11 +223,23 @@ def test_a_connection_of_a_dead_ipamd_is_replaced_at_once(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "frame",
     [
-        door.HEADER.pack(door.MESSAGE_LIMIT + 1, 1),
+        door.HEADER.pack(door.VERB_LIMIT + 1, door.Method.ALLOCATE),
+        door.HEADER.pack(door.VERB_LIMIT + 1, door.Method.LIST),
+        door.HEADER.pack(door.LIST_LIMIT + 1, door.Method.REPORT_NODE),
+        door.HEADER.pack(0, 0),
         door.HEADER.pack(0, 99),
         door.HEADER.pack(0, 3) * 2,
+        door.HEADER.pack(0, door.Method.WATCH_NODE) * 2,
     ],
-    ids=["too long", "unknown method", "two calls at once"],
+    ids=[
+        "a verb too long",
+        "a list too long",
+        "a report too long",
+        "method 0",
+        "unknown method",
+        "two calls at once",
+        "two watches at once",
+    ],
 )
 def test_nonsense_ends_the_connection_and_nothing_else(tmp_path: Path, frame: bytes) -> None:
     def work(bench: Bench) -> None:
@@ -234,9 +256,9 @@ def test_a_message_that_cannot_be_decoded_is_a_bad_request(tmp_path: Path) -> No
     def work(bench: Bench) -> None:
         with bench.raw() as connection:
             connection.sendall(door.HEADER.pack(3, door.Method.GET) + b"\xff\xff\xff")
-            length, status = door.unpack_header(connection.recv(door.HEADER.size))
+            length, status = door.answer_header(connection.recv(door.HEADER.size))
             detail = pb.ErrorDetail.FromString(connection.recv(length))
-        assert status == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+        assert status == door.Status.INVALID_ARGUMENT
         assert detail.reason == pb.ErrorDetail.BAD_REQUEST
 
     serve(tmp_path, work)
@@ -301,9 +323,9 @@ def test_a_request_in_pieces_is_one_request(tmp_path: Path) -> None:
         with bench.raw() as connection:
             for byte in frame:
                 connection.sendall(bytes([byte]))
-            length, status = door.unpack_header(connection.recv(door.HEADER.size))
+            length, status = door.answer_header(connection.recv(door.HEADER.size))
             reply = pb.ReleaseReply.FromString(connection.recv(length))
-        assert status == door.STATUS_OK
+        assert status == door.Status.OK
         assert reply.outcome == pb.ReleaseReply.UNKNOWN_KEY
 
     serve(tmp_path, work)
@@ -315,6 +337,289 @@ def test_the_door_is_its_owners_alone(tmp_path: Path) -> None:
         assert bench.engine.count(AddressState.ALLOCATED) == 0
 
     serve(tmp_path, work)
+
+
+def watch(bench: Bench) -> Iterator[pb.NodeNetwork]:
+    """A stream of the node's network, once the engine has looked at the cloud."""
+    bench.allocate("first")
+    return IpamClient(bench.path).watch()
+
+
+def in_loop(bench: Bench, work: Callable[[], object]) -> None:
+    """Have the engine's thread do it."""
+    done = threading.Event()
+
+    def run() -> None:
+        work()
+        done.set()
+
+    bench.loop.call_soon_threadsafe(run)
+    assert done.wait(5)
+
+
+def another_eni(bench: Bench, number: int) -> None:
+    """A change that every watcher is told of."""
+    eni = b.eni(f"eni-{number:03}", index=2 + number % 10)
+    in_loop(bench, lambda: bench.engine.keeper.commit(Change(put_enis=(eni,))))
+
+
+def test_every_attachment_is_listed(tmp_path: Path) -> None:
+    def work(bench: Bench) -> None:
+        names = {f"c{number}" for number in range(5)}
+        for name in names:
+            bench.allocate(name)
+        client = IpamClient(bench.path)
+        reply = client.list(deadline_monotonic=time.monotonic() + 5)
+        client.close()
+        assert {a.key.container_id for a in reply.allocations} == names
+        assert reply.epoch == bench.engine.keeper.ledger.epoch
+
+    serve(tmp_path, work)
+
+
+def test_a_watch_tells_the_whole_network_at_once_and_after_a_change(tmp_path: Path) -> None:
+    def work(bench: Bench) -> None:
+        stream = watch(bench)
+        first = next(stream)
+        assert [e.is_primary for e in first.enis][:1] == [True]
+        another_eni(bench, 7)
+        told = next(n for n in stream if any(e.eni_id == "eni-007" for e in n.enis))
+        assert told.sequence > first.sequence
+        assert {e.eni_id for e in first.enis} < {e.eni_id for e in told.enis}
+
+    serve(tmp_path, work)
+
+
+def test_a_watch_says_nothing_before_the_network_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[pb.NodeNetwork | None] = [None]
+    monkeypatch.setattr(NodeCalls, "_network", lambda self: known[0])
+
+    def work(bench: Bench) -> None:
+        with bench.raw() as connection:
+            connection.sendall(door.pack(door.Method.WATCH_NODE, pb.WatchNodeRequest()))
+            assert _wait(lambda: bench.door.node.watchers == 1)
+            in_loop(bench, bench.door.node.network_changed)
+            assert _unread(connection) == 0
+            known[0] = pb.NodeNetwork(epoch="e")
+            in_loop(bench, bench.door.node.network_changed)
+            assert _next_network(connection) == known[0]
+
+    serve(tmp_path, work)
+
+
+def test_a_watch_that_is_closed_leaves_nobody_watching(tmp_path: Path) -> None:
+    def work(bench: Bench) -> None:
+        stream = watch(bench)
+        next(stream)
+        assert bench.door.node.watchers == 1
+        stream.close()  # type: ignore[attr-defined]  # a generator's
+        assert _wait(lambda: bench.door.node.watchers == 0)
+
+    serve(tmp_path, work)
+
+
+def test_a_watch_whose_ipamd_goes_ends_at_once_and_counts_as_silence(tmp_path: Path) -> None:
+    silence = Silence(seen_at=None)
+
+    def work(bench: Bench) -> None:
+        bench.allocate()
+        stream = IpamClient(bench.path, silence).watch()
+        next(stream)
+        assert silence.since is None
+        in_loop(bench, bench.door.close)
+        with pytest.raises(IpamdError) as caught:
+            for _ in stream:
+                pass
+        assert caught.value.is_away
+        assert silence.since is not None
+
+    serve(tmp_path, work)
+
+
+def test_a_watch_of_nobody_is_away(tmp_path: Path) -> None:
+    with pytest.raises(IpamdError) as caught:
+        next(VerbDoorClient(tmp_path / "nothing.sock").watch())
+    assert caught.value.is_away
+
+
+def test_a_slow_watcher_costs_one_message_and_gets_the_newest(tmp_path: Path) -> None:
+    def work(bench: Bench) -> None:
+        bench.allocate()
+        with bench.raw() as connection:
+            connection.sendall(door.pack(door.Method.WATCH_NODE, pb.WatchNodeRequest()))
+            last = 0
+            while last < 5 or not _is_full(bench):
+                last += 1
+                another_eni(bench, last)
+                assert last < 20_000
+            for _ in range(50):
+                last += 1
+                another_eni(bench, last)
+            assert max(_unwritten(bench)) < 2 * len(_network(bench).SerializeToString())
+            assert _wait(lambda: _next_network(connection) == _network(bench))
+
+    serve(tmp_path, work)
+
+
+def test_a_watcher_that_never_reads_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verb_door, "UNREAD_SECONDS", 0.1)
+
+    def work(bench: Bench) -> None:
+        bench.allocate()
+        with bench.raw() as connection:
+            connection.sendall(door.pack(door.Method.WATCH_NODE, pb.WatchNodeRequest()))
+            assert _wait(lambda: bench.door.node.watchers == 1)
+            number = 0
+            while not _is_full(bench) and bench.door.node.watchers:
+                number += 1
+                another_eni(bench, number)
+            assert _wait(lambda: bench.door.node.watchers == 0)
+
+    serve(tmp_path, work)
+
+
+def test_a_report_is_judged_as_by_the_other_door(tmp_path: Path) -> None:
+    def work(bench: Bench) -> None:
+        bench.allocate()
+        client = IpamClient(bench.path)
+        epoch = bench.engine.keeper.ledger.epoch
+        stray = pb.ObservedAddress(address="10.0.0.99", link_name="eniX")
+        report = pb.ReportNodeRequest(epoch=epoch, addresses=[stray])
+        reply = client.report(report, seconds=5.0)
+        assert (reply.is_accepted, list(reply.unknown_addresses)) == (True, ["10.0.0.99"])
+        report.epoch = "other"
+        assert not client.report(report, seconds=5.0).is_accepted
+        client.close()
+
+    serve(tmp_path, work)
+
+
+def test_a_report_with_nonsense_is_a_bad_request_and_no_silence(tmp_path: Path) -> None:
+    silence = Silence(seen_at=None)
+
+    def work(bench: Bench) -> None:
+        bench.allocate()
+        client = IpamClient(bench.path, silence)
+        epoch = bench.engine.keeper.ledger.epoch
+        wrong = pb.ObservedAddress(address="ten dot one")
+        with pytest.raises(IpamdError, match="observed address") as caught:
+            client.report(pb.ReportNodeRequest(epoch=epoch, addresses=[wrong]), seconds=5.0)
+        assert caught.value.reason == pb.ErrorDetail.BAD_REQUEST
+        assert silence.since is None
+        cooled = pb.CooledAddress(address="x")
+        with pytest.raises(IpamdError, match="flushed address"):
+            client.report_flushed(
+                pb.ReportFlushedRequest(epoch=epoch, addresses=[cooled]), seconds=5.0
+            )
+        client.close()
+
+    serve(tmp_path, work)
+
+
+def test_a_flush_ends_the_cooldown_that_asked_for_it(tmp_path: Path) -> None:
+    def work(bench: Bench) -> None:
+        bench.engine.can_flush = False
+        stream = watch(bench)
+        key = pb.AttachmentKey(container_id="first", ifname="eth0")
+        bench.client.call(door.Method.RELEASE, pb.ReleaseRequest(key=key), 5.0)
+        network = next(n for n in stream if n.flushes)
+        client = IpamClient(bench.path)
+        request = pb.ReportFlushedRequest(epoch=network.epoch, addresses=network.flushes)
+        assert client.report_flushed(request, seconds=5.0).is_accepted
+        client.close()
+        assert _wait(lambda: bench.engine.count(AddressState.COOLING) == 0)
+
+    serve(tmp_path, work, IP_COOLDOWN_PERIOD="0")
+
+
+def test_an_ipamd_that_hangs_over_a_report_is_noticed(hung: socket.socket) -> None:
+    silence = Silence(seen_at=None)
+    silence.heard()
+    client = IpamClient(Path(hung.getsockname()), silence)
+    with pytest.raises(IpamdError) as caught:
+        client.report(pb.ReportNodeRequest(), seconds=0.05)
+    client.close()
+    assert caught.value.status is door.Status.DEADLINE_EXCEEDED
+    assert silence.since is not None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        door.HEADER.pack(door.LIST_LIMIT + 1, 0),
+        door.HEADER.pack(2, 0) + b"\xff\xff",
+        door.HEADER.pack(2, 13) + b"\xff\xff",
+        door.HEADER.pack(9, 0) + b"\x0a",
+    ],
+    ids=["too long", "no message", "no error", "cut off"],
+)
+def test_an_answer_that_is_none_is_as_no_answer(hung: socket.socket, answer: bytes) -> None:
+    def serve_once() -> None:
+        connection, _ = hung.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(answer)
+
+    thread = threading.Thread(target=serve_once)
+    thread.start()
+    with pytest.raises(IpamdError) as caught:
+        next(VerbDoorClient(Path(hung.getsockname())).watch())
+    thread.join(5)
+    assert caught.value.is_away
+
+
+def test_lists_and_reports_of_five_thousand_attachments_fit() -> None:
+    """With the longest names and both families."""
+    key = pb.AttachmentKey(container_id="a" * 64, ifname="e" * 15)
+    names = {"network_name": "n" * 64, "pod_namespace": "y" * 63, "pod_name": "x" * 253}
+    v6 = "2001:db8:abcd:ef00:1234:5678:9abc:def0"
+    held = pb.Allocation(
+        key=key, attempt_id="f" * 64, generation=2**60, netns_cookie=2**60, pod_uid="u" * 36,
+        address="10.100.100.100", addresses=["10.100.100.100", v6], eni_id="e" * 21,
+        eni_mac="m" * 17, eni_primary_address="10.100.100.100", device_index=14, network_card=8,
+        route_table_id=10999, subnet_cidr="10.100.100.0/24", gateway="10.100.100.1",
+        allocated_unix=1.0, subnet_cidr_v6=v6, gateway_v6=v6, wired_by="main-plugin", **names,
+    )  # fmt: skip
+    seen = pb.ObservedAddress(
+        address=v6, link_name="l" * 15, key=key, netns_cookie=2**60, **names
+    )  # fmt: skip
+    for message in (
+        pb.ListReply(allocations=[held] * 5000),
+        pb.ReportNodeRequest(addresses=[seen] * 10_000),
+    ):
+        assert message.ByteSize() * 2 < door.LIST_LIMIT
+
+
+def test_the_statuses_are_grpcs() -> None:
+    assert {s.name: int(s) for s in door.Status} == {c.name: c.value[0] for c in grpc.StatusCode}
+
+
+def _network(bench: Bench) -> pb.NodeNetwork:
+    network = bench.door.node._network()
+    assert network is not None
+    return network
+
+
+def _next_network(connection: socket.socket) -> pb.NodeNetwork:
+    header = connection.recv(door.HEADER.size, socket.MSG_WAITALL)
+    length, _ = door.answer_header(header)
+    network = pb.NodeNetwork.FromString(connection.recv(length, socket.MSG_WAITALL))
+    network.ClearField("sequence")
+    return network
+
+
+def _unwritten(bench: Bench) -> list[int]:
+    """Bytes of answers that wait in the daemon, by connection."""
+    made = (c._transport for c in tuple(bench.door._connections))
+    return [t.get_write_buffer_size() for t in made if t is not None]
+
+
+def _is_full(bench: Bench) -> bool:
+    return any(_unwritten(bench))
 
 
 def _send_often(connection: socket.socket, frame: bytes) -> None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
-import grpc
 import pytest
 from cni_shim.attempt import Attempt
 from cni_shim.datapath.errors import AddressInUse, DatapathError, ForeignInterface
@@ -17,6 +16,7 @@ from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
 from cni_shim.spec import AttachmentKey, Verb
 from cni_shim.verbs import Verbs
+from ipam_api.v1 import door
 from ipam_api.v1 import ipam_pb2 as pb
 
 from tests.cni_bench import KEY, Bench, R, away, hold_for_peer, refusal
@@ -96,7 +96,7 @@ def test_a_wiring_that_fails_gives_the_address_back(bench: Bench, failure: Datap
 
 
 def test_no_address_is_an_error_that_carries_ipamds_reason(bench: Bench) -> None:
-    bench.ipam.script["allocate"] = [refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, R.NO_ADDRESS)]
+    bench.ipam.script["allocate"] = [refusal(door.Status.RESOURCE_EXHAUSTED, R.NO_ADDRESS)]
     error = bench.refused(bench.add)
     assert error.code is CniErrorCode.TRY_AGAIN_LATER
     assert "the reason" in error.details
@@ -222,7 +222,7 @@ def test_a_del_while_ipamd_is_away_is_queued_and_succeeds(bench: Bench) -> None:
 
 def test_a_del_that_ipamd_cannot_record_is_queued(bench: Bench) -> None:
     bench.add()
-    bench.ipam.script["release"] = [refusal(grpc.StatusCode.INTERNAL, R.STORE_FAILED)]
+    bench.ipam.script["release"] = [refusal(door.Status.INTERNAL, R.STORE_FAILED)]
     bench.delete()
     assert bench.queued == [KEY]
 
@@ -295,7 +295,7 @@ def test_a_del_ends_an_add_of_its_key_that_waits_for_an_address(bench: Bench) ->
     def wait() -> None:
         asked.set()
         assert revoked.wait(10)
-        raise refusal(grpc.StatusCode.ABORTED, R.ATTEMPT_REVOKED)
+        raise refusal(door.Status.ABORTED, R.ATTEMPT_REVOKED)
 
     def revoke(request: pb.ReleaseRequest, *, deadline_monotonic: float) -> pb.ReleaseReply:
         if request.attempt_id:
@@ -365,7 +365,7 @@ def test_an_answer_that_was_lost_is_given_back(bench: Bench) -> None:
         is_over: Callable[[], bool],
     ) -> pb.AllocateReply:
         plain(request, deadline_monotonic=deadline_monotonic, meanwhile=meanwhile, is_over=is_over)
-        raise IpamdError(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer", None)
+        raise IpamdError(door.Status.DEADLINE_EXCEEDED, "no answer", None)
 
     bench.ipam.allocate = lose  # type: ignore[method-assign]
     assert bench.refused(bench.add).code is CniErrorCode.TRY_AGAIN_LATER
@@ -384,7 +384,7 @@ def test_an_unforeseen_failure_of_the_wiring_is_undone(bench: Bench) -> None:
 
 
 def test_a_refused_add_undoes_nothing(bench: Bench) -> None:
-    bench.ipam.script["allocate"] = [refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, R.NO_ADDRESS)]
+    bench.ipam.script["allocate"] = [refusal(door.Status.RESOURCE_EXHAUSTED, R.NO_ADDRESS)]
     bench.refused(bench.add)
     assert bench.diary == ["allocate refused"]
 
