@@ -138,6 +138,9 @@ class FakeBegun(Begun):
     def make_pair(self, wish: PairWish) -> None:
         pass
 
+    def list_rules(self) -> None:
+        pass
+
     def discard_pair(self) -> None:
         pass
 

@@ -201,6 +201,7 @@ class Setup:
         def meanwhile() -> None:
             if request.ipam_only is None:
                 begun.make_pair(pair_of(request, attempt.key))
+                begun.list_rules()
 
         for is_last in (False, True):
             wanted = pb.AllocateRequest(

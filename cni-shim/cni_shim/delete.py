@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
@@ -34,6 +35,21 @@ from cni_shim.spec import AttachmentKey, CniRequest, Pod
 log = structlog.get_logger()
 
 GET_SECONDS = 1.0
+
+
+def _nothing() -> None:
+    """Of a release that waits in the queue there is nothing to tell yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """What came of a DEL; `tell` logs it, once its answer is out."""
+
+    is_queued: bool = False
+    tell: Callable[[], None] = _nothing
+
+
+_QUEUED = Deleted(is_queued=True)
 
 
 class Teardown:
@@ -65,15 +81,14 @@ class Teardown:
         *,
         deadline_monotonic: float,
         reason: str = "DEL",
-    ) -> bool:
-        """Tear down and release; False if the release was only queued. Raises CniError 11."""
+    ) -> Deleted:
+        """Tear down and release, or have the release queued. Raises CniError 11."""
         has_branch = key not in self._cache and self._has_branch(request, key)
         self._own_enis.forget(key)  # also where its link went with the namespace
         if has_branch:
             self.unwire(request, key, None)
             self._forget_pod(request, key, None, deadline_monotonic)
-            log.info("branch_detached", key=str(key))
-            return True
+            return Deleted(tell=lambda: log.info("branch_detached", key=str(key)))
         try:
             standing = self._standing(key, deadline_monotonic)
         except IpamdError as e:
@@ -98,9 +113,12 @@ class Teardown:
         if any(had_link) or standing[key] is not None:
             self._forget_pod(request, key, standing[key], deadline_monotonic)
         if is_queued:
-            return False
-        log.info("detached", key=str(key), address=" ".join(addresses), had_link=any(had_link))
-        return True
+            return _QUEUED
+        return Deleted(
+            tell=lambda: log.info(
+                "detached", key=str(key), address=" ".join(addresses), had_link=any(had_link)
+            )
+        )
 
     def end(
         self, held: pb.Allocation, *, reason: str, deadline_monotonic: float
@@ -202,12 +220,12 @@ class Teardown:
         except DatapathError as e:
             raise _refused(e) from e
 
-    def _put_off(self, request: CniRequest, error: IpamdError) -> bool:
-        """Queue a DEL that ipamd could not serve; False. Raises CniError where it would not."""
+    def _put_off(self, request: CniRequest, error: IpamdError) -> Deleted:
+        """Queue a DEL that ipamd could not serve. Raises CniError where it would not."""
         if not (error.is_away or error.reason == pb.ErrorDetail.STORE_FAILED):
             raise error.cni from error
         self._queue_release(request)
-        return False
+        return _QUEUED
 
     def _standing(
         self, key: AttachmentKey, deadline_monotonic: float

@@ -157,7 +157,8 @@ class Server:
                 return self._add(request, raw, netns_fd, connection, deadline)
             case Verb.DEL:
                 assert request.key is not None
-                self._verbs.delete(request, request.key, deadline_monotonic=deadline)
+                deleted = self._verbs.delete(request, request.key, deadline_monotonic=deadline)
+                return Outcome(answer=frames.Answer(exit_status=0), tell=deleted.tell)
             case Verb.CHECK:
                 assert request.key is not None
                 descriptor = self._checked_netns(request, raw, netns_fd)

@@ -17,7 +17,7 @@ from cni_shim.allocations import PEER, addresses_of, key_of, pb_key
 from cni_shim.attempt import Attempt
 from cni_shim.check import Checker
 from cni_shim.datapath.pod_routing import Held
-from cni_shim.delete import GET_SECONDS, Teardown
+from cni_shim.delete import GET_SECONDS, Deleted, Teardown
 from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.gc import Collector
 from cni_shim.ipam_client import IpamdError
@@ -152,7 +152,9 @@ class Verbs:
             if is_its or self._own_enis.is_of(attempt.key, attempt.attempt_id):
                 self._teardown.undo(request, attempt)
 
-    def delete(self, request: CniRequest, key: AttachmentKey, *, deadline_monotonic: float) -> None:
+    def delete(
+        self, request: CniRequest, key: AttachmentKey, *, deadline_monotonic: float
+    ) -> Deleted:
         """Tear the attachment down and release its address. Success for what never was.
 
         An ADD of the key that still runs is cancelled: it may wait for an address for longer than
@@ -167,7 +169,7 @@ class Verbs:
         left = deadline_monotonic - time.monotonic()
         try:
             with self._locks.held(key, timeout_seconds=left):
-                self.delete_held(request, key, deadline_monotonic=deadline_monotonic)
+                return self._teardown.delete(request, key, deadline_monotonic=deadline_monotonic)
         except TimeoutError as e:
             raise _busy(e) from e
 
@@ -175,7 +177,9 @@ class Verbs:
         self, request: CniRequest, key: AttachmentKey, *, deadline_monotonic: float
     ) -> bool:
         """`delete` for a caller that holds the key's lock; False if the release was only queued."""
-        return self._teardown.delete(request, key, deadline_monotonic=deadline_monotonic)
+        deleted = self._teardown.delete(request, key, deadline_monotonic=deadline_monotonic)
+        deleted.tell()
+        return not deleted.is_queued
 
     def check(
         self,

@@ -20,7 +20,7 @@ from ipamd.model import (
     IPAddress,
     WiredBy,
 )
-from ipamd.pool.choice import Rules, choose
+from ipamd.pool.choice import Ahead, Rules, choose
 from ipamd.pool.ledger import Change, Ledger, Tombstone
 from ipamd.pool.reports import FOREIGN
 from ipamd.pool.turns import wanted_eni
@@ -85,10 +85,12 @@ def grant(
     now: float,
     now_unix: float,
     among: frozenset[EniId] | None = None,
+    ahead: Ahead | None = None,
 ) -> Granted | None:
     """Give the attachment an address, or None when there is none right now.
 
-    `among` are the ENIs that others who wait leave for it; None is all. Idempotent by (key,
+    `among` are the ENIs that others who wait leave for it; None is all. `ahead` is a choice that
+    was made before, and counts if it is of this ledger. Idempotent by (key,
     netns_cookie). Raises NotReady before the node was heard, AttemptRevoked when a tombstone is
     newer than the attempt, AttachmentConflict when the key holds an allocation of another
     namespace, BadRequest for an ENI that gives pods no addresses.
@@ -108,7 +110,7 @@ def grant(
         card, among = eni.network_card, frozenset({eni.eni_id}) & (among or {eni.eni_id})
     if card == 0 and is_full(ledger, rules):
         return None
-    chosen = choose(ledger, rules, network_card=card, among=among)
+    chosen = choose(ledger, rules, network_card=card, among=among, ahead=ahead)
     return _granted(ledger, request, chosen, now, now_unix) if chosen else None
 
 

@@ -23,22 +23,40 @@ class Rules:
     prefers_prefixes: bool = False  # the kind of IPv4 address that is in use
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """What `choose` gives for this very ledger to an attachment without a wish."""
+
+    ledger: Ledger
+    rules: Rules
+    chosen: tuple[Address, ...]
+
+
+def choose_ahead(ledger: Ledger, rules: Rules) -> Ahead:
+    """The choice for whoever comes next, made while nobody waits for it."""
+    return Ahead(ledger=ledger, rules=rules, chosen=choose(ledger, rules))
+
+
 def choose(
     ledger: Ledger,
     rules: Rules,
     *,
     network_card: int = 0,
     among: frozenset[EniId] | None = None,
+    ahead: Ahead | None = None,
 ) -> tuple[Address, ...]:
     """The next addresses to hand out, one of each version and all of one ENI; empty for none.
 
-    `among` names the ENIs to choose from, None all.
+    `among` names the ENIs to choose from, None all. `ahead` is taken where it is of this ledger.
 
     In order of preference: the lower card, the kind of address in use, the fullest ENI, the
     fullest prefix, the longest idle. Fullest first empties the others, so that whole prefixes and
     ENIs can go back; longest idle first keeps an address away from its old peers as long as
     possible. Ties go to the lower device index and address, so equal ledgers choose alike.
     """
+    has_no_wish = network_card == 0 and among is None
+    if has_no_wish and ahead is not None and ahead.ledger is ledger and ahead.rules == rules:
+        return ahead.chosen
     free = _free(ledger, usable_enis(ledger, network_card), among)
     for eni_id in _ranked(ledger, free, rules):
         chosen = tuple(_best(ledger, free[eni_id], version, rules) for version in rules.versions)

@@ -141,3 +141,37 @@ def test_a_sweep_does_not_take_an_early_pair_for_a_leftover(lab: Lab) -> None:
 
     assert removed == [False]
     assert lab.pods.inspect(pod.fd, wanted) == wired
+
+
+def test_a_rule_for_the_address_in_the_early_list_is_a_foreign_use(lab: Lab) -> None:
+    pod, wanted = lab.make_netns(), wiring()
+    run("ip", "rule", "add", "from", str(wanted.addresses[0]), "table", "99", "pref", "700")
+    with lab.pods.begun(pod.fd) as begun:
+        begun.list_rules()
+        with pytest.raises(AddressInUse, match="rule 700 to table 99"):
+            lab.pods.wire(pod.fd, wanted, begun)
+
+
+def test_an_early_list_of_rules_that_is_old_by_now_is_made_anew(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, wanted = lab.make_netns(), wiring()
+    with lab.pods.begun(pod.fd) as begun:
+        begun.list_rules()
+        run("ip", "rule", "add", "to", str(wanted.addresses[0]), "table", "99", "pref", "700")
+        monkeypatch.setattr("cni_shim.datapath.begun.RULES_SECONDS", -1.0)
+        with pytest.raises(AddressInUse, match="rule 700 to table 99"):
+            lab.pods.wire(pod.fd, wanted, begun)
+
+
+def test_an_early_list_of_rules_serves_one_address_alone(lab: Lab) -> None:
+    pod, wanted = lab.make_netns(), wiring(mark=SECONDARY.mark)
+    taken = replace(wanted, addresses=(IPv4Address("10.0.1.77"),))
+    run("ip", "route", "add", "10.0.1.77", "dev", "lo")
+    with lab.pods.begun(pod.fd) as begun:
+        begun.list_rules()
+        with pytest.raises(AddressInUse):
+            lab.pods.wire(pod.fd, taken, begun)
+        run("ip", "rule", "add", "to", str(wanted.addresses[0]), "table", "99", "pref", "700")
+        with pytest.raises(AddressInUse, match="rule 700"):
+            lab.pods.wire(pod.fd, wanted, begun)

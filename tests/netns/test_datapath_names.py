@@ -155,6 +155,7 @@ def test_an_add_asks_the_kernel_these_things_and_lists_no_link(lab: Lab) -> None
         "list rules",  # a dozen, unless each pod has its own
         "create veth",
         "set host veth alias and up",
+        "add neighbour 10.0.0.102",
         "add route 10.0.0.102/32 table 5120",
         "set link 1 up",
         "add address 10.0.0.102/32",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipamd.model import Address, AddressState, Eni, EniId
-from ipamd.pool.choice import Rules, choose, free_by_eni
+from ipamd.pool.choice import Rules, choose, choose_ahead, free_by_eni
 from ipamd.pool.ledger import Ledger
 from tests import builders as b
 
@@ -118,3 +118,31 @@ def test_an_eni_counts_as_free_where_something_could_be_chosen_from_it(
     for eni_id in ENIS:
         chosen = choose(ledger, rules, among=frozenset({eni_id}))
         assert bool(chosen) == (free.get(eni_id, 0) > 0)
+
+
+@given(
+    st.tuples(ledgers(), ledgers()),
+    st.tuples(RULES, RULES),
+    st.sampled_from([0, 0, 1]),
+    st.none() | st.frozensets(st.sampled_from(ENIS)),
+    st.booleans(),
+)
+def test_a_choice_that_was_made_ahead_changes_nothing(
+    found: tuple[Ledger, Ledger],
+    rules: tuple[Rules, Rules],
+    network_card: int,
+    among: frozenset[EniId] | None,
+    is_of_this: bool,
+) -> None:
+    ahead = choose_ahead(found[0], rules[0]) if is_of_this else choose_ahead(found[1], rules[1])
+
+    chosen = choose(found[0], rules[0], network_card=network_card, among=among, ahead=ahead)
+
+    assert chosen == defined(found[0], rules[0], network_card, among)
+
+
+def test_a_choice_that_was_made_ahead_is_taken() -> None:
+    ledger, rules = b.ledger(b.address("10.0.0.5")), Rules(max_pods=9)
+    marked = replace(choose_ahead(ledger, rules), chosen=(b.address("10.0.0.9"),))
+
+    assert choose(ledger, rules, ahead=marked) == marked.chosen

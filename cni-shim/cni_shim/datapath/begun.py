@@ -1,4 +1,5 @@
-"""What of a wiring is made before its address is known: the pod's netlink socket, and the pair.
+"""What of a wiring is done before its address is known: the pod's netlink socket, the pair, and the
+list of rules, in which the address must not occur.
 
 To make a pair takes the kernel as long as ipamd takes for an address (0.4 ms), and neither needs
 the other. So an ADD sends its question, makes the pair, and then reads the answer: the ENI's group
@@ -9,11 +10,12 @@ by its group, and the next ADD of the same key by its MAC.
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from cni_shim.datapath import names
+from cni_shim.datapath import messages, names
 from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.messages import VethPair
 from cni_shim.datapath.netlink import NetlinkSocket
@@ -22,15 +24,26 @@ from cni_shim.datapath.wiring import PairWish, PodWiring
 
 _NO_ADDRESS = IPv4Address(0)
 
+RULES_SECONDS = 0.05
+"""How old the list of rules may be when the address is judged by it: a rule that comes meanwhile is
+missed as it would be right after the look. Past that ipamd let the pod wait, and it is made anew.
+"""
+
 
 class Begun:
     """A wiring that has begun; for one thread, within the block of `PodDatapath.begun`."""
 
-    def __init__(self, veths: Veths, netns_fd: int, pod: NetlinkSocket) -> None:
+    def __init__(
+        self, veths: Veths, netns_fd: int, pod: NetlinkSocket, host: NetlinkSocket
+    ) -> None:
+        """`pod` and `host` are sockets of the thread whose wiring this is."""
         self._veths = veths
+        self._host = host
         self._netns_fd = netns_fd
         self._pair: VethPair | None = None
         self._was_tried = False
+        self._rules: list[bytes] | None = None
+        self._listed = 0.0
         self.pod = pod
         self.netns_cookie = pod.netns_cookie()
 
@@ -60,6 +73,17 @@ class Begun:
         if self._veths.is_v4_only:
             with suppress(DatapathError):  # `wire` will say it
                 self._pair = self._veths.without_v6(pair)
+
+    def list_rules(self) -> None:
+        """List the rules of the host, of both families."""
+        with suppress(DatapathError):  # `wire` will say it
+            self._rules = self._host.dump_raw(messages.dump_rules())
+            self._listed = time.monotonic()
+
+    def take_rules(self) -> list[bytes] | None:
+        """The rules as listed, once, if that was just now."""
+        rules, self._rules = self._rules, None
+        return rules if time.monotonic() - self._listed <= RULES_SECONDS else None
 
     def take_pair(self, wiring: PodWiring) -> VethPair | None:
         """The pair, as this wiring wants it, if there is one; from now on it is the caller's."""

@@ -147,13 +147,18 @@ def host_routes(bodies: Iterable[bytes]) -> tuple[Route, ...]:
 
 def rules_naming(sock: NetlinkSocket, address: Address) -> tuple[Rule, ...]:
     """The rules whose source or destination is exactly this address, whoever made them."""
-    packed, network = address.packed, host_network(address)
+    return rules_among(sock.dump_raw(messages.dump_rules(FAMILIES[address.version])), address)
+
+
+def rules_among(bodies: Iterable[bytes], address: Address) -> tuple[Rule, ...]:
+    """Of dumped rules those whose source or destination is exactly this address."""
+    packed = address.packed
     return tuple(
         rule
-        for body in sock.dump_raw(messages.dump_rules(FAMILIES[address.version]))
+        for body in bodies
         if packed in body
         and (rule := answers.rule_of(body)) is not None
-        and network in {rule.source, rule.destination}
+        and host_network(address) in {rule.source, rule.destination}
     )
 
 

@@ -42,6 +42,7 @@ from cni_shim.datapath.observe import (
     links_of,
     observe_pods,
     pod_routes,
+    rules_among,
     rules_naming,
 )
 from cni_shim.datapath.pod_routing import Held, PodRouting
@@ -104,7 +105,7 @@ class PodDatapath:
         The block may hold no lock of this object: it waits for ipamd. Raises DatapathError.
         """
         with self._netlink.pod_socket(netns_fd) as pod:
-            begun = Begun(self._veths, netns_fd, pod)
+            begun = Begun(self._veths, netns_fd, pod, self._netlink.socket())
             try:
                 yield begun
             except BaseException as e:
@@ -124,8 +125,9 @@ class PodDatapath:
             self._locked(wiring.container_id, wiring.ifname),
             nullcontext(begun.pod) if begun else self._netlink.pod_socket(netns_fd) as pod,
         ):
+            rules = begun.take_rules() if begun else None
             for address in wiring.addresses:
-                self._require_unused(wiring, address)
+                self._require_unused(wiring, address, rules)
             try:
                 return self._build(netns_fd, pod, self._with_egress(wiring), begun)
             except BaseException:
@@ -297,21 +299,23 @@ class PodDatapath:
         with self._locks[hash((container_id, ifname)) % _LOCK_STRIPES]:
             yield
 
-    def _require_unused(self, wiring: PodWiring, address: Address) -> None:
+    def _require_unused(
+        self, wiring: PodWiring, address: Address, listed: list[bytes] | None
+    ) -> None:
         """Raise AddressInUse where a route to exactly this address, or a rule naming it, stands.
 
         Any table counts, and so does an address of the node itself: another agent's pod, or a
         distribution's ENI script, would fight us for it. What an earlier try of the same key left
-        is removed instead.
+        is removed instead. `listed` are the rules, where they were listed just now.
         """
         host = self._netlink.socket()
         (answer,) = host.get((messages.match_route(address),))
         if _is_route_to(answer, address):
             if not self._veths.remove_leftovers(wiring):
                 raise AddressInUse(address, describe_route(host, answer))
-            self._require_unused(wiring, address)
+            self._require_unused(wiring, address, listed)
             return
-        rules = rules_naming(host, address)
+        rules = rules_naming(host, address) if listed is None else rules_among(listed, address)
         if any(r.protocol == names.PROTOCOL for r in rules):
             self._routing.remove_stale_rules(address)
             rules = rules_naming(host, address)
