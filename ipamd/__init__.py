@@ -1,4 +1,4 @@
-"""The address half of the node agent: pool, ledger, planner and the gRPC door.
+"""The address half of the node agent: pool, ledger, planner and the doors.
 
 Holds no netlink and no cloud SDK; see ARCHITECTURE.md for who talks to whom.
 """

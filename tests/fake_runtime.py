@@ -18,6 +18,7 @@ class FakeRuntime(cri_grpc.RuntimeServiceServicer):
         self.path = path
         self.sandboxes = sandboxes
         self.refusal: grpc.StatusCode | None = None
+        self.asked = 0
         self.hold = threading.Event()
         self.hold.set()
         self._server = grpc.server(futures.ThreadPoolExecutor(2))
@@ -28,6 +29,7 @@ class FakeRuntime(cri_grpc.RuntimeServiceServicer):
     def ListPodSandbox(  # noqa: N802 - the generated base's name
         self, request: cri.ListPodSandboxRequest, context: grpc.ServicerContext
     ) -> cri.ListPodSandboxResponse:
+        self.asked += 1
         self.hold.wait(timeout=10)
         if self.refusal is not None:
             context.abort(self.refusal, "server is not initialized yet")

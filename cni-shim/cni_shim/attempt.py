@@ -21,7 +21,7 @@ ROLLBACK_SECONDS = 2.0
 
 
 class Releaser(Protocol):
-    """The call that an attempt makes; `ipam_client.IpamClient` makes it over gRPC."""
+    """The call that an attempt makes; `ipam_client.IpamClient` makes it."""
 
     def release(self, request: pb.ReleaseRequest, *, deadline_monotonic: float) -> pb.ReleaseReply:
         """See IpamClient.release."""

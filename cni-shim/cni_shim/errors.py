@@ -1,4 +1,4 @@
-"""The errors a CNI verb can answer with, and how ipamd's gRPC errors become them.
+"""The errors a CNI verb can answer with, and how ipamd's errors become them.
 
 Pure. A `CniError` ends as one JSON document on stdout (CNI SPEC, "Error"); runtimes show
 `msg; details` in the pod's events, so `details` is where a user reads what to do.
@@ -75,7 +75,7 @@ CODE_BY_REASON: Mapping[int, CniErrorCode] = MappingProxyType(
 )
 
 # For an error without a reason: the transport's own, or another server's. Keys are the names of
-# grpc.StatusCode, as this module must not import grpc. What is not here is 11.
+# door.Status. What is not here is 11.
 CODE_BY_STATUS: Mapping[str, CniErrorCode] = MappingProxyType(
     {
         "UNAVAILABLE": CniErrorCode.TRY_AGAIN_LATER,
@@ -113,7 +113,7 @@ def from_ipamd(
 ) -> CniError:
     """What a failed call of ipamd means to the runtime.
 
-    `status_name` is the name of the grpc.StatusCode, `message` its text, `detail` the decoded
+    `status_name` is the name of the door.Status, `message` its text, `detail` the decoded
     "ipam-error-bin", where there was one.
     """
     if detail is None or detail.reason not in CODE_BY_REASON:

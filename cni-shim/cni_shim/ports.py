@@ -17,7 +17,7 @@ from cni_shim.spec import AttachmentKey, Pod
 
 
 class Ipam(Protocol):
-    """The calls that the verbs make; `ipam_client.IpamClient` makes them over gRPC."""
+    """The calls that the verbs make; `ipam_client.IpamClient` makes them."""
 
     def allocate(
         self,

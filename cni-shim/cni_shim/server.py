@@ -300,7 +300,7 @@ def main() -> None:
     log.info("stopped", status=status)
     os.close(lock)
     sys.stderr.flush()
-    # Threads still in the kernel or in gRPC hold nothing that matters, and must not hold us.
+    # Threads still in the kernel hold nothing that matters, and must not hold us.
     os._exit(status)
 
 

@@ -131,6 +131,17 @@ def test_three_looks_are_enough(watched: Watched) -> None:
     assert took <= 3 + waiting, "the half minute between the looks is over"
 
 
+def test_the_runtime_is_asked_and_the_daemon_has_no_grpc(watched: Watched) -> None:
+    watched.add("a")
+    watched.looks(2)
+    asked = watched.runtime.asked
+    watched.looks(2)
+    loaded = Path(f"/proc/{watched.site.node.cnid.pid}/maps").read_text()
+    assert watched.runtime.asked > asked
+    assert "_upb/_message" in loaded  # protobuf's library: it is vpc-cnid's memory that is read
+    assert "cygrpc" not in loaded
+
+
 def test_a_pod_whose_sandbox_was_forgotten_goes_with_its_network(watched: Watched) -> None:
     """Its namespace stands: the runtime lost the sandbox with ADD and DEL both failed."""
     lives, lost = watched.add("lives"), watched.add("lost")

@@ -27,7 +27,13 @@ def _logs() -> Iterator[None]:
 def test_no_request_crashes_hangs_or_leaks() -> None:
     answers = fuzz_ipamd.run(INPUTS, seed=int.from_bytes(os.urandom(3), "big"))
     assert {"door: OK", "door: BAD_REQUEST", "door: nothing", "grpc: OK"} <= set(answers)
-    assert {"grpc: INVALID_ARGUMENT", "grpc: UNIMPLEMENTED", "stream", "door stream", "bytes"} <= set(answers)
+    assert {
+        "grpc: INVALID_ARGUMENT",
+        "grpc: UNIMPLEMENTED",
+        "stream",
+        "door stream",
+        "bytes",
+    } <= set(answers)
 
 
 def test_the_judge_sees_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
