@@ -326,6 +326,12 @@ def _setup_error(error: DatapathError, request: CniRequest) -> CniError:
     )
 
 
+_DEFAULT_ROUTES = {
+    version: Route(dst=ANYWHERE[version], gateway=gateway)
+    for version, gateway in POD_GATEWAYS.items()
+}
+
+
 def _result(request: CniRequest, wiring: PodWiring, wired: Wired) -> Result:
     """Host end first, pod end second: portmap and bandwidth look for them in this order. A further
     attachment of a pod has no part in the default route, and says so."""
@@ -344,7 +350,7 @@ def _result(request: CniRequest, wiring: PodWiring, wired: Wired) -> Result:
             for address in wiring.addresses
         ),
         routes=tuple(
-            Route(dst=ANYWHERE[address.version], gateway=POD_GATEWAYS[address.version])
+            _DEFAULT_ROUTES[address.version]
             for address in wiring.addresses
             if address.version not in wired.own_table_versions
         ),

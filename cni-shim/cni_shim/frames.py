@@ -98,7 +98,10 @@ class Request:
 
     def value(self, name: str) -> str:
         """The variable's value; empty if it is not there, which CNI treats alike."""
-        return next((var.value for var in self.env if var.name == name), "")
+        for var in self.env:  # a generator for each of a dozen questions costs twice as much
+            if var.name == name:
+                return var.value
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,10 +325,7 @@ def _parse_env(block: bytes) -> tuple[EnvVar, ...]:
 
 
 def _parse_env_var(entry: bytes) -> EnvVar:
-    name, equals, value = entry.partition(b"=")
+    name, equals, value = entry.decode("utf-8", "surrogateescape").partition("=")
     if not (name and equals):
         raise FrameError(f"environment string {entry[:80]!r} is not KEY=VALUE")
-    return EnvVar(
-        name=name.decode("utf-8", "surrogateescape"),
-        value=value.decode("utf-8", "surrogateescape"),
-    )
+    return EnvVar(name=name, value=value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -25,11 +26,17 @@ LEAST_MTU_V6 = 1280
 ANYWHERE: dict[int, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
 
+# An ADD asks for both of these several times, with one address, and each costs 5 us to make.
+_OF_LATE = 64
+
+
+@lru_cache(_OF_LATE)
 def host_network(address: Address) -> Network:
     """Exactly this address: its /32 or /128."""
     return IPv4Network(address) if isinstance(address, IPv4Address) else IPv6Network(address)
 
 
+@lru_cache(_OF_LATE)
 def host_on_link(address: Address) -> AddressOnLink:
     """The address as a link has it, with nothing of its subnet: /32 or /128."""
     if isinstance(address, IPv4Address):

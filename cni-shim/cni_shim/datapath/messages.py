@@ -8,6 +8,7 @@ every message with pyroute2, so that a second implementation judges these bytes.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 
@@ -314,6 +315,9 @@ def dump_addresses(family: int = AF_UNSPEC) -> Request:
     return Request(op="list addresses", kind=RTM_GETADDR, flags=NLM_F_DUMP, body=body)
 
 
+_OIF_BYTES = len(u32(RTA_OIF, 0))
+
+
 def _route_body(route: Route, kind: int = RTN_UNICAST) -> bytes:
     scope = RT_SCOPE_LINK if route.gateway is None else RT_SCOPE_UNIVERSE
     table = route.table if route.table < 256 else RT_TABLE_COMPAT
@@ -325,7 +329,7 @@ def _route_body(route: Route, kind: int = RTN_UNICAST) -> bytes:
         body += attribute(RTA_DST, route.destination.network_address.packed)
     if route.gateway is not None:
         body += attribute(RTA_GATEWAY, route.gateway.packed)
-    return body + u32(RTA_OIF, route.ifindex)
+    return body + u32(RTA_OIF, route.ifindex)  # last, for `add_routes_prepared`
 
 
 def add_route(route: Route, *, replaces: bool = False) -> Request:
@@ -333,6 +337,22 @@ def add_route(route: Route, *, replaces: bool = False) -> Request:
     flags = NLM_F_CREATE | (NLM_F_REPLACE if replaces else NLM_F_EXCL)
     op = f"add route {route.destination} table {route.table}"
     return Request(op=op, kind=RTM_NEWROUTE, flags=flags, body=_route_body(route))
+
+
+def add_routes_prepared(routes: Iterable[Route]) -> Callable[[int], tuple[Request, ...]]:
+    """`add_route` of each, to be called with the ifindex alone; that of the routes does not count.
+    For routes that are the same in every pod: to build one takes 8 us."""
+    made = [add_route(route) for route in routes]
+    heads = [(request.op, request.flags, request.body[:-_OIF_BYTES]) for request in made]
+
+    def through(ifindex: int) -> tuple[Request, ...]:
+        link = u32(RTA_OIF, ifindex)
+        return tuple(
+            Request(op=op, kind=RTM_NEWROUTE, flags=flags, body=head + link)
+            for op, flags, head in heads
+        )
+
+    return through
 
 
 def add_local_route(ifindex: int, address: IPv6Address) -> Request:

@@ -146,6 +146,11 @@ def pod_routes(version: int, ifindex: int, table: int = names.MAIN_TABLE) -> tup
     return to_gateway, default
 
 
+_ADD_POD_ROUTES = {
+    version: messages.add_routes_prepared(pod_routes(version, 0)) for version in names.POD_GATEWAYS
+}
+
+
 def host_requests(
     pair: VethPair,
     alias: str,
@@ -197,6 +202,6 @@ def _family_requests(pair: VethPair, address: Address) -> tuple[Request, ...]:
         messages.add_address(index, host_on_link(address)),
         messages.set_link(index),
         *local,
-        *(messages.add_route(route) for route in pod_routes(address.version, index)),
+        *_ADD_POD_ROUTES[address.version](index),
         messages.add_neighbour(index, gateway, pair.host_mac),
     )
