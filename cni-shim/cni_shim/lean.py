@@ -1,8 +1,8 @@
 """What keeps vpc-cnid small: modules that its libraries load where they can, and it hardly uses.
 
 structlog loads asyncio (as grpc would), which loads ssl (2 MB) and does without where there is
-none; structlog loads rich for its tracebacks on a terminal where rich is installed (6 MB). Called by
-`__main__` before anything else is imported, and nowhere else: other programs need them.
+none; structlog loads rich for its tracebacks on a terminal where rich is installed (6 MB). Called
+by `__main__` before anything else is imported, and nowhere else: other programs need them.
 """
 
 from __future__ import annotations
