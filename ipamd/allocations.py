@@ -32,8 +32,8 @@ once. A burst of ADDs within it is planned, and asked of the cloud, in one go.""
 
 
 AHEAD_SECONDS = 0.005
-"""How long after a change of the ledger the next choice is made: a third of the work of an Allocate
-with 87 addresses, and grows with them; made at once, it would delay those that come in a burst."""
+"""How long after a change of the ledger the next choice is made: a quarter of the work of an Allocate
+with 87 addresses, more with more; made at once, it would delay those that come in a burst."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
