@@ -32,7 +32,7 @@ once. A burst of ADDs within it is planned, and asked of the cloud, in one go.""
 
 
 AHEAD_SECONDS = 0.005
-"""How long after a change of the ledger the next choice is made: a quarter of the work of an Allocate
+"""How long after a change of the ledger the next choice is made: a quarter of an Allocate's work
 with 87 addresses, more with more; made at once, it would delay those that come in a burst."""
 
 
