@@ -61,10 +61,14 @@ class BranchSite:
         def attach() -> None:
             client = ec2_client(node.ipamd.env["AWS_ENDPOINT_URL_EC2"])
             made = client.create_network_interface(SubnetId=self.subnet_id, InterfaceType="trunk")
-            client.attach_network_interface(
-                NetworkInterfaceId=made["NetworkInterface"]["NetworkInterfaceId"],
-                InstanceId=instance_id,
-                DeviceIndex=1,
+            eni_id = made["NetworkInterface"]["NetworkInterfaceId"]
+            attached = client.attach_network_interface(
+                NetworkInterfaceId=eni_id, InstanceId=instance_id, DeviceIndex=1
+            )
+            # It goes with the node: later tests share this cloud, and look for what is left over.
+            attachment = {"AttachmentId": attached["AttachmentId"], "DeleteOnTermination": True}
+            client.modify_network_interface_attribute(
+                NetworkInterfaceId=eni_id, Attachment=attachment
             )
 
         netns.call_in(node.netns_path, attach)
