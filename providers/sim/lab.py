@@ -128,7 +128,11 @@ class Lab:
             subnet_id=self.vpc.subnet_ids[subnet],
             netns_path=node.netns_path,
         )
-        node.bring_up(_identity(said, self._address_v6(said["eni_id"])))
+        try:
+            node.bring_up(_identity(said, self._address_v6(said["eni_id"])))
+        except LabError as e:
+            e.add_note(f"the fabric says: {self.control.call('state')['fabric_failures'][-3:]}")
+            raise
         return node
 
     def remove_node(self, name: str) -> None:
