@@ -30,6 +30,11 @@ WORKERS = 16
 made in parallel, and looks beside them. Threads are made as they are needed."""
 
 
+NICENESS = 5
+"""Nobody waits for what it computes as a pod waits for its ADD, which needs a core beside it. It
+counts among our own processes alone: a container's share beside others' is not touched by it."""
+
+
 class _Pipe:
     """The sending half: answers and reports from several threads, whole each."""
 
@@ -80,6 +85,7 @@ def main() -> None:
     from ipamd.settings import load
 
     cloud, descriptor = sys.argv[1], int(sys.argv[2])
+    os.nice(NICENESS)
     settings = load(os.environ).settings
     log = PlainLog(settings.log_level, process="cloud")
     # The parent decides when we end: a Ctrl-C to the process group must not cut a call in two.

@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from subprocess import Popen
 from threading import Thread
 from typing import TypeVar
 from unittest import mock
@@ -22,6 +24,7 @@ from ipamd.cloud_child import CloudChild, InProcessCloud
 from ipamd.cloud_messages import Answer, Call
 from ipamd.errors import SubnetExhausted, Transient
 from ipamd.plain_log import PlainLog
+from providers.sim import bench_kinds
 from tests.memory_cloud import MemoryCloud
 
 T = TypeVar("T")
@@ -88,6 +91,28 @@ def test_calls_run_in_the_child_and_in_parallel(tmp_path: Path) -> None:
         assert child.pid not in (None, os.getpid())
 
     with_child(tmp_path, work)
+
+
+def test_the_child_gives_way_to_the_daemons() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        descriptor = theirs.fileno()
+        with Popen(
+            [sys.executable, "-m", "ipamd.cloud_process", "aws", str(descriptor)],
+            pass_fds=[descriptor],
+        ) as child:
+            theirs.close()
+            mine = os.getpriority(os.PRIO_PROCESS, 0)
+            until = time.monotonic() + 10
+            while os.getpriority(os.PRIO_PROCESS, child.pid) == mine and time.monotonic() < until:
+                time.sleep(0.01)
+            niceness = os.getpriority(os.PRIO_PROCESS, child.pid)
+            ours.close()  # the parent has gone, and so does the child
+        assert (niceness, child.returncode) == (mine + cloud_process.NICENESS, 0)
+
+
+def test_the_benchmarks_busy_process_is_as_nice() -> None:
+    assert bench_kinds.CHILD_NICENESS == cloud_process.NICENESS
 
 
 def test_the_parent_hears_of_every_api_call_before_the_answer(tmp_path: Path) -> None:
