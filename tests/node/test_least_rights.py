@@ -39,7 +39,7 @@ from tests.policy_agent import FakePolicyAgent
 pytestmark = pytest.mark.netns
 
 MANIFEST = contained.ROOT / "scripts/deploy/vpc-ipamd.yaml"
-MS_BIND, MS_SHARED = 0x1000, 0x100000
+MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 0x1000, 0x4000, 0x40000, 0x100000
 HASTY = (sys.executable, str(Path(hasty_cnid.__file__)))
 
 
@@ -117,9 +117,11 @@ def propagation() -> Iterator[None]:
     """Namespaces that are mounted later show in containers, as on any host with systemd."""
     libc = ctypes.CDLL(None, use_errno=True)
     path = str(netns.NETNS_DIR).encode()
-    assert libc.mount(path, path, b"none", MS_BIND | 0x4000, None) == 0
+    assert libc.mount(path, path, b"none", MS_BIND | MS_REC, None) == 0
     assert libc.mount(b"none", path, b"none", MS_SHARED, None) == 0
     yield
+    # Where the directory's own mount is shared, what is below goes there too, unless told apart.
+    assert libc.mount(b"none", path, b"none", MS_PRIVATE | MS_REC, None) == 0
     libc.umount2(path, netns.MNT_DETACH)
 
 
