@@ -27,11 +27,20 @@ class EniStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What this cloud can do at run time."""
+    """What this cloud can do at run time, and how slowly.
+
+    `write_seconds` is how long a change of addresses mostly takes until pods may use it, and
+    `write_interval_seconds` how far apart changes of one node must be in the long run. 0: so short
+    that nothing needs to be planned ahead for it. `resync_seconds`: a look at the cloud without
+    any reason is due after a time between these two.
+    """
 
     can_create_interfaces: bool
     has_prefixes: bool
     replaces_whole_interface: bool  # Azure writes a NIC as a whole; EC2 adds and removes
+    write_seconds: float = 0.0
+    write_interval_seconds: float = 0.0
+    resync_seconds: tuple[float, float] = (20 * 3600.0, 28 * 3600.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +151,11 @@ class InterfaceRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressChange:
-    """Addresses and prefixes to assign to and unassign from one ENI."""
+    """Addresses and prefixes to assign to and unassign from one ENI.
+
+    `token` names what is added, where the cloud has names for it (Azure): a repeat with the same
+    token then adds nothing twice. EC2 has none.
+    """
 
     eni_id: EniId
     add: int = 0
@@ -150,7 +163,7 @@ class AddressChange:
     add_prefixes_v6: int = 0  # /80
     remove: tuple[IPAddress, ...] = ()
     remove_prefixes: tuple[IPNetwork, ...] = ()
-    expected_version: str = ""
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +207,8 @@ class CloudProvider(Protocol):
     """One cloud, seen from one node."""
 
     def capabilities(self) -> Capabilities:
-        """Constant for the life of the process; makes no call."""
+        """Constant once `discover_node` has answered (Azure's depend on the kind of machine);
+        makes no call."""
 
     def discover_node(self) -> NodeIdentity:
         """Who we are, from the metadata service. `Transient` while it does not answer."""
@@ -218,9 +232,10 @@ class CloudProvider(Protocol):
     def apply(self, change: AddressChange) -> AddressOutcome:
         """Assign and unassign addresses on one ENI.
 
-        `add` is not idempotent: a repeat after a lost answer assigns again. `remove` is: what is
-        already gone is no error. Raises `SubnetExhausted` (`NoPrefixFree` where only prefixes are
-        short), `LimitReached`, `NotFound`.
+        Returns when pods may use what was added. `add` is not idempotent but by `token`: a repeat
+        after a lost answer assigns again. `remove` is: what is already gone is no error. Raises
+        `SubnetExhausted` (`NoPrefixFree` where only prefixes are short), `LimitReached`, `Busy`,
+        `NotFound`.
         """
 
     def subnets(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[Subnet, ...]:

@@ -113,6 +113,25 @@ def build_provider(cloud: str, settings: Settings, tell: Tell, log: PlainLog) ->
                 uses_prefixes=settings.use_prefixes,
             )
             return AwsProvider(config, tell=tell)
+        case "azure":
+            from providers.azure.provider import AzureProvider
+
+            from providers.azure.config import AzureConfig
+
+            return AzureProvider(
+                AzureConfig(
+                    journal_path=settings.store_dir / "azure-writes.json",
+                    api_timeout_seconds=settings.api_timeout_seconds,
+                    arm_endpoint=settings.azure_arm_endpoint,
+                    client_id=settings.azure_client_id,
+                    write_seconds=settings.azure_write_seconds,
+                    write_interval_seconds=settings.azure_write_interval_seconds,
+                    scale_set_nic_api_version=settings.azure_scale_set_nic_api_version,
+                    resync_seconds=settings.azure_resync_seconds,
+                    has_hints=settings.has_azure_hints,
+                ),
+                tell=tell,
+            )
         case _:
             raise SystemExit(f"unknown cloud {cloud!r}")
 

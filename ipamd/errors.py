@@ -106,6 +106,11 @@ class Throttled(CloudError):
     """The cloud asks us to slow down. The call had no effect."""
 
 
+class Busy(CloudError):
+    """The ENI is being changed by somebody else. Nothing was done; asking again soon is right, and
+    other ENIs are not concerned."""
+
+
 class Transient(CloudError):
     """Time-out, connection loss or a server error. The call may have had its effect: read back."""
 

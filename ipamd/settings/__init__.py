@@ -71,6 +71,14 @@ class Settings:
     log_level: str
     cluster_name: str
     api_timeout_seconds: float
+    azure_client_id: str
+    azure_arm_endpoint: str
+    azure_write_seconds: float  # 0: by the kind of machine
+    azure_write_interval_seconds: float  # 0: by the kind of machine
+    azure_scale_set_nic_api_version: str  # empty: the newest that is taken
+    azure_resync_seconds: float
+    has_azure_hints: bool
+    unset_targets: frozenset[str]  # of TARGETS and ENABLE_PREFIX_DELEGATION, what nobody set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,4 +191,16 @@ def _build(draft: Draft) -> Settings:
         log_level=draft.text("VPC_IPAMD_LOG_LEVEL"),
         cluster_name=draft.text("CLUSTER_NAME"),
         api_timeout_seconds=draft.whole("HTTP_TIMEOUT"),
+        azure_client_id=draft.text("AZURE_CLIENT_ID"),
+        azure_arm_endpoint=draft.text("AZURE_ARM_ENDPOINT"),
+        azure_write_seconds=draft.whole("AZURE_WRITE_SECONDS"),
+        azure_write_interval_seconds=draft.whole("AZURE_WRITE_INTERVAL_SECONDS"),
+        azure_scale_set_nic_api_version=draft.text("AZURE_SCALE_SET_NIC_API_VERSION"),
+        azure_resync_seconds=draft.whole("AZURE_RESYNC_SECONDS"),
+        has_azure_hints=draft.flag("AZURE_METADATA_HINTS"),
+        unset_targets=frozenset(
+            name
+            for name in (*rules.TARGETS, "ENABLE_PREFIX_DELEGATION")
+            if draft.origins[name] == DEFAULT
+        ),
     )

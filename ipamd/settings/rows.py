@@ -23,6 +23,7 @@ class Group(enum.Enum):
     ENI = "ENIs, subnets, tags"
     WIRING = "IP family, egress, host wiring"
     RUNTIME = "Runtime, logging, Kubernetes"
+    AZURE = "Azure"
     OURS = "Only ours"
 
 

@@ -6,6 +6,7 @@ its Helm chart sets); all that is only ours starts with VPC_IPAMD_.
 
 from __future__ import annotations
 
+from ipamd.settings.azure import AZURE
 from ipamd.settings.host import HOST
 from ipamd.settings.judges import switch
 from ipamd.settings.rows import Group, OnBad, Setting
@@ -324,9 +325,9 @@ OURS: tuple[Setting, ...] = (
         name="VPC_IPAMD_CLOUD",
         group=Group.OURS,
         default="aws",
-        parse=one_of("aws"),
+        parse=one_of("aws", "azure"),
         on_bad=OnBad.REFUSE,
-        range="aws",
+        range="aws, azure",
         meaning="Which cloud the node runs in.",
     ),
     Setting(
@@ -340,4 +341,4 @@ OURS: tuple[Setting, ...] = (
     ),
 )
 
-TABLE: tuple[Setting, ...] = (*POOL, *ENI, *FAMILY, *HOST, *RUNTIME, *OURS)
+TABLE: tuple[Setting, ...] = (*POOL, *ENI, *FAMILY, *HOST, *RUNTIME, *OURS, *AZURE)

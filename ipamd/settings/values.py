@@ -106,6 +106,20 @@ def object_name(text: str) -> object:
     return text
 
 
+def https_origin(text: str) -> object:
+    """Where an API answers, without a path."""
+    if not re.fullmatch(r"https://[0-9A-Za-z.-]+(:[0-9]{1,5})?/?", text):
+        raise ValueError("https:// and a host, perhaps with a port")
+    return text.rstrip("/")
+
+
+def api_version(text: str) -> object:
+    """A version of one of ARM's APIs: a date, perhaps of a preview."""
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(-preview)?", text):
+        raise ValueError("a date such as 2018-10-01")
+    return text
+
+
 def absolute_path(text: str) -> object:
     """An absolute path; None where the text is empty."""
     if not text:

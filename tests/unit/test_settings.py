@@ -74,6 +74,22 @@ def test_an_empty_environment_gives_aws_nodes_defaults() -> None:
         log_level="info",
         cluster_name="",
         api_timeout_seconds=10,
+        azure_client_id="",
+        azure_arm_endpoint="https://management.azure.com",
+        azure_write_seconds=0,
+        azure_write_interval_seconds=0,
+        azure_scale_set_nic_api_version="",
+        azure_resync_seconds=450,
+        has_azure_hints=True,
+        unset_targets=frozenset(
+            {
+                "WARM_ENI_TARGET",
+                "WARM_IP_TARGET",
+                "MINIMUM_IP_TARGET",
+                "WARM_PREFIX_TARGET",
+                "ENABLE_PREFIX_DELEGATION",
+            }
+        ),
     )
     assert (loaded.warnings, loaded.notes) == ((), ())
 

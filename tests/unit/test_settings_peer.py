@@ -26,7 +26,12 @@ def test_the_stock_chart_starts_us_and_says_plainly_what_is_missing() -> None:
         "WARM_PREFIX_TARGET",
     ]
     assert loaded.settings.warm_prefixes == 1
-    asked = ("WARM_PREFIX_TARGET", "NETWORK_POLICY_ENFORCING_MODE")
+    asked = (
+        "ENABLE_PREFIX_DELEGATION",
+        "NETWORK_POLICY_ENFORCING_MODE",
+        "WARM_ENI_TARGET",
+        "WARM_PREFIX_TARGET",
+    )
     environ = {name: STOCK_CHART[name] for name in asked} | {"VPC_IPAMD_LOG_LEVEL": "debug"}
     assert loaded.settings == load(environ).settings
 

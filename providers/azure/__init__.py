@@ -1,0 +1,1 @@
+"""Azure behind `ipamd.cloud.CloudProvider`. Imported by the cloud child alone."""
