@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ipamd.cli import max_pods_cloud, max_pods_text
+from ipamd.cli import max_pods_azure, max_pods_cloud, max_pods_text
 from ipamd.cli.max_pods_cloud import LookupFailed
 from ipamd.cli.max_pods_text import Answer
 from ipamd.instance_types import BUNDLED, Table, TableError, UnknownType, load
@@ -28,7 +28,7 @@ from ipamd.sizing import (
 
 OK, REFUSED, UNKNOWN_TYPE, UNREADABLE = 0, 2, 3, 4
 
-DESCRIPTION = "How many pods an instance type can carry."
+DESCRIPTION = "How many pods a node can carry: by its instance type on EC2, by its subnet on Azure."
 
 EPILOG = (
     "Exit status: 0 answered, 2 what was asked for excludes itself, 3 unknown instance type, 4 the "
@@ -45,6 +45,10 @@ VERSION = re.compile(r"v?(\d+)\.(\d+)(\.\d+)?([-+].*)?")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options, those of max-pods-calculator.sh under their old names."""
+    parser.add_argument(
+        "--cloud", choices=("aws", "azure"), default="aws", help="default: %(default)s"
+    )
+    max_pods_azure.add_arguments(parser.add_argument_group("with --cloud azure"))
     which = parser.add_argument_group("which instance type")
     one = which.add_mutually_exclusive_group()
     one.add_argument("--instance-type", metavar="TYPE", help="such as m5.large")
@@ -136,9 +140,9 @@ def _add_table_arguments(group: argparse._ArgumentGroup) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer, or say on standard error what is in the way."""
     try:
-        if arguments.refresh:
+        if arguments.refresh and arguments.cloud == "aws":
             _say(max_pods_cloud.refresh(_target(arguments)))
-        if arguments.refresh and not _asks_for_types(arguments):
+        if arguments.refresh and arguments.cloud == "aws" and not _asks_for_types(arguments):
             return OK
         text, notes = respond(arguments)
     except CannotSize as e:
@@ -154,6 +158,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def respond(arguments: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
     """The text to print, and the notes that go with it."""
+    if arguments.cloud == "azure":
+        answered = max_pods_azure.respond(arguments)
+        return answered.text, answered.notes
+    max_pods_azure.refuse_strangers(arguments, max_pods_azure.OF_AZURE)
     _refuse_what_excludes_itself(arguments)
     network, notes = network_of(arguments)
     table = load(arguments.table or BUNDLED)
