@@ -13,8 +13,9 @@ def page(loaded: Loaded, output: str) -> str:
     """The whole answer as text; `output` is table or json.
 
     The JSON document: {"settings": [{"name", "value", "origin", "status"}], "warnings": [text],
-    "notes": [text]}. The origin is env, default, "forced by NAME", or fixed where the value holds
-    (or, being empty, nothing does) whatever is asked for.
+    "notes": [text]}. The origin is env, default, "forced by NAME", fixed where the value holds
+    (or, being empty, nothing does) whatever is asked for, or "derived on the machine", where
+    `ipamctl status` says what it is then.
     """
     rows = [
         {

@@ -12,8 +12,8 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from ipamd.errors import SettingsError
-from ipamd.settings import rules
-from ipamd.settings.draft import DEFAULT, ENV, FIXED, Draft
+from ipamd.settings import clouds, rules
+from ipamd.settings.draft import DEFAULT, DERIVED, ENV, FIXED, Draft
 from ipamd.settings.peer import PEER_TABLE
 from ipamd.settings.rows import OnBad, Setting
 from ipamd.settings.table import TABLE
@@ -97,11 +97,14 @@ def load(environ: Mapping[str, str]) -> Loaded:
     draft = Draft()
     for setting in ROWS:
         _read(draft, setting, environ.get(setting.name))
-    rules.settle(draft)
-    rules.refuse(draft)
-    rules.note_idle(draft)
+    for step in (rules.settle, clouds.settle, rules.refuse, clouds.refuse):
+        step(draft)
+    for step in (rules.note_idle, clouds.note_idle):
+        step(draft)
     for setting in ROWS:
         _judge(draft, setting)
+    if clouds.is_azure(draft):
+        draft.origins.update(dict.fromkeys(_unset_targets(draft), DERIVED))
     if draft.refused:
         raise SettingsError("unusable settings: " + "; ".join(draft.refused))
     draft.warnings.extend(unknown_names(environ, (row.name for row in ROWS)))
@@ -128,6 +131,11 @@ def _read(draft: Draft, setting: Setting, text: str | None) -> None:
             draft.refused.append(said)
         else:
             draft.warnings.append(f"{said}; using the default {setting.default or 'empty'!r}")
+
+
+def _unset_targets(draft: Draft) -> tuple[str, ...]:
+    names = (*rules.TARGETS, "ENABLE_PREFIX_DELEGATION")
+    return tuple(name for name in names if draft.origins[name] in (DEFAULT, DERIVED))
 
 
 def _judge(draft: Draft, setting: Setting) -> None:
@@ -198,9 +206,5 @@ def _build(draft: Draft) -> Settings:
         azure_scale_set_nic_api_version=draft.text("AZURE_SCALE_SET_NIC_API_VERSION"),
         azure_resync_seconds=draft.whole("AZURE_RESYNC_SECONDS"),
         has_azure_hints=draft.flag("AZURE_METADATA_HINTS"),
-        unset_targets=frozenset(
-            name
-            for name in (*rules.TARGETS, "ENABLE_PREFIX_DELEGATION")
-            if draft.origins[name] == DEFAULT
-        ),
+        unset_targets=frozenset(_unset_targets(draft)),
     )

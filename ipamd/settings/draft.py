@@ -9,8 +9,9 @@ from pathlib import Path
 from ipamd.settings.rows import Said, Weight
 from ipamd.settings.values import Tags, shown
 
-DEFAULT, ENV, FIXED = "default", "env", "fixed"
-"""Origins of a value: FIXED holds whatever is asked for; the fourth is "forced by NAME"."""
+DEFAULT, ENV, FIXED, DERIVED = "default", "env", "fixed", "derived on the machine"
+"""Origins of a value: FIXED holds whatever is asked for; a DERIVED one is the default until it is
+known what kind of machine this is (`ipamd.derived`); the fifth is "forced by NAME"."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipamd.settings.clouds import is_azure
 from ipamd.settings.draft import Draft
 from ipamd.settings.values import allowed_tags, usable_cidrs
 
@@ -82,7 +83,7 @@ def refuse(draft: Draft) -> None:
             "ENABLE_IPv6=true and AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG=true exclude each other",
         ),
         (
-            has_prefixes and not any(draft.whole(name) for name in targets),
+            has_prefixes and not is_azure(draft) and not any(map(draft.whole, targets)),
             f"ENABLE_PREFIX_DELEGATION=true needs one of {', '.join(targets)} above 0",
         ),
         *(
@@ -144,7 +145,8 @@ def _idle_target(draft: Draft, name: str) -> str:
     if draft.flag("ENABLE_IPv6"):
         return "the /80 of an IPv6 node never runs out"
     has_prefixes = draft.flag("ENABLE_PREFIX_DELEGATION")
-    if name == "WARM_PREFIX_TARGET" and not has_prefixes:
+    may_be_derived = is_azure(draft) and not draft.is_set("ENABLE_PREFIX_DELEGATION")
+    if name == "WARM_PREFIX_TARGET" and not has_prefixes and not may_be_derived:
         return "ENABLE_PREFIX_DELEGATION is not true"
     if name in ("WARM_ENI_TARGET", "WARM_PREFIX_TARGET"):
         for stronger in ("WARM_IP_TARGET", "MINIMUM_IP_TARGET"):
