@@ -57,7 +57,8 @@ def concerns_host(notice: Notice, network: pb.NodeNetwork, eni_ifindexes: Collec
     """
     match notice:
         case LinkChanged(link=link) | LinkVanished(link=link):
-            return link.mac in {eni.mac for eni in network.enis}
+            # What happens to a slave is its master's affair, and its master's notice.
+            return not link.is_slave and link.mac in {eni.mac for eni in network.enis}
         case RuleVanished(rule=rule):
             return rule is not None and _is_of_host(rule)
         case RouteChanged(route=route):

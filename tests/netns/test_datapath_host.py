@@ -9,7 +9,7 @@ from queue import SimpleQueue
 
 import pytest
 from cni_shim.datapath import firewall
-from cni_shim.datapath.desired import DesiredHost, EniReadiness
+from cni_shim.datapath.desired import DesiredEni, DesiredHost, EniReadiness
 from cni_shim.datapath.diff import diff
 from cni_shim.datapath.host import observe
 from cni_shim.datapath.notices import LinkChanged, LinkNotices, LinkVanished, Notice, NoticesLost
@@ -140,6 +140,35 @@ def test_a_link_that_appears_late_and_renamed_is_taken(lab: Lab) -> None:
     lab.attach_eni(SECONDARY)
     run("ip", "link", "set", "ens6", "name", "eth77")
     assert lab.host.apply(BOTH)[1] == replace(READY[1], link_name="eth77")
+
+
+def add_vf(eni: DesiredEni) -> None:
+    """A link with the ENI's MAC that has a master, as a VF has: here a bridge of the same MAC."""
+    run("ip", "link", "add", "enP1s1", "address", eni.mac, "type", "veth", "peer", "name", "vf-far")
+    run("ip", "link", "add", "vf-nic", "address", eni.mac, "type", "bridge")
+    run("ip", "link", "set", "enP1s1", "master", "vf-nic", "up")
+
+
+def remove_vf() -> None:
+    run("ip", "link", "delete", "enP1s1")
+    run("ip", "link", "delete", "vf-nic")
+
+
+def test_a_vf_with_the_enis_mac_is_passed_over(lab: Lab) -> None:
+    run("ip", "link", "delete", "ens6")
+    add_vf(SECONDARY)  # older than the ENI's own link
+    lab.attach_eni(SECONDARY)
+    assert lab.host.apply(BOTH) == READY
+
+
+def test_nothing_is_to_do_and_nothing_cut_while_a_vf_comes_and_goes(lab: Lab) -> None:
+    lab.host.apply(BOTH)
+    pod, wanted = lab.make_netns(), wiring(mark=2)
+    lab.pods.wire(pod.fd, wanted)
+    for change in (lambda: add_vf(SECONDARY), remove_vf) * 2:
+        change()
+        assert remaining(lab, BOTH) == []
+        assert lab.can_reach_outside(pod, SECONDARY, wanted.addresses[0])
 
 
 def test_a_link_that_came_back_gets_its_routes_again(lab: Lab) -> None:

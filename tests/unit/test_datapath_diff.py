@@ -238,6 +238,43 @@ def test_a_link_that_only_borrows_the_mac_is_not_the_eni(other: Link) -> None:
     assert link_of_eni((other, *LINKS), SECONDARY) == LINKS[1]
 
 
+VF = link(3, SECONDARY, ifname="enP1s1", mtu=1500)
+
+
+@pytest.mark.parametrize("ifindex", [3, 30], ids=["older than the NIC", "newer"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"master_ifindex": 6, "is_slave": True},
+        {"is_slave": True},
+        {"master_ifindex": 6},
+    ],
+    ids=["joined", "not joined yet", "no flag"],
+)
+def test_the_vf_of_accelerated_networking_is_never_the_eni(
+    ifindex: int, changed: dict[str, object]
+) -> None:
+    vf = link(ifindex, SECONDARY, ifname="enP1s1", **changed)
+    assert link_of_eni((vf, *LINKS), SECONDARY) == LINKS[1]
+    assert link_of_eni((*LINKS, vf), SECONDARY) == LINKS[1]
+
+
+def test_a_vf_without_its_nic_is_no_eni() -> None:
+    vf = replace(VF, master_ifindex=6, is_slave=True)
+    assert link_of_eni((LINKS[0], vf), SECONDARY) is None
+
+
+def test_an_eni_that_somebody_put_on_a_bridge_is_still_found() -> None:
+    bridged = replace(LINKS[1], master_ifindex=9)
+    assert link_of_eni((LINKS[0], bridged), SECONDARY) == bridged
+
+
+def test_a_vf_that_comes_and_goes_is_nothing_to_do() -> None:
+    seen = whole()
+    vf = replace(VF, master_ifindex=6, is_slave=True)
+    assert diff(replace(seen, links=(vf, *seen.links)), BOTH) == ()
+
+
 def test_the_mac_is_compared_without_case() -> None:
     assert link_of_eni(LINKS, replace(SECONDARY, mac=SECONDARY.mac.upper())) == LINKS[1]
 

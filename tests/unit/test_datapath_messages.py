@@ -236,6 +236,13 @@ def test_a_link_is_read_from_its_message() -> None:
     assert (link.mac, link.mtu, link.group) == ("02:01:02:03:04:05", 9001, 0x76630002)
 
 
+@pytest.mark.parametrize(("flags", "is_slave"), [(0x1043, False), (0x1843, True)])
+def test_a_links_master_and_slave_flag_are_read(flags: int, *, is_slave: bool) -> None:
+    body = messages.IFINFO.pack(0, 1, 7, flags, 0) + messages.u32(10, 5)  # IFLA_MASTER
+    link = answers.link_of(body)
+    assert (link.master_ifindex, link.is_slave) == (5, is_slave)
+
+
 def test_several_messages_in_one_datagram_are_split() -> None:
     requests = [messages.delete_link(7), messages.get_link("eth0"), messages.delete_link(8)]
     data = b""

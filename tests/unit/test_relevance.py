@@ -31,6 +31,7 @@ NETWORK = pb.NodeNetwork(
 )
 ENI_LINK = Link(ifindex=6, ifname="ens6", kind="", mac="02:00:00:00:00:11", mtu=9001, is_up=True,
                 group=0, alias="", peer_ifindex=0)  # fmt: skip
+VF = replace(ENI_LINK, ifindex=7, ifname="enP1s1", master_ifindex=6, is_slave=True)
 POD = IPv4Address("10.0.1.9")
 IN_POD_TABLE = host_route(POD, 9, RoutingRules.GROUPED)
 IN_MAIN = host_route(POD, 9, RoutingRules.PER_POD)
@@ -47,6 +48,8 @@ NOBODY, HOST, PODS, BOTH = (False, False), (True, False), (False, True), (True, 
         pytest.param(LinkChanged(link=ENI_LINK), HOST, id="ENI appears"),
         pytest.param(LinkVanished(link=ENI_LINK), HOST, id="ENI vanishes"),
         pytest.param(LinkVanished(link=replace(ENI_LINK, mac="")), NOBODY, id="other link"),
+        pytest.param(LinkChanged(link=VF), NOBODY, id="an ENI's VF appears"),
+        pytest.param(LinkVanished(link=VF), NOBODY, id="an ENI's VF vanishes"),
         pytest.param(RuleVanished(rule=MARK_RULE), HOST, id="our rule"),
         pytest.param(
             RuleVanished(rule=replace(MARK_RULE, protocol=0)), HOST, id="the same by another"

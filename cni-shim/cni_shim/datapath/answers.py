@@ -48,7 +48,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A network interface. `peer_ifindex` is IFLA_LINK: the other end of a veth, 0 if none."""
+    """A network interface. `peer_ifindex` is IFLA_LINK: the other end of a veth, 0 if none.
+
+    `master_ifindex` is the link that it is a part of, 0 if none; `is_slave` that the kernel keeps
+    it for its master alone (IFF_SLAVE: of a bond, or the VF below a Hyper-V NIC; no bridge's port).
+    """
 
     ifindex: int
     ifname: str
@@ -60,6 +64,8 @@ class Link:
     alias: str
     peer_ifindex: int
     vlan_id: int = 0  # of a link of kind vlan; its peer_ifindex is the link below
+    master_ifindex: int = 0
+    is_slave: bool = False
 
     @property
     def identity(self) -> Identity | None:
@@ -158,6 +164,8 @@ def link_of(body: bytes) -> Link:
         alias=_text(found.get(m.IFLA_IFALIAS, b"")),
         peer_ifindex=_number(found, m.IFLA_LINK),
         vlan_id=_vlan_id(info.get(m.IFLA_INFO_DATA, b"")) if kind == "vlan" else 0,
+        master_ifindex=_number(found, m.IFLA_MASTER),
+        is_slave=bool(flags & m.IFF_SLAVE),
     )
 
 
