@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
-from providers.sim.lab_node import EC2_ENDPOINT
+from providers.sim.lab_cloud import EC2_ENDPOINT
 
 METADATA = "http://169.254.169.254/latest"
 _API_VERSION = "2016-11-15"  # EC2 API Reference, "Common query parameters"

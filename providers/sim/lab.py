@@ -9,25 +9,37 @@ of the processes and namespaces should the lab itself be killed.
         node = lab.add_node("n1", env={"WARM_IP_TARGET": "4"})
         node.start()
         started = node.runtime([launcher], config).start_pod("web-0")
+
+`Lab(..., cloud="azure")` is the same on an emulated Azure, where a node may be a scale set's
+instance and have several NICs: `add_node("n1", kind="scale-set", nics=2)`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import Any, Self
 
 from providers.sim import netns
 from providers.sim.control import ControlClient
-from providers.sim.lab_node import PATH, Node, NodeIdentity, make_node_namespace
+from providers.sim.lab_cloud import CLOUDS
+from providers.sim.lab_node import (
+    PATH,
+    FurtherEni,
+    Node,
+    NodeIdentity,
+    daemon_environment,
+    make_node_namespace,
+)
 from providers.sim.lab_process import Daemon, LabError, checked_socket_path
 
 DEFAULT_VPC = "10.0.0.0/16"
-DEFAULT_SUBNETS = ({"cidr": "10.0.0.0/24", "zone": "us-west-2a"},)
+DEFAULT_SUBNET = "10.0.0.0/24"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +54,13 @@ class Vpc:
 class Lab:
     """One emulated cloud and its nodes, as a context manager that leaves nothing behind."""
 
-    def __init__(self, directory: Path, *, fabric_name: str = "vpc") -> None:
-        """`directory` is made if missing; files in it stay after close, for whoever looks why."""
+    def __init__(self, directory: Path, *, cloud: str = "aws", fabric_name: str = "vpc") -> None:
+        """`directory` is made if missing; files in it stay after close, for whoever looks why.
+
+        `cloud` is "aws" or "azure".
+        """
         self.directory = directory.resolve()
+        self.platform = CLOUDS[cloud]
         self.fabric_name = fabric_name
         self.nodes: dict[str, Node] = {}
         self.vpc: Vpc | None = None
@@ -71,17 +87,24 @@ class Lab:
             raise LabError("the lab is not started")
         return self._cloud
 
+    @property
+    def said(self) -> Mapping[str, Any]:
+        """What the emulated cloud printed when it served: where it is to be found."""
+        text = (self.directory / "cloud.ready").read_text(encoding="utf-8")
+        said: dict[str, Any] = json.loads(text)
+        return said
+
     def start(
         self,
         cidr: str = DEFAULT_VPC,
-        subnets: Sequence[Mapping[str, Any]] = DEFAULT_SUBNETS,
+        subnets: Sequence[Mapping[str, Any]] = (),
         *,
         cidr_v6: str = "",
     ) -> Vpc:
         """Start the emulated cloud and make the VPC with its subnets.
 
-        A subnet is {"cidr", "zone"}; with IPv6 also "cidr_v6", of the VPC's `cidr_v6`, and
-        "assigns_v6": true for instances that shall have an address of it.
+        A subnet is {"cidr", "zone"}, one if none is named; with IPv6 also "cidr_v6", of the VPC's
+        `cidr_v6`, and "assigns_v6": true for instances that shall have an address of it.
         """
         if os.environ.get("VPC_IPAMD_SANDBOX") != "1":
             raise LabError(
@@ -93,8 +116,9 @@ class Lab:
         self._cloud.start()
         self._cloud.wait_ready(self._has_said_ready)
         self._control = ControlClient(socket_path)
+        wanted = subnets or ({"cidr": DEFAULT_SUBNET, "zone": self.platform.zones[0]},)
         made: dict[str, Any] = self._control.call(
-            "make_vpc", cidr=cidr, subnets=[dict(one) for one in subnets], cidr_v6=cidr_v6
+            "make_vpc", cidr=cidr, subnets=[dict(one) for one in wanted], cidr_v6=cidr_v6
         )
         self.vpc = Vpc(
             vpc_id=made["vpc_id"],
@@ -107,29 +131,35 @@ class Lab:
         self,
         name: str,
         *,
-        instance_type: str = "m5.large",
+        instance_type: str = "",
         subnet: int = 0,
         env: Mapping[str, str] | None = None,
+        kind: str = "",
+        nics: int = 1,
     ) -> Node:
         """An instance, booted, its daemons not yet started. `subnet` counts those given to start.
 
         `env` adds to or overrides the daemons' environment (see `lab_node.daemon_environment`).
+        What is not named is the cloud's usual; `kind` ("vm", "scale-set") and more than one of
+        `nics` are Azure's.
         """
         if self.vpc is None:
             raise LabError("the lab is not started")
+        machine = self.platform.machine(instance_type, kind, nics)
         run_dir = self.directory / name
         run_dir.mkdir(exist_ok=True)
-        node = Node(name, make_node_namespace(name), run_dir, env or {})
+        whole = daemon_environment(run_dir, self.platform.environment(self.said)) | dict(env or {})
+        node = Node(name, make_node_namespace(name), run_dir, whole)
         self.nodes[name] = node
         said = self.control.call(
             "add_node",
             name=name,
-            instance_type=instance_type,
             subnet_id=self.vpc.subnet_ids[subnet],
             netns_path=node.netns_path,
+            **machine,
         )
         try:
-            node.bring_up(_identity(said, self._address_v6(said["eni_id"])))
+            node.bring_up(identity_of(said, self.control.call("state"), self.platform.mtu))
         except LabError as e:
             e.add_note(f"the fabric says: {self.control.call('state')['fabric_failures'][-3:]}")
             raise
@@ -155,14 +185,8 @@ class Lab:
             (self.directory / "control.sock").unlink(missing_ok=True)
         self._cloud = self._control = self.vpc = None
 
-    def _address_v6(self, eni_id: str) -> IPv6Address | None:
-        """The IPv6 address that the cloud gave the ENI, None where its subnet has none."""
-        enis = self.control.call("state")["enis"]
-        (addresses,) = (row["addresses_v6"] for row in enis if row["eni_id"] == eni_id)
-        return IPv6Address(addresses[0]) if addresses else None
-
     def _cloud_process(self) -> Daemon:
-        argv = [sys.executable, "-m", "providers.sim.server"]
+        argv = [sys.executable, "-m", self.platform.server]
         return Daemon(
             "the emulated cloud",
             [*argv, "--dir", str(self.directory), "--fabric", self.fabric_name],
@@ -177,7 +201,11 @@ class Lab:
         return (self.directory / "cloud.ready").read_text(encoding="utf-8").endswith("\n")
 
 
-def _identity(said: Mapping[str, Any], address_v6: IPv6Address | None) -> NodeIdentity:
+def identity_of(said: Mapping[str, Any], state: Mapping[str, Any], mtu: int | None) -> NodeIdentity:
+    """What the cloud answered to `add_node`, with what its `state` has of the instance's ENIs."""
+    own = [row for row in state["enis"] if row["instance_id"] == said["instance_id"]]
+    (primary,) = (row for row in own if row["eni_id"] == said["eni_id"])
+    cidrs = {row["subnet_id"]: IPv4Network(row["cidr"]) for row in state["subnets"]}
     return NodeIdentity(
         instance_id=said["instance_id"],
         eni_id=said["eni_id"],
@@ -185,5 +213,15 @@ def _identity(said: Mapping[str, Any], address_v6: IPv6Address | None) -> NodeId
         address=IPv4Address(said["address"]),
         subnet_cidr=IPv4Network(said["subnet_cidr"]),
         gateway=IPv4Address(said["gateway"]),
-        address_v6=address_v6,
+        address_v6=next((IPv6Address(one) for one in primary["addresses_v6"]), None),
+        further=tuple(_further(row, cidrs[row["subnet_id"]]) for row in own if row is not primary),
+        mtu=mtu,
+    )
+
+
+def _further(row: Mapping[str, Any], cidr: IPv4Network) -> FurtherEni:
+    return FurtherEni(
+        eni_id=row["eni_id"],
+        link=f"eth{row['device_index']}",
+        address=IPv4Interface((row["addresses"][0], cidr.prefixlen)),
     )

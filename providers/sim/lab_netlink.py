@@ -81,6 +81,10 @@ class Netlink:
         """Administratively down; its routes go with it."""
         self._call("link", "set", index=index, state="down")
 
+    def set_mtu(self, index: int, mtu: int) -> None:
+        """How long its packets may be."""
+        self._call("link", "set", index=index, mtu=mtu)
+
     def set_alias(self, index: int, alias: str) -> None:
         """The text that `ip link` shows as alias, for people."""
         self._call("link", "set", index=index, IFLA_IFALIAS=alias)

@@ -14,25 +14,35 @@ from ipaddress import (
     IPv6Network,
 )
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from providers.sim import netns
+from providers.sim.lab_cloud import EC2
 from providers.sim.lab_netlink import LOOPBACK_INDEX, Netlink
 from providers.sim.lab_process import Daemon, LabError, checked_socket_path, is_listening
 from providers.sim.runtime import Runtime
 
-EC2_ENDPOINT = "http://192.0.2.10"
-REGION = "us-west-2"
+ANYWHERE, ANYWHERE_V6 = IPv4Network("0.0.0.0/0"), IPv6Network("::/0")
 ROUTER_V6 = IPv6Address("fe80:ec2::1")  # of every subnet, see `fabric`
 # What `unshare` and the daemons find ip and nft by; an ordinary user's PATH lacks sbin.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FurtherEni:
+    """An ENI that the machine has from the start beside its primary one, as DHCP tells of it."""
+
+    eni_id: str
+    link: str
+    address: IPv4Interface
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeIdentity:
     """What the emulated cloud says about the instance it made for the node.
 
-    `address_v6` is None where the subnet gives none.
+    `address_v6` is None where the subnet gives none; `mtu` where the ENIs' own is right.
     """
 
     instance_id: str
@@ -42,12 +52,15 @@ class NodeIdentity:
     subnet_cidr: IPv4Network
     gateway: IPv4Address
     address_v6: IPv6Address | None = None
+    further: tuple[FurtherEni, ...] = ()
+    mtu: int | None = None
 
 
 class Node:
     """One node. `ipamd` and `cnid` are its daemons, not started by the constructor."""
 
     def __init__(self, name: str, netns_path: str, run_dir: Path, env: Mapping[str, str]) -> None:
+        """`env` is the daemons' whole environment, see `daemon_environment`."""
         self.name = name
         self.netns_path = netns_path
         self.run_dir = run_dir
@@ -80,9 +93,10 @@ class Node:
         return made
 
     def bring_up(self, identity: NodeIdentity) -> None:
-        """What cloud-init does on first boot: lo and eth0 up, its address, the default route."""
+        """What cloud-init does on first boot: lo and eth0 up, its address, the default route; ENIs
+        that are there beside it up with their address and no default route."""
         self.identity = identity
-        netns.call_in(self.netns_path, lambda: _configure_primary(identity))
+        netns.call_in(self.netns_path, lambda: _configure(identity))
 
     def close(self) -> None:
         """End daemons and whatever they started, remove the pods' namespaces and the node's."""
@@ -96,7 +110,7 @@ class Node:
         return Daemon(
             f"{name} on {self.name}",
             [sys.executable, "-m", module],
-            env=daemon_environment(self.run_dir) | dict(env),
+            env=env,
             netns_path=self.netns_path,
             log_path=self.run_dir / f"{name}.log",
         )
@@ -122,28 +136,41 @@ def _set_defaults() -> None:
         netns.set_sysctl("ipv6/conf/default/accept_dad", 0)
 
 
-def daemon_environment(run_dir: Path) -> dict[str, str]:
+def daemon_environment(
+    run_dir: Path, of_cloud: Mapping[str, str] = MappingProxyType(EC2.environment({}))
+) -> dict[str, str]:
     """The whole environment of a daemon; nothing of the caller's gets in."""
     return {
         "PATH": PATH,
-        "HOME": str(run_dir),  # so that nobody's ~/.aws has a say
+        "HOME": str(run_dir),  # so that nobody's ~/.aws or ~/.azure has a say
         "VPC_IPAMD_RUN_DIR": str(run_dir),
-        "AWS_ENDPOINT_URL_EC2": EC2_ENDPOINT,
-        "AWS_REGION": REGION,
+        **of_cloud,
     }
 
 
-def _configure_primary(identity: NodeIdentity) -> None:
+def _configure(identity: NodeIdentity) -> None:
     with Netlink() as netlink:
-        index = netlink.index("eth0")
-        if index is None:
-            raise LabError(f"{identity.instance_id} has no eth0: did the fabric plug its ENI?")
         netlink.set_up(LOOPBACK_INDEX)
-        netlink.set_up(index)
         prefix = identity.subnet_cidr.prefixlen
-        netlink.replace_address(index, IPv4Interface((identity.address, prefix)))
-        default = IPv4Network("0.0.0.0/0")
-        netlink.replace_route(default, gateway=identity.gateway, index=index)
+        address = IPv4Interface((identity.address, prefix))
+        index = _configure_link(netlink, identity, "eth0", address)
+        netlink.replace_route(ANYWHERE, gateway=identity.gateway, index=index)
         if identity.address_v6 is not None:
             netlink.replace_address(index, IPv6Interface(identity.address_v6))
-            netlink.replace_route(IPv6Network("::/0"), gateway=ROUTER_V6, index=index)
+            netlink.replace_route(ANYWHERE_V6, gateway=ROUTER_V6, index=index)
+        for eni in identity.further:
+            _configure_link(netlink, identity, eni.link, eni.address)
+
+
+def _configure_link(
+    netlink: Netlink, identity: NodeIdentity, name: str, address: IPv4Interface
+) -> int:
+    """What DHCP brings to one link; its ifindex."""
+    index = netlink.index(name)
+    if index is None:
+        raise LabError(f"{identity.instance_id} has no {name}: did the fabric plug its ENI?")
+    if identity.mtu is not None:
+        netlink.set_mtu(index, identity.mtu)
+    netlink.set_up(index)
+    netlink.replace_address(index, address)
+    return index
