@@ -123,6 +123,7 @@ def build_provider(cloud: str, settings: Settings, tell: Tell, log: PlainLog) ->
                     journal_path=settings.store_dir / "azure-writes.json",
                     api_timeout_seconds=settings.api_timeout_seconds,
                     arm_endpoint=settings.azure_arm_endpoint,
+                    metadata_endpoint=settings.azure_metadata_endpoint,
                     client_id=settings.azure_client_id,
                     write_seconds=settings.azure_write_seconds,
                     write_interval_seconds=settings.azure_write_interval_seconds,

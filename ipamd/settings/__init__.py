@@ -73,6 +73,7 @@ class Settings:
     api_timeout_seconds: float
     azure_client_id: str
     azure_arm_endpoint: str
+    azure_metadata_endpoint: str
     azure_write_seconds: float  # 0: by the kind of machine
     azure_write_interval_seconds: float  # 0: by the kind of machine
     azure_scale_set_nic_api_version: str  # empty: the newest that is taken
@@ -201,6 +202,7 @@ def _build(draft: Draft) -> Settings:
         api_timeout_seconds=draft.whole("HTTP_TIMEOUT"),
         azure_client_id=draft.text("AZURE_CLIENT_ID"),
         azure_arm_endpoint=draft.text("AZURE_ARM_ENDPOINT"),
+        azure_metadata_endpoint=draft.text("AZURE_POD_IDENTITY_AUTHORITY_HOST"),
         azure_write_seconds=draft.whole("AZURE_WRITE_SECONDS"),
         azure_write_interval_seconds=draft.whole("AZURE_WRITE_INTERVAL_SECONDS"),
         azure_scale_set_nic_api_version=draft.text("AZURE_SCALE_SET_NIC_API_VERSION"),

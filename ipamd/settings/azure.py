@@ -7,7 +7,15 @@ library itself, see docs/azure.md.
 from __future__ import annotations
 
 from ipamd.settings.rows import Group, OnBad, Setting
-from ipamd.settings.values import api_version, flag, https_origin, optional, stripped, whole
+from ipamd.settings.values import (
+    api_version,
+    flag,
+    http_origin,
+    https_origin,
+    optional,
+    stripped,
+    whole,
+)
 
 AZURE: tuple[Setting, ...] = (
     Setting(
@@ -29,6 +37,16 @@ AZURE: tuple[Setting, ...] = (
         range="https://host or https://host:port",
         meaning="Where Azure Resource Manager answers: another one in Azure's sovereign clouds. "
         "Never without TLS, since the token that is sent there opens the subscription.",
+    ),
+    Setting(
+        name="AZURE_POD_IDENTITY_AUTHORITY_HOST",
+        group=Group.AZURE,
+        default="http://169.254.169.254",
+        parse=http_origin,
+        on_bad=OnBad.REFUSE,
+        range="http://host or http://host:port",
+        meaning="Where the metadata service answers: another place only where something stands in "
+        "for it. azure-identity asks there for its token, by the same variable.",
     ),
     Setting(
         name="AZURE_WRITE_SECONDS",

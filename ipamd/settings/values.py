@@ -113,6 +113,13 @@ def https_origin(text: str) -> object:
     return text.rstrip("/")
 
 
+def http_origin(text: str) -> object:
+    """Where something answers without TLS, without a path."""
+    if not re.fullmatch(r"http://[0-9A-Za-z.-]+(:[0-9]{1,5})?/?", text):
+        raise ValueError("http:// and a host, perhaps with a port")
+    return text.rstrip("/")
+
+
 def api_version(text: str) -> object:
     """A version of one of ARM's APIs: a date, perhaps of a preview."""
     if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(-preview)?", text):

@@ -77,6 +77,7 @@ def test_an_empty_environment_gives_aws_nodes_defaults() -> None:
         api_timeout_seconds=10,
         azure_client_id="",
         azure_arm_endpoint="https://management.azure.com",
+        azure_metadata_endpoint="http://169.254.169.254",
         azure_write_seconds=0,
         azure_write_interval_seconds=0,
         azure_scale_set_nic_api_version="",
