@@ -278,7 +278,8 @@ class ArmBuckets:
 
     def _seconds_to_token(self, charge: Charge, now: float) -> int:
         missing = 1 - self._at(charge, now).tokens
-        return max(1, math.ceil(missing / charge.size.refill_per_second))
+        # Less what refilling in steps loses in the last place, which is no second.
+        return max(1, math.ceil(missing / charge.size.refill_per_second - 1e-6))
 
 
 def _refusal(charge: Charge, wait: int) -> Throttle:

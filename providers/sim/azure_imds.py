@@ -68,8 +68,8 @@ DOWN_HOLD_SECONDS = 10.0
 class Tokens(Protocol):
     """Whoever issues the tokens that the emulated ARM accepts."""
 
-    def issue(self, principal: str, *, audience: str, expires_unix: float) -> str:
-        """A bearer token for a principal."""
+    def issue(self, principal: str, seconds: float, resource: str) -> str:
+        """A bearer token for a principal and a resource that lives so long."""
 
 
 class AzureImdsFaultKind(enum.Enum):
@@ -242,16 +242,14 @@ class AzureImds:
         client_id = query.get("client_id", "")
         if client_id and client_id not in machine.client_ids:
             return _no_token("invalid_request", "Identity not found")
-        now = self._clock()
-        expires = now + self.settings.token_seconds
+        now, seconds = self._clock(), self.settings.token_seconds
         principal = client_id or f"system:{machine.vm_id}"
-        token = self._tokens.issue(principal, audience=resource, expires_unix=expires)
         told = {
-            "access_token": token,
+            "access_token": self._tokens.issue(principal, seconds, resource),
             "client_id": client_id or machine.vm_id,
-            "expires_in": str(int(expires - now)),
-            "expires_on": str(int(expires)),
-            "ext_expires_in": str(int(expires - now)),
+            "expires_in": str(int(seconds)),
+            "expires_on": str(int(now + seconds)),
+            "ext_expires_in": str(int(seconds)),
             "not_before": str(int(now)),
             "resource": resource,
             "token_type": "Bearer",
