@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -42,9 +43,17 @@ class Answer:
 
 Responder = Callable[[Call], Answer | None]
 
+# Told by identity: the connection is reset, and not closed in good order as after None.
+RESET = Answer(status=0)
+# socket(7), SO_LINGER: on, for 0 seconds; close() then sends RST.
+_LINGERS_NOT = struct.pack("ii", 1, 0)
+
 
 class Door(http.server.ThreadingHTTPServer):
-    """Serves a listening socket made elsewhere until `close`. An answer of None hangs up."""
+    """Serves a listening socket made elsewhere until `close`. An answer of None hangs up.
+
+    One of `RESET` resets the connection.
+    """
 
     daemon_threads = False  # close() waits for them, so that no test leaves a thread behind
 
@@ -85,12 +94,20 @@ class Door(http.server.ThreadingHTTPServer):
         """Forget the connection before it is closed."""
         with self._open_lock:
             self._open.discard(request)
-        super().shutdown_request(request)
+        if _is_resetting(request):
+            self.close_request(request)  # without the FIN of an orderly shutdown before it
+        else:
+            super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is none of our errors; anything else is shown."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
+
+
+def _is_resetting(connection: socket.socket) -> bool:
+    lingers = connection.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_LINGERS_NOT))
+    return lingers == _LINGERS_NOT
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -108,13 +125,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             peer=str(self.client_address[0]),
         )
         answer = self.server.respond(call)
-        if answer is None:
+        if answer is None or answer is RESET:
             self.close_connection = True
+            if answer is RESET:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGERS_NOT)
             return
         self._limit_hops(answer.ttl or DEFAULT_TTL)
         self.wfile.write(self._head(answer) + (b"" if call.method == "HEAD" else answer.body))
 
-    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = _serve  # noqa: N815 - the base class's names
+    # The names are the base class's.
+    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = do_PATCH = _serve  # noqa: N815
 
     def _limit_hops(self, ttl: int) -> None:
         if self.connection.family == socket.AF_INET:
