@@ -1,9 +1,9 @@
 """Member paths and kinds of values: what the judges compare, in place of values.
 
 The tables under `facts/` were made by us from public examples and recordings; README.md says how.
-A path is `a.b[].c`, where `[]` stands for every element of a list. A kind is a word of `KINDS`, some
-of them with a parameter after a colon; `a|b` means either, and inside `enum:` the words to choose
-from.
+A path is `a.b[].c`, where `[]` stands for every element of a list. A kind is a word of `KINDS`,
+some of them with a parameter after a colon; `a|b` means either, and inside `enum:` the words to
+choose from.
 """
 
 from __future__ import annotations
