@@ -20,6 +20,7 @@ from ipamd import backoff, clock
 from ipamd.cloud import AddressChange, CloudEni, InterfaceRequest
 from ipamd.cloud_child import Cloud
 from ipamd.errors import (
+    Busy,
     CloudError,
     Denied,
     LimitReached,
@@ -257,6 +258,7 @@ class Actions:
                 add=intent.addresses,
                 add_prefixes=intent.prefixes,
                 add_prefixes_v6=intent.prefixes_v6,
+                token=intent.token,
             )
         )
         return lambda: observe.assigned(
@@ -367,9 +369,9 @@ def _is_partly_done(intent: Intent, leaving: tuple[Address, ...]) -> bool:
 
 def _is_picture_stale(intent: Intent, error: CloudError) -> bool:
     """Whether the refusal says that the cloud is not as the ledger has it."""
-    if intent.kind is IntentKind.DELETE and not isinstance(error, Throttled):
+    if intent.kind is IntentKind.DELETE and not isinstance(error, Throttled | Busy):
         return True  # it may have got half way: what hangs loose is seen by looks alone
-    if isinstance(error, Throttled | SubnetExhausted | Denied):
+    if isinstance(error, Throttled | SubnetExhausted | Denied | Busy):
         return False
     return isinstance(error, LimitReached | NotFound) or intent.kind is IntentKind.CREATE
 

@@ -43,6 +43,11 @@ several times slower while metrics are rendered."""
 
 STOP_GRACE_SECONDS = 2.0
 
+APPLY_SECONDS = {"azure": 600.0}
+"""How long a change of addresses may take, by cloud, where that is not as long as any call. Azure's
+ends when pods can use what was added, for which a scale set takes tens of seconds to minutes, after
+its turn in the node's bucket of writes: five times the slowest that is designed for (120 s)."""
+
 
 class Stopped(Exception):
     """SIGTERM or SIGINT arrived."""
@@ -135,7 +140,11 @@ def _ready_store(settings: Settings) -> Store:
 async def run(settings: Settings) -> None:
     """Run until SIGTERM. What ends otherwise ends the process with an error."""
     store = _ready_store(settings)
-    cloud = CloudChild(settings.cloud, call_seconds=settings.api_timeout_seconds * 3)
+    cloud = CloudChild(
+        settings.cloud,
+        call_seconds=settings.api_timeout_seconds * 3,
+        apply_seconds=APPLY_SECONDS.get(settings.cloud),
+    )
     foreign: ForeignStore | None = None
     try:
         await _serve(settings, store, cloud)

@@ -48,6 +48,10 @@ REMEASURE = Backoff(first_seconds=60.0, cap_seconds=600.0)
 CAPPED = Backoff(first_seconds=120.0, cap_seconds=600.0)
 """An ENI that met a limit is asked for less. Something else holds its slots, and mostly stays."""
 
+BUSY = Backoff(first_seconds=2.0, cap_seconds=10.0)
+"""Somebody else changes the ENI: mostly over within seconds (Azure's RetryableError answers ask
+for 1-10 s), and no other ENI is concerned."""
+
 DENIED = Backoff(first_seconds=30.0, cap_seconds=300.0)
 """Only a human changes a policy; IAM needs seconds to minutes to spread."""
 

@@ -99,6 +99,8 @@ class Cloud(Protocol):
 class _Bound:
     """The methods over one `_call`; both bindings share them."""
 
+    apply_seconds: float | None = None  # the deadline of `apply`; None: as for every call
+
     async def _call(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
         raise AssertionError(f"a binding defines _call for {method}{arguments} ({seconds})")
 
@@ -123,7 +125,7 @@ class _Bound:
         return answer
 
     async def apply(self, change: AddressChange) -> AddressOutcome:
-        answer: AddressOutcome = await self._call("apply", change)
+        answer: AddressOutcome = await self._call("apply", change, seconds=self.apply_seconds)
         return answer
 
     async def subnets(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[Subnet, ...]:
@@ -170,10 +172,12 @@ class CloudChild(_Bound):
         cloud: str,
         *,
         call_seconds: float,
+        apply_seconds: float | None = None,
         on_api_call: Callable[[ApiCall], None] | None = None,
     ) -> None:
         self._cloud = cloud
         self._call_seconds = call_seconds
+        self.apply_seconds = apply_seconds
         self.on_api_call = on_api_call
         self._numbers = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Answer]] = {}

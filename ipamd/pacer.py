@@ -13,7 +13,15 @@ from dataclasses import dataclass, field, replace
 
 from ipamd import backoff
 from ipamd.cloud import Subnet
-from ipamd.errors import CloudError, Denied, LimitReached, NoPrefixFree, SubnetExhausted, Throttled
+from ipamd.errors import (
+    Busy,
+    CloudError,
+    Denied,
+    LimitReached,
+    NoPrefixFree,
+    SubnetExhausted,
+    Throttled,
+)
 from ipamd.model import EniId, SubnetId
 from ipamd.pool.ledger import Intent, IntentKind
 from ipamd.sizing import PREFIX_ADDRESSES
@@ -63,6 +71,7 @@ class Pacer:
     _prefixless: dict[SubnetId, _Until] = field(default_factory=dict)
     _room: dict[SubnetId, _Until] = field(default_factory=dict)
     _caps: dict[EniId, _Until] = field(default_factory=dict)
+    _busy: dict[EniId, _Until] = field(default_factory=dict)
     _remeasure: dict[SubnetId, _Until] = field(default_factory=dict)
     _changed_at: float = 0.0
 
@@ -84,6 +93,7 @@ class Pacer:
             },
             subnet_room={s: u.amount for s, u in self._room.items() if u.boottime > now},
             eni_caps={e: u.amount for e, u in self._caps.items() if u.boottime > now},
+            resting_enis=frozenset(e for e, u in self._busy.items() if u.boottime > now),
             seconds_since_change=now - self._changed_at,
         )
 
@@ -109,7 +119,7 @@ class Pacer:
             self._shrinking,
         ]
         ends += [*self._exhausted.values(), *self._prefixless.values(), *self._room.values()]
-        ends += [*self._caps.values(), *self._remeasure.values()]
+        ends += [*self._caps.values(), *self._busy.values(), *self._remeasure.values()]
         times = [u.boottime for u in ends]
         # The hold times of the pool and of prefixes, and the minimum life of an ENI
         # (ipamd.pool.shrink).
@@ -161,6 +171,8 @@ class Pacer:
         """A call ended well: what held its kind back is over."""
         self._throttled = self._throttled_awaited = _Until()
         self._changed_at = now
+        if intent.eni_id is not None:
+            self._busy.pop(intent.eni_id, None)
         if intent.kind not in GROWING:
             self._shrinking = _Until()
             return
@@ -199,6 +211,9 @@ class Pacer:
                 self._throttled_awaited = _later(
                     self._throttled_awaited, backoff.THROTTLED_AWAITED, error, now, chance
                 )
+            case Busy() if intent.eni_id is not None:
+                before = self._busy.get(intent.eni_id, _Until())
+                self._busy[intent.eni_id] = _later(before, backoff.BUSY, error, now, chance)
             case LimitReached() if intent.kind is IntentKind.ASSIGN and intent.eni_id is not None:
                 asked = intent.addresses + intent.prefixes + intent.prefixes_v6
                 before = self._caps.get(intent.eni_id, _Until())

@@ -41,6 +41,7 @@ class Pace:
     subnet_spare: dict[SubnetId, int]  # free addresses that may be bought ahead of demand
     subnet_room: dict[SubnetId, int]  # free addresses of subnets that refused a larger request
     eni_caps: dict[EniId, int]  # what to ask of ENIs at most that met a limit
+    resting_enis: frozenset[EniId]  # somebody else is changing them
     growth_paused_seconds: float
     creation_paused_seconds: float
     shrink_paused_seconds: float
@@ -82,7 +83,14 @@ def build_view(
     for address in ledger.addresses.values():
         by_eni[address.eni_id].append(address)
     views = tuple(
-        _eni_view(eni, by_eni[eni.eni_id], in_flight.get(eni.eni_id), settings, now)
+        _eni_view(
+            eni,
+            by_eni[eni.eni_id],
+            in_flight.get(eni.eni_id),
+            settings,
+            now,
+            is_resting=eni.eni_id in pace.resting_enis,
+        )
         for eni in sorted(enis, key=lambda e: e.device_index)
     )
     waiting, pinned = _demand(situation, on_card, by_eni, in_flight)
@@ -269,7 +277,13 @@ def incoming(intent: Intent) -> int:
 
 
 def _eni_view(
-    eni: Eni, addresses: list[Address], in_flight: Intent | None, settings: Settings, now: float
+    eni: Eni,
+    addresses: list[Address],
+    in_flight: Intent | None,
+    settings: Settings,
+    now: float,
+    *,
+    is_resting: bool,
 ) -> EniView:
     v4 = [a for a in addresses if a.address.version == 4]
     singles = [a for a in v4 if a.prefix is None]
@@ -291,7 +305,7 @@ def _eni_view(
         device_index=eni.device_index,
         is_primary=eni.is_primary,
         is_managed=eni.is_managed,
-        is_busy=in_flight is not None,
+        is_busy=in_flight is not None or is_resting,
         allocated=states[AddressState.ALLOCATED],
         idle=tuple(a.address for a in idle),
         held=len(singles) - states[AddressState.ALLOCATED] - len(idle) - leaving,

@@ -38,7 +38,7 @@ class EniView:
     device_index: int
     is_primary: bool
     is_managed: bool
-    is_busy: bool  # a cloud call for it is in flight
+    is_busy: bool  # a cloud call for it is in flight, or somebody else is changing it
     allocated: int
     idle: tuple[IPAddress, ...]  # available, the longest idle first
     held: int  # cooling, quarantined, preparing

@@ -13,18 +13,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from subprocess import Popen
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 from unittest import mock
 
 import pytest
 
 from ipamd import cloud_process
 from ipamd.api_calls import ApiCall
+from ipamd.app import APPLY_SECONDS
+from ipamd.cloud import AddressChange
 from ipamd.cloud_child import CloudChild, InProcessCloud
 from ipamd.cloud_messages import Answer, Call
 from ipamd.errors import SubnetExhausted, Transient
 from ipamd.plain_log import PlainLog
 from providers.sim import bench_kinds
+from tests import builders as b
 from tests.memory_cloud import MemoryCloud
 
 T = TypeVar("T")
@@ -159,6 +162,27 @@ def test_a_call_that_hangs_ends_the_child_and_names_itself(tmp_path: Path) -> No
     with_child(tmp_path, work, call_seconds=1.0)
 
 
+@pytest.mark.parametrize(
+    ("cloud", "seconds"), [("aws", None), ("azure", 600.0)], ids=["as any call", "its own"]
+)
+def test_a_change_of_addresses_has_the_deadline_of_its_cloud(
+    cloud: str, seconds: float | None
+) -> None:
+    asked: dict[str, float | None] = {}
+
+    class Recording(CloudChild):
+        async def _call(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
+            asked[method] = seconds
+
+    async def main() -> None:
+        child = Recording(cloud, call_seconds=30.0, apply_seconds=APPLY_SECONDS.get(cloud))
+        await child.apply(AddressChange(eni_id=b.PRIMARY, add=1))
+        await child.snapshot()
+
+    asyncio.run(main())
+    assert asked == {"apply": seconds, "snapshot": None}
+
+
 def test_a_bug_in_a_provider_is_an_answer_and_not_silence(tmp_path: Path) -> None:
     async def work(child: CloudChild) -> None:
         with pytest.raises(Transient, match="ZeroDivisionError: a bug in a provider"):
@@ -199,12 +223,9 @@ def test_the_child_serves_until_its_parent_has_gone() -> None:
 
 def test_the_binding_without_a_process_raises_the_same_errors() -> None:
     async def main() -> None:
-        from ipamd.cloud import AddressChange
-        from tests.builders import PRIMARY
-
         memory = MemoryCloud()
         memory.free.clear()
         with pytest.raises(SubnetExhausted):
-            await InProcessCloud(memory).apply(AddressChange(eni_id=PRIMARY, add=1))
+            await InProcessCloud(memory).apply(AddressChange(eni_id=b.PRIMARY, add=1))
 
     asyncio.run(main())

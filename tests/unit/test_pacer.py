@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from ipamd.cloud import Subnet
-from ipamd.errors import CloudError, Denied, LimitReached, NoPrefixFree, SubnetExhausted
+from ipamd.errors import Busy, CloudError, Denied, LimitReached, NoPrefixFree, SubnetExhausted
 from ipamd.model import EniId
 from ipamd.pacer import Pacer
 from ipamd.pool.ledger import Intent, IntentKind
@@ -92,6 +92,26 @@ def test_a_refusal_rests_its_own_kind_of_call_ever_longer_until_one_succeeds(nam
     assert any(t == pytest.approx(100.0 + longest, rel=0.01) for t in pacer.due_times(100.0))
     pacer.succeeded(made, 101.0)
     assert getattr(pacer.pace(101.0), field) == 0.0
+
+
+def test_a_busy_eni_rests_for_as_long_as_the_cloud_says_and_nothing_else_does() -> None:
+    pacer = Pacer()
+    pacer.refused(intent(), Busy("n", retry_after_seconds=7.0), 100.0, CHANCE)
+    assert pacer.pace(106.9).resting_enis == {EniId(b.PRIMARY)}
+    assert 107.0 in pacer.due_times(100.0)
+    idle = Pacer().pace(100.0)
+    assert replace(pacer.pace(100.0), resting_enis=frozenset()) == idle
+    assert pacer.pace(107.0).resting_enis == frozenset()
+
+
+def test_an_eni_that_stays_busy_rests_longer_until_a_call_succeeds() -> None:
+    pacer, rests = Pacer(), []
+    for made in (intent(), intent(IntentKind.UNASSIGN), intent(), intent()):
+        pacer.refused(made, Busy("n"), 100.0, 0.0)
+        rests.append(min(pacer.due_times(100.0)) - 100.0)
+    assert rests == [1.0, 2.0, 4.0, 5.0]
+    pacer.succeeded(intent(), 100.0)
+    assert pacer.pace(100.0).resting_enis == frozenset()
 
 
 def test_an_eni_that_met_a_limit_is_asked_for_half_for_a_while() -> None:
