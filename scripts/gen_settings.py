@@ -38,8 +38,9 @@ COLUMNS = """
 TAIL = """
 ## Of other programs
 
-vpc-cnid reads `VPC_IPAMD_RUN_DIR` and `VPC_IPAMD_LOG_LEVEL` as above, `AWS_VPC_ENI_MTU` (576 to
-9001, default 9001) and `VPC_IPAMD_ROUTING_RULES` (`grouped`, the default, or `per-pod`, see
+vpc-cnid reads `VPC_IPAMD_RUN_DIR`, `VPC_IPAMD_LOG_LEVEL` and `VPC_IPAMD_CLOUD` as above,
+`AWS_VPC_ENI_MTU` (576 to 9001; unset it is 9001 on EC2, and on Azure each NIC keeps the MTU that it
+has) and `VPC_IPAMD_ROUTING_RULES` (`grouped`, the default, or `per-pod`, see
 [routing-rules.md](routing-rules.md)); an unusable value ends the start. Its search for pods whose
 DEL was lost has `VPC_IPAMD_LOST_DELS`, `VPC_IPAMD_CRI_SOCKETS`, `VPC_IPAMD_NETNS_DIRS` and
 `VPC_IPAMD_CNI_CACHE_DIR` ([leaks.md](leaks.md)); `VPC_IPAMD_NPA_SOCKET` is where it calls the
@@ -47,9 +48,9 @@ network policy agent ([network-policy.md](network-policy.md)), and `VPC_IPAMD_PR
 host's `/proc/sys/net` where the container's own is read-only. With `ENABLE_POD_ENI` it reads
 `KUBERNETES_SERVICE_HOST`, `KUBERNETES_SERVICE_PORT`, `CLUSTER_ENDPOINT` and
 `VPC_IPAMD_SERVICE_ACCOUNT_DIR` ([security-groups.md](security-groups.md)). What belongs to pods
-comes with the CNI config: `vethPrefix` (1 to 4 characters, default `eni`) and `mtu` (576 to 9001,
-default 9001). install-cni writes that config, and has `VPC_IPAMD_CNI_CONF_NAME` and
-`VPC_IPAMD_CHAIN_PORTMAP` ([install.md](install.md)).
+comes with the CNI config: `vethPrefix` (1 to 4 characters, default `eni`) and `mtu` (576 to 9001;
+without it as [plugin.md](plugin.md) says). install-cni writes that config, and has
+`VPC_IPAMD_CNI_CONF_NAME` and `VPC_IPAMD_CHAIN_PORTMAP` ([install.md](install.md)).
 
 The launcher reads `VPC_CNI_RUN_DIR` (default `/run/vpc-ipamd`) and `VPC_CNI_DEADLINE_MS`, which can
 only lower its deadlines. `ipamctl max-pods` reads `VPC_IPAMD_INSTANCE_TYPES`, a table of instance

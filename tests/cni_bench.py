@@ -20,6 +20,7 @@ from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import MAIN_PLUGIN
 from cni_shim.own_enis import OwnEnis
 from cni_shim.plugin_config import PluginConfig
+from cni_shim.pod_mtu import PodMtu
 from cni_shim.ports import Policies
 from cni_shim.results import Result
 from cni_shim.spec import AttachmentKey, CniRequest, Pod, Verb
@@ -267,8 +268,14 @@ def _words(addresses: tuple[Address, ...]) -> str:
 class Bench:
     """A Verbs on fakes; `diary` is what happened, in order."""
 
-    def __init__(self, policies: Policies | None = None, own_enis: OwnEnis | None = None) -> None:
+    def __init__(
+        self,
+        policies: Policies | None = None,
+        own_enis: OwnEnis | None = None,
+        pod_mtu: PodMtu | None = None,
+    ) -> None:
         self.diary: list[str] = []
+        self.pod_mtu = pod_mtu or PodMtu(9001)
         self.ipam = FakeIpam(self.diary)
         self.datapath = FakeDatapath(self.diary)
         self.delegates = FakeDelegates(self.diary)
@@ -283,6 +290,7 @@ class Bench:
             living=lambda: self.living,
             policies=policies,
             own_enis=own_enis,
+            pod_mtu=self.pod_mtu,
         )
 
     def _queue(self, request: CniRequest) -> None:

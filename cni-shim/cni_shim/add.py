@@ -12,6 +12,7 @@ import errno
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import structlog
 from ipam_api.v1 import ipam_pb2 as pb
@@ -30,6 +31,7 @@ from cni_shim.errors import CniError, CniErrorCode
 from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import IpamOnly
 from cni_shim.own_enis import OwnEnis
+from cni_shim.pod_mtu import PodMtu
 from cni_shim.ports import Datapath, Delegates, Ipam, Policies
 from cni_shim.results import Interface, Ip, Result, Route
 from cni_shim.spec import AttachmentKey, CniRequest
@@ -61,6 +63,7 @@ class Setup:
         policies: Policies,
         own_enis: OwnEnis,
         wanted: WantedNetwork,
+        pod_mtu: PodMtu,
     ) -> None:
         self._ipam = ipam
         self._datapath = datapath
@@ -70,6 +73,7 @@ class Setup:
         self._policies = policies
         self._own_enis = own_enis
         self._wanted = wanted
+        self._pod_mtu = pod_mtu
 
     def add(self, request: CniRequest, netns_fd: int, attempt: Attempt) -> Result:
         """The result, or CniError with everything undone, an answer that was lost included."""
@@ -90,11 +94,19 @@ class Setup:
             self._policies.refuse_early(
                 request.pod, attempt.key, deadline_monotonic=_deadline(attempt)
             )
+            request = self._with_mtu(request, attempt)
         link = self._own_enis.link_for(request, deadline_monotonic=_deadline(attempt))
         with self._begun(netns_fd, request) as begun:
             if link is not None:
                 return self._add_branch(request, netns_fd, begun, attempt, link)
             return self._add_begun(request, netns_fd, begun, attempt)
+
+    def _with_mtu(self, request: CniRequest, attempt: Attempt) -> CniRequest:
+        """The request, with an MTU where its configuration names none."""
+        if request.config.mtu:
+            return request
+        mtu = self._pod_mtu.now(deadline_monotonic=_deadline(attempt))
+        return replace(request, config=replace(request.config, mtu=mtu))
 
     def _add_branch(
         self,

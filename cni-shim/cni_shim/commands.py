@@ -102,8 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         description="The CNI daemon of one node: serves the vpc-cni launcher, wires pods and ENIs. "
         "With an option of the way back to aws-node (docs/migration.md) it does that and ends.",
         epilog="Settings are environment variables: VPC_IPAMD_RUN_DIR, VPC_IPAMD_LOG_LEVEL, "
-        "AWS_VPC_ENI_MTU, VPC_IPAMD_ROUTING_RULES (grouped, per-pod), VPC_IPAMD_LOST_DELS "
-        "(release, log, off); VPC_IPAMD_CRI_SOCKETS, VPC_IPAMD_NETNS_DIRS and "
+        "VPC_IPAMD_CLOUD, AWS_VPC_ENI_MTU, VPC_IPAMD_ROUTING_RULES (grouped, per-pod), "
+        "VPC_IPAMD_LOST_DELS (release, log, off); VPC_IPAMD_CRI_SOCKETS, VPC_IPAMD_NETNS_DIRS and "
         "VPC_IPAMD_CNI_CACHE_DIR say where pods are looked for whose DEL may be lost. Exit status: "
         "0 after SIGTERM, 1 when it failed, 2 when a setting, the run directory or the kernel "
         "cannot be used. Of the way back: 0 done, 1 done but something of ours is left, 2 nothing "

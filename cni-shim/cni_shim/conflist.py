@@ -76,7 +76,8 @@ def wanted(environ: Mapping[str, str]) -> Wanted:
 
 
 def _own_keys(environ: Mapping[str, str], bad: list[str]) -> PluginConfig:
-    """Our plugin's keys, judged as the plugin itself will."""
+    """Our plugin's keys, judged as the plugin itself will. `mtu` only where somebody chose one:
+    what it is else depends on the cloud, and vpc-cnid knows that."""
     usable: dict[str, object] = {}
     for names, key in (
         (("AWS_VPC_K8S_CNI_VETHPREFIX",), "vethPrefix"),
@@ -103,14 +104,14 @@ def _flag(environ: Mapping[str, str], name: str, bad: list[str], *, default: boo
 
 def render(network: Wanted) -> bytes:
     """The file's bytes; the same for the same network, so that a comparison tells a change."""
-    plugins: list[dict[str, object]] = [
-        {
-            "type": MAIN_PLUGIN,
-            "capabilities": {POD_ANNOTATIONS: True},
-            "vethPrefix": network.own.veth_prefix,
-            "mtu": str(network.own.mtu),
-        }
-    ]
+    ours: dict[str, object] = {
+        "type": MAIN_PLUGIN,
+        "capabilities": {POD_ANNOTATIONS: True},
+        "vethPrefix": network.own.veth_prefix,
+    }
+    if network.own.mtu:
+        ours["mtu"] = str(network.own.mtu)
+    plugins = [ours]
     plugins += [_CHAINED[name] for name in network.chained]
     document = {
         "cniVersion": CNI_VERSION,

@@ -18,7 +18,7 @@ from cni_shim.datapath.policy import DEFAULT_CONNMARK, HostPolicy, PortChoice, S
 T = TypeVar("T")
 
 
-def desired_host(network: pb.NodeNetwork, *, eni_mtu: int) -> DesiredHost:
+def desired_host(network: pb.NodeNetwork, *, eni_mtu: int | None) -> DesiredHost:
     """The wanted host network. An ipamd that names no policy gets none."""
     return DesiredHost(
         eni_mtu=eni_mtu,

@@ -23,6 +23,7 @@ from cni_shim.datapath.notices import Notice
 from cni_shim.datapath.pods import ObservedPod
 from cni_shim.ipam_client import IpamdError
 from cni_shim.node_network import desired_host
+from cni_shim.pod_mtu import PodMtu
 from cni_shim.relevance import concerns_host, concerns_pods
 from cni_shim.spec import AttachmentKey
 from cni_shim.verbs import Verbs
@@ -84,7 +85,8 @@ class NodeWatch:
         mend: Callable[[], None],
         beat: Callable[[], None],
         notes: Callable[[], tuple[str, ...]] = tuple,
-        eni_mtu: int,
+        pod_mtu: PodMtu,
+        eni_mtu: int | None,
     ) -> None:
         """`mend` puts back what stood for pods that other plugins wired; `beat` is called once a
         round; `notes` are sentences that go along with each report."""
@@ -95,6 +97,7 @@ class NodeWatch:
         self._verbs = verbs
         self._beat = beat
         self._notes = notes
+        self._pod_mtu = pod_mtu
         self._eni_mtu = eni_mtu
         self._wanted: pb.NodeNetwork | None = None
         self._wake = threading.Event()
@@ -154,6 +157,7 @@ class NodeWatch:
             return False
         self._failure = ""
         self._eni_ifindexes = frozenset(r.ifindex for r in readiness)
+        self._pod_mtu.take(_primary_mtu(network, readiness))
         is_news = readiness != self._reported
         if is_news or network is not self._reported_network or now >= self._next_report:
             if is_news:
@@ -241,6 +245,12 @@ class NodeWatch:
                 )
         except DatapathError as e:
             log.warning("leftover_stays", link=pod.link_name, error=str(e))
+
+
+def _primary_mtu(network: pb.NodeNetwork, readiness: tuple[EniReadiness, ...]) -> int:
+    """Of the primary ENI's link, 0 where there is none."""
+    primary = {eni.eni_id for eni in network.enis if eni.is_primary}
+    return next((r.mtu for r in readiness if r.eni_id in primary), 0)
 
 
 def _addresses_on_link(pod: ObservedPod, observed: tuple[ObservedPod, ...]) -> set[Address]:

@@ -29,10 +29,10 @@ _FOREIGN_PREFIX = "cni.dev/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginConfig:
-    """Our own keys of the plugin configuration."""
+    """Our own keys of the plugin configuration. `mtu` 0: what vpc-cnid goes by (`pod_mtu`)."""
 
     veth_prefix: str = "eni"
-    mtu: int = 9001
+    mtu: int = 0
 
 
 def parse_own_keys(config: Mapping[str, object]) -> PluginConfig:
@@ -48,7 +48,7 @@ def parse_own_keys(config: Mapping[str, object]) -> PluginConfig:
             )
     return PluginConfig(
         veth_prefix=_parse_veth_prefix(config.get("vethPrefix", defaults.veth_prefix)),
-        mtu=_parse_mtu(config.get("mtu", defaults.mtu)),
+        mtu=_parse_mtu(config["mtu"]) if "mtu" in config else defaults.mtu,
     )
 
 

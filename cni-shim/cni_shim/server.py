@@ -48,6 +48,7 @@ from cni_shim.log import configure
 from cni_shim.namespaces import NamespaceReading
 from cni_shim.node_watch import NodeWatch
 from cni_shim.own_enis import Lookup, OwnEnis
+from cni_shim.pod_mtu import PodMtu
 from cni_shim.policy_agent import PolicyAgent
 from cni_shim.queue_worker import QueueWorker
 from cni_shim.runtime_list import RuntimeList
@@ -89,6 +90,7 @@ class Daemon:
         self._queue = DeleteQueue(wanted.run_dir)
         self._queue_worker = QueueWorker(self._queue)
         self._wanted = WantedNetwork()
+        self._pod_mtu = PodMtu(wanted.eni_mtu)
         self._policies = PolicyAgent(wanted.policy_agent_socket, self._wanted)
         self._verbs = Verbs(
             self._ipam,
@@ -100,6 +102,7 @@ class Daemon:
             policies=self._policies,
             own_enis=OwnEnis(self._wanted, _pod_lookup),
             wanted=self._wanted,
+            pod_mtu=self._pod_mtu,
         )
         self._queue_worker.serve(self._verbs)
         self._pods.ask_ledger(self._verbs.unheld)
@@ -118,6 +121,7 @@ class Daemon:
             mend=self._mend,
             beat=Heartbeat(wanted.run_dir, is_answered=lambda: self._silence.since is None).beat,
             notes=lambda: self._leaks.notes,
+            pod_mtu=self._pod_mtu,
             eni_mtu=wanted.eni_mtu,
         )
         self._firewall_notices = FirewallNotices(self._watch.on_notice)

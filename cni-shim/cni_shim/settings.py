@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ipam_api.v1 import door
 
+from cni_shim.datapath.desired import DEFAULT_ENI_MTU
 from cni_shim.datapath.routing import RoutingRules
 
 DEFAULT_RUN_DIR = "/run/vpc-ipamd"
@@ -22,6 +23,10 @@ LEVELS = ("debug", "info", "warning", "error")
 ROUTING_RULES = tuple(mode.value for mode in RoutingRules)
 LOST_DELS = ("release", "log", "off")
 
+DEFAULT_MTU: Mapping[str, int | None] = {"aws": DEFAULT_ENI_MTU, "azure": None}
+"""By cloud, of ENIs' links and pods' where no setting says it. On Azure the NIC's own: it is 1500,
+and more only where size, driver and peer allow it (Azure docs, "TCP/IP performance tuning")."""
+
 
 class SettingsError(Exception):
     """An unusable value; the text names it and what it must be."""
@@ -33,7 +38,7 @@ class Settings:
 
     run_dir: Path
     log_level: str
-    eni_mtu: int
+    eni_mtu: int | None  # None: ENIs' links keep theirs, and pods get the primary's
     routing_rules: RoutingRules = RoutingRules.GROUPED
     lost_dels: str = LOST_DELS[0]
     cri_sockets: tuple[Path, ...] = ()
@@ -56,7 +61,8 @@ def load(environ: Mapping[str, str]) -> Settings:
     """The settings in `environ`. Raises SettingsError that names every unusable value."""
     run_dir = environ.get("VPC_IPAMD_RUN_DIR") or DEFAULT_RUN_DIR
     level = (environ.get("VPC_IPAMD_LOG_LEVEL") or "info").strip().lower()
-    mtu = environ.get("AWS_VPC_ENI_MTU") or "9001"
+    cloud = (environ.get("VPC_IPAMD_CLOUD") or "aws").strip().lower()
+    mtu = environ.get("AWS_VPC_ENI_MTU") or str(DEFAULT_MTU.get(cloud) or "")
     routing = (environ.get("VPC_IPAMD_ROUTING_RULES") or "grouped").strip().lower()
     lost_dels = (environ.get("VPC_IPAMD_LOST_DELS") or LOST_DELS[0]).strip().lower()
     cri_sockets = _paths(environ, "VPC_IPAMD_CRI_SOCKETS", DEFAULT_CRI_SOCKETS)
@@ -68,7 +74,9 @@ def load(environ: Mapping[str, str]) -> Settings:
         bad.append(f"VPC_IPAMD_RUN_DIR={run_dir!r} must be an absolute path")
     if level not in LEVELS:
         bad.append(f"VPC_IPAMD_LOG_LEVEL={level!r} must be one of {', '.join(LEVELS)}")
-    if not mtu.isdecimal() or not 576 <= int(mtu) <= 9001:
+    if cloud not in DEFAULT_MTU:
+        bad.append(f"VPC_IPAMD_CLOUD={cloud!r} must be one of {', '.join(DEFAULT_MTU)}")
+    if mtu and (not mtu.isdecimal() or not 576 <= int(mtu) <= 9001):
         bad.append(f"AWS_VPC_ENI_MTU={mtu!r} must be a whole number from 576 to 9001")
     if routing not in ROUTING_RULES:
         bad.append(f"VPC_IPAMD_ROUTING_RULES={routing!r} must be one of {', '.join(ROUTING_RULES)}")
@@ -87,7 +95,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     return Settings(
         run_dir=Path(run_dir),
         log_level=level,
-        eni_mtu=int(mtu),
+        eni_mtu=int(mtu) if mtu else None,
         routing_rules=RoutingRules(routing),
         lost_dels=lost_dels,
         cri_sockets=cri_sockets,

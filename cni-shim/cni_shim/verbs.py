@@ -16,6 +16,7 @@ from cni_shim.add import ANSWER_MARGIN_SECONDS, Setup
 from cni_shim.allocations import PEER, addresses_of, key_of, pb_key
 from cni_shim.attempt import Attempt
 from cni_shim.check import Checker
+from cni_shim.datapath.desired import DEFAULT_ENI_MTU
 from cni_shim.datapath.pod_routing import Held
 from cni_shim.delete import GET_SECONDS, Deleted, Teardown
 from cni_shim.errors import CniError, CniErrorCode
@@ -24,6 +25,7 @@ from cni_shim.ipam_client import IpamdError
 from cni_shim.ipam_only import MAIN_PLUGIN, delegation_of
 from cni_shim.key_locks import KeyLocks
 from cni_shim.own_enis import OwnEnis, nobodys_own_enis
+from cni_shim.pod_mtu import PodMtu
 from cni_shim.ports import Datapath, Delegates, Ipam, NoPolicies, Policies
 from cni_shim.results import Result
 from cni_shim.spec import AttachmentKey, CniRequest
@@ -45,6 +47,7 @@ class Verbs:
         policies: Policies | None = None,
         own_enis: OwnEnis | None = None,
         wanted: WantedNetwork | None = None,
+        pod_mtu: PodMtu | None = None,
     ) -> None:
         """`queue_release` puts a DEL into the durable queue; `finish_queued` does one that waits
         there, with the key's lock held. Both raise CniError. `living` finds cookies of network
@@ -69,6 +72,7 @@ class Verbs:
             policies,
             self._own_enis,
             wanted or WantedNetwork(pb.NodeNetwork()),
+            pod_mtu or PodMtu(DEFAULT_ENI_MTU),
         )
         self._checker = Checker(ipam, datapath, delegates, self._cache)
         self._collector = Collector(ipam, datapath, self._teardown, self._locks, living)

@@ -101,7 +101,7 @@ WIRING: tuple[Setting, ...] = (
         parse=whole(MTU_MIN, MTU_MAX),
         on_bad=OnBad.REFUSE,
         range="576 to 9001; from 1280 with IPv6",
-        meaning="MTU of every managed ENI; vpc-cnid reads it.",
+        meaning="MTU of every managed ENI; vpc-cnid reads it. Unset on Azure: as each NIC has it.",
     ),
     Setting(
         name="POD_MTU",

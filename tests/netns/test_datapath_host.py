@@ -142,6 +142,13 @@ def test_a_link_that_appears_late_and_renamed_is_taken(lab: Lab) -> None:
     assert lab.host.apply(BOTH)[1] == replace(READY[1], link_name="eth77")
 
 
+def test_links_keep_their_mtu_where_none_is_chosen(lab: Lab) -> None:
+    run("ip", "link", "set", "ens6", "mtu", "1500")
+    first, second = lab.host.apply(replace(BOTH, eni_mtu=None))
+    assert "mtu 1500" in run("ip", "link", "show", "dev", "ens6")
+    assert (first.is_ready, second.is_ready, second.mtu) == (True, True, 1500)
+
+
 def add_vf(eni: DesiredEni) -> None:
     """A link with the ENI's MAC that has a master, as a VF has: here a bridge of the same MAC."""
     run("ip", "link", "add", "enP1s1", "address", eni.mac, "type", "veth", "peer", "name", "vf-far")

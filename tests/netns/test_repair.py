@@ -24,6 +24,7 @@ from cni_shim.datapath.policy import HostPolicy
 from cni_shim.datapath.wiring import PodWiring
 from cni_shim.late_snat import LateSnat
 from cni_shim.node_watch import LEAST_GAP_SECONDS, NodeWatch
+from cni_shim.pod_mtu import PodMtu
 from cni_shim.settled_host import SettledHost
 from cni_shim.take_over import TakeOver
 from ipam_api.v1 import ipam_pb2 as pb
@@ -228,6 +229,7 @@ def repairing(
             NoVerbs(),  # type: ignore[arg-type]
             mend=lambda: None,
             beat=lambda: None,
+            pod_mtu=PodMtu(9001),
             eni_mtu=9001,
         )
         node.notices.subscribe(settled.on_notice)

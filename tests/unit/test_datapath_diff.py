@@ -220,6 +220,15 @@ def test_a_secondary_link_that_is_down_or_narrow_is_set_and_the_primary_is_not()
     assert set_links == [SetLink(eni_id="eni-1", ifindex=6, mtu=9001)]
 
 
+@pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
+def test_without_a_chosen_mtu_links_keep_theirs(*, is_up: bool) -> None:
+    links = (link(5, PRIMARY, mtu=1500), link(6, SECONDARY, mtu=1500, is_up=is_up))
+    set_links = [
+        a for a in diff(bare(links), replace(BOTH, eni_mtu=None)) if isinstance(a, SetLink)
+    ]
+    assert set_links == [] if is_up else [SetLink(eni_id="eni-1", ifindex=6, mtu=None)]
+
+
 def test_an_eni_without_a_link_keeps_its_rules() -> None:
     seen = replace(whole(), links=LINKS[:1], addresses=(), routes=())
     assert diff(seen, BOTH) == ()

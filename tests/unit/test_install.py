@@ -184,6 +184,23 @@ def test_the_settings_choose_the_chain(
     assert [plugin["type"] for plugin in document["plugins"]] == plugins
 
 
+@pytest.mark.parametrize(
+    ("environ", "mtu"),
+    [
+        ({}, None),
+        ({"VPC_IPAMD_CLOUD": "azure"}, None),
+        ({"AWS_VPC_ENI_MTU": "3900"}, "3900"),
+        ({"AWS_VPC_ENI_MTU": "3900", "POD_MTU": "1400"}, "1400"),
+    ],
+    ids=["none chosen", "Azure", "of ENIs", "of pods"],
+)
+def test_the_config_has_an_mtu_only_where_one_is_chosen(
+    node: Path, environ: dict[str, str], mtu: str | None
+) -> None:
+    installed(node, **environ)
+    assert json.loads(config(node).read_text())["plugins"][0].get("mtu") == mtu
+
+
 def test_our_plugin_takes_what_the_config_gives_it(node: Path) -> None:
     installed(node, AWS_VPC_K8S_CNI_VETHPREFIX="pod", POD_MTU="1500", AWS_VPC_ENI_MTU="9001")
     document = json.loads(config(node).read_text())

@@ -13,6 +13,7 @@ from cni_shim.datapath.notices import AddressChanged, FirewallChanged, Notice, R
 from cni_shim.datapath.pods import ObservedPod
 from cni_shim.ipam_client import IpamdError
 from cni_shim.node_watch import REPORT_SECONDS, SUSPECT_SECONDS, NodeWatch
+from cni_shim.pod_mtu import PodMtu
 from cni_shim.spec import AttachmentKey
 from cni_shim.verbs import Verbs
 from ipam_api.v1 import door
@@ -58,6 +59,7 @@ class Kernel:
                 is_ready=self.is_ready,
                 link_name="eth0",
                 ifindex=5,
+                mtu=1500 if e.is_primary else 3000,
                 message="" if self.is_ready else "no link",
             )
             for e in desired.enis
@@ -83,6 +85,7 @@ class Bench:
         )
         self.beats = 0
         self.notes: tuple[str, ...] = ()
+        self.pod_mtu = PodMtu(None)
         self.watch = NodeWatch(
             self.ledger,
             self.kernel,
@@ -91,6 +94,7 @@ class Bench:
             mend=lambda: None,
             beat=self.beat,
             notes=lambda: self.notes,
+            pod_mtu=self.pod_mtu,
             eni_mtu=9001,
         )
 
@@ -145,6 +149,15 @@ def test_the_wanted_network_is_applied_and_reported(bench: Bench) -> None:
     assert report.epoch == "e1"
     assert [(e.eni_id, e.is_ready) for e in report.enis] == [("eni-1", True)]
     assert [(a.address, a.key.container_id) for a in report.addresses] == [("10.0.0.5", "c1")]
+
+
+def test_the_primarys_mtu_is_told_to_adds(bench: Bench) -> None:
+    secondary = pb.NodeEni()
+    secondary.CopyFrom(NETWORK.enis[0])
+    secondary.eni_id, secondary.is_primary, secondary.route_table_id = "eni-0", False, 2
+    bench.watch.wanted(pb.NodeNetwork(epoch="e1", enis=[secondary, NETWORK.enis[0]]))
+    bench.watch.step(0.0)
+    assert bench.pod_mtu.now(deadline_monotonic=0.0) == 1500
 
 
 def test_what_was_said_is_not_said_again_before_its_time(bench: Bench) -> None:

@@ -114,12 +114,31 @@ def test_vpc_cnid_has_files_enough_for_every_thread(
         ("VPC_IPAMD_LOG_LEVEL", "loud"),
         ("AWS_VPC_ENI_MTU", "9002"),
         ("AWS_VPC_ENI_MTU", "big"),
+        ("VPC_IPAMD_CLOUD", "moon"),
         ("VPC_IPAMD_ROUTING_RULES", "both"),
     ],
 )
 def test_vpc_cnid_refuses_unusable_settings_by_name(name: str, value: str) -> None:
     with pytest.raises(shim_settings.SettingsError, match=f"{name}='{value}'"):
         shim_settings.load({name: value})
+
+
+@pytest.mark.parametrize(
+    ("environ", "mtu"),
+    [
+        ({}, 9001),
+        ({"VPC_IPAMD_CLOUD": "aws"}, 9001),
+        ({"VPC_IPAMD_CLOUD": "azure"}, None),
+        ({"VPC_IPAMD_CLOUD": " Azure "}, None),
+        ({"VPC_IPAMD_CLOUD": "azure", "AWS_VPC_ENI_MTU": "3900"}, 3900),
+        ({"AWS_VPC_ENI_MTU": "1500"}, 1500),
+    ],
+    ids=["EC2", "EC2 named", "Azure", "Azure in capitals", "Azure, chosen", "EC2, chosen"],
+)
+def test_the_mtu_of_enis_is_the_clouds_unless_it_is_chosen(
+    environ: dict[str, str], mtu: int | None
+) -> None:
+    assert shim_settings.load(environ).eni_mtu == mtu
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:

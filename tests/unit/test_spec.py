@@ -66,7 +66,7 @@ def test_our_conflist_is_understood() -> None:
     stdin = plugin | {"name": conflist["name"], "cniVersion": conflist["cniVersion"]}
     request = parse(stdin=stdin)
     assert (request.network_name, request.cni_version) == ("vpc-ipamd", "1.0.0")
-    assert request.config == PluginConfig(veth_prefix="eni", mtu=9001)
+    assert request.config == PluginConfig(veth_prefix="eni", mtu=0)
 
 
 def test_our_conflist_lets_old_runtimes_have_1_0_and_new_ones_1_1() -> None:

@@ -21,11 +21,11 @@ class WriteSysctl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetLink:
-    """Give an ENI's link its MTU and bring it up."""
+    """Bring an ENI's link up, with its MTU where it is to have another than it came with."""
 
     eni_id: str
     ifindex: int
-    mtu: int
+    mtu: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,17 +89,18 @@ class DesiredEni:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredHost:
-    """The whole wanted host network. `vpc_cidrs`: the VPC's networks, of both families."""
+    """The whole wanted host network. `vpc_cidrs`: the VPC's networks, of both families. `eni_mtu`
+    is what secondary ENIs' links are to have, None for what they came with."""
 
     enis: tuple[DesiredEni, ...]
-    eni_mtu: int = DEFAULT_ENI_MTU
+    eni_mtu: int | None = DEFAULT_ENI_MTU
     vpc_cidrs: tuple[Network, ...] = ()
     policy: HostPolicy = NO_POLICY
 
     def __post_init__(self) -> None:
         if self.policy.has_snat and not any(network.version == 4 for network in self.vpc_cidrs):
             raise ValueError("SNAT is asked for, but no IPv4 network of the VPC is named")
-        if self.has_v6 and self.eni_mtu < LEAST_MTU_V6:
+        if self.has_v6 and self.eni_mtu is not None and self.eni_mtu < LEAST_MTU_V6:
             raise ValueError(f"an ENI's MTU is {self.eni_mtu}, but IPv6 needs {LEAST_MTU_V6}")
 
     @property
@@ -118,7 +119,8 @@ class DesiredHost:
 class EniReadiness:
     """Whether the kernel really has everything an ENI needs; `message` says why not.
 
-    `ifindex` is that of its link, 0 without one; a link that came back is no news by itself.
+    `ifindex` and `mtu` are those of its link, 0 without one; a link that came back is no news by
+    itself.
     """
 
     eni_id: str
@@ -126,6 +128,7 @@ class EniReadiness:
     link_name: str
     message: str
     ifindex: int = field(default=0, compare=False)
+    mtu: int = field(default=0, compare=False)
 
 
 def can_serve_pods(eni: DesiredEni) -> bool:

@@ -161,6 +161,7 @@ def _readiness(
         link_name=link.ifname if link else "",
         message=message,
         ifindex=link.ifindex if link else 0,
+        mtu=link.mtu if link else 0,
     )
 
 
