@@ -13,17 +13,68 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from providers.sim import demo_break, demo_end, demo_keep, demo_kinds, demo_steps, demo_text
-from providers.sim.demo_modes import MODES, SECONDARY
-from providers.sim.demo_run import Check, Step, run_steps, skipped
-from providers.sim.demo_world import ROOT, DemoWorld, is_inside_sandbox
+from providers.sim import (
+    demo_break,
+    demo_ec2_modes,
+    demo_end,
+    demo_keep,
+    demo_kinds,
+    demo_steps,
+    demo_text,
+)
+from providers.sim.demo_ec2 import Ec2Side
+from providers.sim.demo_modes import Mode
+from providers.sim.demo_run import Check, Step, run_steps, skipped, worded
+from providers.sim.demo_world import ROOT, CloudSide, DemoWorld, is_inside_sandbox
 
-BEGINNING = (*demo_steps.STEPS, *demo_kinds.STEPS, *demo_break.STEPS)
-STEPS = (*BEGINNING, *demo_end.STEPS)
+Steps = tuple[Step[DemoWorld], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What is shown of one cloud: how it may be shown, the first being meant where none is named,
+    and the steps up to where `--keep` waits, and from there."""
+
+    side: type[CloudSide]
+    modes: tuple[Mode, ...]
+    beginning: Steps
+    end: Steps
+
+    @property
+    def steps(self) -> Steps:
+        """All of them."""
+        return (*self.beginning, *self.end)
+
+    def mode(self, name: str) -> Mode | None:
+        """The mode of that name, the first if empty; None if there is none."""
+        return next((one for one in self.modes if name in ("", one.name)), None)
+
+
+def _script(side: type[CloudSide], modes: tuple[Mode, ...], beginning: Steps, end: Steps) -> Script:
+    """The steps in the words of the cloud."""
+    words = asdict(side.words)
+    return Script(
+        side=side,
+        modes=modes,
+        beginning=tuple(worded(step, words) for step in beginning),
+        end=tuple(worded(step, words) for step in end),
+    )
+
+
+SCRIPTS = {
+    "aws": _script(
+        Ec2Side,
+        demo_ec2_modes.MODES,
+        (*demo_steps.STEPS, *demo_kinds.STEPS, *demo_break.STEPS),
+        (*demo_end.DOWN, *demo_end.GONE),
+    ),
+}
+"""By cloud."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -38,15 +89,20 @@ class Interrupted(KeyboardInterrupt):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    script = SCRIPTS[arguments.cloud]
+    mode = script.mode(arguments.mode)
+    if mode is None:
+        parser.error(f"--mode {arguments.mode} is not one of {arguments.cloud}'s")
     if not is_inside_sandbox():
         _enter_sandbox(sys.argv[1:] if argv is None else argv)
     out = sys.stderr if arguments.json else sys.stdout
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
     directory = Path(tempfile.mkdtemp(prefix="vpc-ipamd-demo-"))
-    world = DemoWorld(directory, arguments.launcher, MODES[arguments.mode])
-    show = Show(out, world, keeps=arguments.keep)
+    world = DemoWorld(directory, arguments.launcher, mode, script.side())
+    show = Show(out, world, script, keeps=arguments.keep)
     status = show.run()
     if arguments.json:
         sys.stdout.write(demo_text.document(show.checks))
@@ -57,9 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Show:
     """One run: the steps, in order, told as they happen. `checks` is complete after `run`."""
 
-    def __init__(self, out: IO[str], world: DemoWorld, *, keeps: bool) -> None:
+    def __init__(self, out: IO[str], world: DemoWorld, script: Script, *, keeps: bool) -> None:
         self._out = out
         self._world = world
+        self._script = script
         self._keeps = keeps
         self._began = time.monotonic()
         self.checks: list[Check] = []
@@ -68,10 +125,10 @@ class Show:
         """Do every step, whatever happens; the exit status."""
         status = 0
         try:
-            self._steps(BEGINNING)
+            self._steps(self._script.beginning)
             if self._keeps:
                 self._keep()
-            self._steps(demo_end.STEPS)
+            self._steps(self._script.end)
         except Interrupted as e:
             _ignore_signals()
             status = 128 + e.number
@@ -86,7 +143,7 @@ class Show:
         for step, check in run_steps(steps, self._world, tuple(self.checks)):
             if check is None:
                 number = len(self.checks) + 1
-                self._say(demo_text.beginning(number, len(STEPS), step.name))
+                self._say(demo_text.beginning(number, len(self._script.steps), step.name))
             else:
                 self.checks.append(check)
                 self._say(demo_text.ending(check))
@@ -94,7 +151,8 @@ class Show:
     def _give_up(self, why: str) -> None:
         """Every step that has no check yet counts as failed."""
         self._say(f"\n{why}: cleaning up\n")
-        self.checks += [skipped(step, f"ended by {why}") for step in STEPS[len(self.checks) :]]
+        missing = self._script.steps[len(self.checks) :]
+        self.checks += [skipped(step, f"ended by {why}") for step in missing]
 
     def _keep(self) -> None:
         """Wait for a signal; it means "go on to the end", not "give up"."""
@@ -139,6 +197,10 @@ def _launcher(text: str) -> str:
     return str(path)
 
 
+def _summaries(script: Script) -> str:
+    return ", ".join(f"{mode.name} ({mode.summary})" for mode in script.modes)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="demo",
@@ -148,12 +210,14 @@ def _parser() -> argparse.ArgumentParser:
         " made here.",
     )
     parser.add_argument(
+        "--cloud", choices=SCRIPTS, default="aws", help="which cloud (default: %(default)s)"
+    )
+    parser.add_argument(
         "--mode",
-        choices=MODES,
-        default=SECONDARY.name,
-        help="how pods get addresses: "
-        + "; ".join(f"{mode.name} ({mode.summary})" for mode in MODES.values())
-        + f" (default: {SECONDARY.name})",
+        choices=[mode.name for script in SCRIPTS.values() for mode in script.modes],
+        default="",
+        help="how pods get addresses, the first if not given; "
+        + "; ".join(f"{name}: {_summaries(script)}" for name, script in SCRIPTS.items()),
     )
     parser.add_argument(
         "--json", action="store_true", help="one JSON document on stdout; progress on stderr"

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from providers.sim import demo_looks, ping
-from providers.sim.demo_looks import NodeKernel, RoutingRule
+from providers.sim.demo_looks import NodeKernel, RoutingRule, short
 from providers.sim.demo_run import CheckFailed, Seen, Step
 from providers.sim.demo_steps import (
     AGREE,
@@ -31,7 +31,7 @@ from providers.sim.demo_world import DemoWorld, Placement, identity_of, refuse_a
 from providers.sim.lab_node import Node
 from providers.sim.ping import Probe
 
-CUT = "without a routing rule a pod's packets are dropped by the VPC"
+CUT = "without a routing rule a pod's packets are dropped by the {vpc}"
 REPAIR = "vpc-cnid puts the rule back and the pod is reachable again"
 STATUS = "ipamctl status says that both nodes are well"
 
@@ -68,13 +68,15 @@ def cut_off(world: DemoWorld) -> Seen:
             f"{len(lost)} packets of {victim.address} did not come through: {dropped}"
         )
     if victim.is_primary:
-        fate = f"that had come for pods and were sent out again by {primary}, with the sources"
+        fate = (
+            f"that had come for pods and were sent out again by {short(primary)}, with the sources"
+        )
     else:
-        fate = f"of {victim.eni_id} that left by {primary} (primary) with the source"
+        fate = f"of {short(victim.eni_id)} that left by {short(primary)} (primary) with the source"
     return Seen(
         text=f"{victim.name} on {victim.node} got 0 of {len(lost)} answers, {name} still 1 of 1."
-        f" The VPC dropped {packets} packets {fate} {' and '.join(sorted(sources))}. vpc-cnid was"
-        " held (SIGSTOP) meanwhile."
+        f" The {world.words.vpc} dropped {packets} packets {fate} {' and '.join(sorted(sources))}."
+        " vpc-cnid was held (SIGSTOP) meanwhile."
     )
 
 
@@ -91,7 +93,7 @@ def _unhurt(world: DemoWorld, victim: Placement) -> tuple[Probe, str]:
         return probe, f"{node.name} itself"
     for one in placed_on(world, node):
         if one.eni_id != victim.eni_id:
-            return router_probe(world, node, one), f"{one.name} on {one.eni_id}"
+            return router_probe(world, node, one), f"{one.name} on {short(one.eni_id)}"
     raise CheckFailed(f"all pods of {victim.node} are on {victim.eni_id}")
 
 

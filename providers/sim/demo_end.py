@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from providers.sim import demo_looks
-from providers.sim.demo_looks import CloudEni
+from providers.sim.demo_looks import CloudEni, short
 from providers.sim.demo_run import CheckFailed, Seen, Step, Table
 from providers.sim.demo_steps import CLOUD, NODES, PODS, placed_on, wait_until_none
 from providers.sim.demo_world import DemoWorld, at_once, identity_of, refuse_any
@@ -15,7 +15,7 @@ from providers.sim.lab_process import is_listening
 DELETE = "deleted pods leave no link, route or rule"
 COOLING = "their addresses are cooling, still ours in the cloud"
 STOP = "both daemons of both nodes end on SIGTERM"
-KEPT = "a stopped node keeps its ENIs and nothing of a pod"
+KEPT = "a stopped node keeps its {eni}s and nothing of a pod"
 TERMINATE = "terminated nodes give every address back to the subnets"
 NOTHING = "nothing is left: no process, namespace, link or file"
 
@@ -107,20 +107,21 @@ def look_at_stopped(world: DemoWorld) -> Seen:
             raise CheckFailed(f"{node.name} lost {', '.join(sorted(lost))}")
         rows += [_eni_row(node, eni) for eni in enis]
     refuse_any(cloud.fabric_failures)
-    head = ("node", "index", "ENI", "state in the cloud", "secondary addresses", "prefixes")
+    eni = world.words.eni
+    head = ("node", "index", eni, "state in the cloud", "secondary addresses", "prefixes")
     rules = sum(
         one.table not in _KERNEL_TABLES for kernel in kernels.values() for one in kernel.rules
     )
     return Seen(
-        text=f"no link, route or rule of a pod; {len(rows)} ENIs and the {rules} rules that belong"
-        " to nodes and ENIs stay for the next start",
+        text=f"no link, route or rule of a pod; {len(rows)} {eni}s and the {rules} rules that"
+        f" belong to nodes and {eni}s stay for the next start",
         table=Table(head=head, rows=tuple(rows)),
     )
 
 
 def _eni_row(node: Node, eni: CloudEni) -> tuple[str, ...]:
     counts = (str(len(eni.addresses) - 1), str(len(eni.prefixes)))
-    return (node.name, str(eni.device_index), eni.eni_id, eni.status, *counts)
+    return (node.name, str(eni.device_index), short(eni.eni_id), eni.status, *counts)
 
 
 def terminate_nodes(world: DemoWorld) -> Seen:
@@ -137,8 +138,8 @@ def terminate_nodes(world: DemoWorld) -> Seen:
     refuse_any(cloud.fabric_failures)
     counts = " and ".join(str(free) for free in cloud.free.values())
     return Seen(
-        text=f"no ENI is left; {counts} addresses are free, as at the start;"
-        f" EC2 was called {_calls(world)}"
+        text=f"no {world.words.eni} is left; {counts} addresses are free, as at the start;"
+        f" {world.words.api} was called {_calls(world)}"
     )
 
 
@@ -166,11 +167,13 @@ def look_for_leftovers(world: DemoWorld) -> Seen:
     return Seen(text=f"{world.directory} is gone, and all that was started for it")
 
 
-STEPS: tuple[Step[DemoWorld], ...] = (
+DOWN: tuple[Step[DemoWorld], ...] = (
     Step(name=DELETE, act=delete_pods, needs=(PODS,)),
     Step(name=COOLING, act=look_at_cooling, needs=(DELETE,)),
     Step(name=STOP, act=stop_daemons, needs=(NODES,)),
     Step(name=KEPT, act=look_at_stopped, needs=(DELETE, STOP)),
+)
+GONE: tuple[Step[DemoWorld], ...] = (
     Step(name=TERMINATE, act=terminate_nodes, needs=(CLOUD,)),
     Step(name=NOTHING, act=look_for_leftovers),
 )

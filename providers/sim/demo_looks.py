@@ -162,6 +162,11 @@ class Cloud:
         return found[0]
 
 
+def short(cloud_id: str) -> str:
+    """An id for people: the last part of one that is a path, as Azure's are."""
+    return cloud_id.rpartition("/")[2]
+
+
 def node_kernel(netns_path: str) -> NodeKernel:
     """Look at a node's namespace."""
     links = _ip(netns_path, "link")

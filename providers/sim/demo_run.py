@@ -7,8 +7,8 @@ A step returns what it saw or raises; either becomes one `Check`. A step whose g
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 World = TypeVar("World")
@@ -37,7 +37,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step(Generic[World]):
-    """One check to come. `needs` names the steps without which it makes no sense."""
+    """One check to come. `needs` names the steps without which it makes no sense.
+
+    Names may have {words} that differ between clouds, see `worded`.
+    """
 
     name: str
     act: Callable[[World], Seen]
@@ -52,6 +55,12 @@ class Check:
     is_ok: bool
     seconds: float
     seen: Seen
+
+
+def worded(step: Step[World], words: Mapping[str, str]) -> Step[World]:
+    """The step with {words} in its name, and in those of the steps it needs, put in."""
+    needs = tuple(name.format_map(words) for name in step.needs)
+    return replace(step, name=step.name.format_map(words), needs=needs)
 
 
 def run_steps(

@@ -8,10 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from providers.sim import demo_http, demo_looks, netns, ping
+from providers.sim import demo_looks, ping
+from providers.sim.demo_looks import short
 from providers.sim.demo_run import CheckFailed, Seen, Step, Table
 from providers.sim.demo_world import (
-    ATTACH_SECONDS,
     NODE_NAMES,
     DemoWorld,
     Placement,
@@ -25,12 +25,12 @@ from providers.sim.lab_node import Node
 from providers.sim.ping import Probe
 
 LAUNCHER = "the vpc-cni launcher answers VERSION"
-CLOUD = "the emulated cloud answers, with a VPC and its subnets"
+CLOUD = "the emulated cloud answers, with {a_vpc} and its subnets"
 NODES = "two nodes run ipamd and vpc-cnid and report no problem"
-PODS = "pods started by vpc-cni run on every ENI that takes pods"
+PODS = "pods started by vpc-cni run on every {eni} that takes pods"
 AGREE = "ledger, cloud and kernel agree on every pod's address"
 PING_PODS = "every pod reaches every pod"
-PING_ROUTER = "every pod reaches the VPC router"
+PING_ROUTER = "every pod reaches the {vpc} router"
 
 _VERSION_SECONDS = 5.0
 _PING_SECONDS = 2.0
@@ -55,25 +55,16 @@ def prepare_launcher(world: DemoWorld) -> Seen:
 def start_cloud(world: DemoWorld) -> Seen:
     """The cloud with the mode's VPC, asked from inside the VPC."""
     vpc = world.lab.start(subnets=world.mode.subnets, cidr_v6=world.mode.cidr_v6)
-    world.lab.control.call("set_delays", attach_seconds=ATTACH_SECONDS)
+    answered = world.side.begin(world)
     world.free_at_start = dict(world.cloud().free)
     if set(world.free_at_start) != set(vpc.subnet_ids):
         raise CheckFailed(f"the cloud has the subnets {sorted(world.free_at_start)}")
-    fabric = str(netns.NETNS_DIR / world.lab.fabric_name)
-    answer = netns.call_in(fabric, lambda: demo_http.ec2("DescribeVpcs")).tag
-    if world.mode.has_pod_subnets:
-        world.pod_security_group = netns.call_in(
-            fabric, lambda: demo_http.make_security_group(vpc.vpc_id, "pods")
-        )
     free = " and ".join(str(count) for count in world.free_at_start.values())
     subnets = " and ".join(
         one["cidr"] + (f" ({one['cidr_v6']})" if "cidr_v6" in one else "")
         for one in world.mode.subnets
     )
-    return Seen(
-        text=f"{vpc.vpc_id} with {subnets}, {free} addresses free; the EC2 API answers with a"
-        f" {answer}; attaching an ENI takes {ATTACH_SECONDS:g} s"
-    )
+    return Seen(text=f"{short(vpc.vpc_id)} with {subnets}, {free} addresses free; {answered}")
 
 
 def start_nodes(world: DemoWorld) -> Seen:
@@ -82,22 +73,32 @@ def start_nodes(world: DemoWorld) -> Seen:
     rows = []
     for node in world.nodes:
         identity = identity_of(node)
-        told = netns.call_in(node.netns_path, demo_http.own_instance_id)
+        told = world.side.own_id(node)
         if told != identity.instance_id:
             raise CheckFailed(f"the metadata service calls {node.name} {told!r}")
         own = [str(one) for one in (identity.address, identity.address_v6) if one is not None]
         rows.append(
-            (node.name, told, world.mode.instance_type, " ".join(own), str(identity.subnet_cidr),
-             identity.eni_id)
+            (node.name, short(told), world.plans[node.name].instance_type, " ".join(own),
+             str(identity.subnet_cidr), short(identity.eni_id))
         )  # fmt: skip
     _wait_well(world)
-    head = ("node", "instance", "type", "address", "subnet", "primary ENI")
-    variables = " ".join(f"{name}={value}" for name, value in world.mode.env.items())
+    head = ("node", "instance", "type", "address", "subnet", f"primary {world.words.eni}")
     return Seen(
-        text=f"{len(rows)} nodes for {world.mode.summary} ({variables}), each with a metadata"
-        " service that knows it",
+        text=f"{len(rows)} nodes for {world.mode.summary} ({_variables(world)}), each with a"
+        " metadata service that knows it",
         table=Table(head=head, rows=tuple(rows)),
     )
+
+
+def _variables(world: DemoWorld) -> str:
+    """What the mode sets; once where it is the same on both nodes."""
+    by_node = {
+        name: " ".join(f"{variable}={value}" for variable, value in plan.env.items())
+        for name, plan in world.plans.items()
+    }
+    if len(set(by_node.values())) == 1:
+        return next(iter(by_node.values()))
+    return "; ".join(f"{name}: {variables}" for name, variables in by_node.items())
 
 
 def _wait_well(world: DemoWorld) -> None:
@@ -124,28 +125,39 @@ def wait_until_none(faults: Callable[[], list[str]], seconds: float) -> list[str
 
 def start_pods(world: DemoWorld) -> Seen:
     """Pods on both nodes until each has some on every ENI that is to have them; who got what."""
-    mode = world.mode
-    world.start_pods([(node, f"web-{n}") for n in range(mode.first_pods) for node in NODE_NAMES])
-    for number in range(mode.first_pods, mode.most_pods):
-        behind = [node for node in NODE_NAMES if _enis_with_pods(world, node) < mode.enis_with_pods]
-        if not behind:
-            break
-        world.start_pods([(node, f"web-{number}") for node in behind])
+    eni = world.words.eni
+    most = max(plan.most_pods for plan in world.mode.nodes)
+    first = [
+        (node, f"web-{number}")
+        for number in range(most)
+        for node, plan in world.plans.items()
+        if number < plan.first_pods
+    ]
+    world.start_pods(first)
+    for number in range(most):
+        behind = [
+            node
+            for node, plan in world.plans.items()
+            if plan.first_pods <= number < plan.most_pods and _lacks_pods(world, node)
+        ]
+        if behind:
+            world.start_pods([(node, f"web-{number}") for node in behind])
     refuse_any(
-        f"{node}: after {len(world.pods)} pods of both, those of its ENIs are {shares}"
+        f"{node}: after {len(world.pods)} pods of both, those of its {eni}s are {shares}"
         for node, shares in _pods_per_eni(world).items()
-        if _enis_with_pods(world, node) < mode.enis_with_pods
+        if _lacks_pods(world, node)
     )
     adds = sorted(one.add_seconds for one in world.pods)
-    waited = sum(seconds > ATTACH_SECONDS / 2 for seconds in adds)
+    waited = sum(seconds > world.side.slow_seconds for seconds in adds)
     return Seen(
         text=f"{len(world.pods)} pods ("
         + ", ".join(
-            f"{count} on ENI {index} of {node}"
+            f"{count} on {eni} {index} of {node}"
             for node, shares in _pods_per_eni(world).items()
             for index, count in sorted(shares.items())
         )
-        + f"); ADD median {1000 * statistics.median(adds):.1f} ms, {waited} waited for a new ENI",
+        + f"); ADD median {1000 * statistics.median(adds):.1f} ms, {waited} waited for"
+        f" {world.words.waited_for}",
     )
 
 
@@ -160,9 +172,10 @@ def _pods_per_eni(world: DemoWorld) -> dict[str, Counter[int]]:
     }
 
 
-def _enis_with_pods(world: DemoWorld, node: str) -> int:
-    """How many of the node's ENIs have enough pods to be looked at."""
-    return sum(count >= _PODS_PER_ENI for count in _pods_per_eni(world)[node].values())
+def _lacks_pods(world: DemoWorld, node: str) -> bool:
+    """Whether fewer of the node's ENIs than the mode wants have enough pods to be looked at."""
+    counts = _pods_per_eni(world)[node].values()
+    return sum(count >= _PODS_PER_ENI for count in counts) < world.plans[node].enis_with_pods
 
 
 def compare_views(world: DemoWorld) -> Seen:
@@ -179,7 +192,8 @@ def compare_views(world: DemoWorld) -> Seen:
     refuse_any(cloud.fabric_failures)
     return Seen(
         text=f"{len(world.placements)} addresses, each once in a ledger, once in the cloud on the"
-        " same ENI, on its pod's eth0 and in one route of its node: " + _shares(world),
+        f" same {world.words.eni}, on its pod's eth0 and in one route of its node: "
+        + _shares(world),
         table=_placement_table(world),
     )
 
@@ -214,7 +228,7 @@ def _shares(world: DemoWorld) -> str:
     """How many pods each ENI serves, the primary of each node first."""
     counts = Counter((one.node, one.eni_link, one.eni_id) for one in world.placements)
     return ", ".join(
-        f"{pods} by {node}'s {link} ({eni_id})"
+        f"{pods} by {node}'s {link} ({short(eni_id)})"
         for (node, link, eni_id), pods in sorted(counts.items())
     )
 
@@ -222,13 +236,21 @@ def _shares(world: DemoWorld) -> str:
 def _placement_table(world: DemoWorld) -> Table:
     ordered = sorted(world.placements, key=lambda p: (p.node, not p.is_primary, p.eni_id))
     return Table(
-        head=("node", "pod", "address", "ENI", "by link", "pod's link on the node", "ADD ms"),
+        head=(
+            "node",
+            "pod",
+            "address",
+            world.words.eni,
+            "by link",
+            "pod's link on the node",
+            "ADD ms",
+        ),
         rows=tuple(
             (
                 one.node,
                 one.name,
                 one.address,
-                one.eni_id + (" (primary)" if one.is_primary else ""),
+                short(one.eni_id) + (" (primary)" if one.is_primary else ""),
                 one.eni_link,
                 one.host_link,
                 f"{1000 * one.running.add_seconds:7.1f}",

@@ -11,16 +11,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from providers.sim import demo_looks, netns
-from providers.sim.demo_modes import Mode
-from providers.sim.demo_run import CheckFailed
+from providers.sim.demo_modes import Mode, NodePlan
+from providers.sim.demo_run import CheckFailed, Seen
 from providers.sim.lab import Lab
 from providers.sim.lab_node import Node, NodeIdentity
 from providers.sim.runtime import CniCall, Pod, Runtime
@@ -30,10 +30,7 @@ LAUNCHER_SOURCES = ROOT / "cni-shim" / "launcher"
 CONFLIST = ROOT / "cni-shim" / "10-vpc-ipamd.conflist"
 
 NODE_NAMES = ("node-a", "node-b")
-# To make and attach an ENI takes EC2 up to 10 s (amazon-vpc-cni-k8s, docs/eni-and-ip-target.md);
-# one is enough to see who waits.
-ATTACH_SECONDS = 1.0
-# A pod that waits for an ENI waits 2 s here; what takes longer than this is broken.
+# A pod that waits for the cloud waits 2 or 3 s here; what takes longer than this is broken.
 CNI_SECONDS = 20.0
 PARALLEL_CALLS = 3  # pods that a kubelet starts at once, per node
 _BUILD_SECONDS = 60.0
@@ -85,17 +82,58 @@ class Placement:
         return self.running.pod.netns_path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What a cloud calls things; put into steps' names and what they say."""
+
+    eni: str
+    vpc: str
+    a_vpc: str
+    api: str
+    waited_for: str  # by a pod for which there was no address yet
+
+
+class CloudSide(Protocol):
+    """What of the demo is one cloud's own. See `demo_ec2` and `demo_azure`."""
+
+    name: str  # the lab's
+    words: Words
+    slow_seconds: float  # a pod that waited for the cloud waited for longer than this
+
+    def begin(self, world: DemoWorld) -> str:
+        """Make the cloud as slow as it is to be, and what the mode needs beside the VPC; what the
+        API said meanwhile, in words."""
+
+    def node_env(self, world: DemoWorld, number: int) -> Mapping[str, str]:
+        """What the n-th node's daemons get beside the mode's variables."""
+
+    def before_daemons(self, world: DemoWorld) -> None:
+        """The nodes have booted and their daemons not yet started."""
+
+    def own_id(self, node: Node) -> str:
+        """What a program on the node learns from its metadata service, as an instance's id."""
+
+    def look(self, gives: str) -> Look | None:
+        """The look at what a node gives its pods that only this cloud has."""
+
+
+Look = Callable[["DemoWorld", demo_looks.Cloud, tuple[Node, ...]], Seen]
+"""A look at the addresses of some nodes; CheckFailed if they are not what they should be."""
+
+
 class DemoWorld:
     """What the steps share. Attributes are filled as the steps go along."""
 
-    def __init__(self, directory: Path, launcher: str | None, mode: Mode) -> None:
+    def __init__(self, directory: Path, launcher: str | None, mode: Mode, side: CloudSide) -> None:
         """`launcher`: "c", "python", the path of a program, or None: C where a compiler is."""
         self.directory = directory
         self.mode = mode
-        self.pod_security_group = ""
+        self.side = side
+        self.words = side.words
         self.wanted_launcher = launcher
         self.plugin: tuple[str, ...] = ()
-        self.lab = Lab(directory)
+        self.theirs: frozenset[str] = frozenset()  # addresses on the ENIs that are not ours
+        self.lab = Lab(directory, cloud=side.name)
         self.runtimes: dict[str, Runtime] = {}
         self.pods: tuple[RunningPod, ...] = ()
         self.placements: tuple[Placement, ...] = ()
@@ -114,34 +152,26 @@ class DemoWorld:
 
     def add_nodes(self) -> None:
         """Both nodes, booted, daemons listening; side by side, as machines are."""
-        for number, name in enumerate(NODE_NAMES):
-            env = {**self.mode.env, **self._eniconfig_env(number)}
-            self.lab.add_node(name, instance_type=self.mode.instance_type, subnet=number, env=env)
+        for number, (name, plan) in enumerate(self.plans.items()):
+            self.lab.add_node(
+                name,
+                instance_type=plan.instance_type,
+                subnet=number,
+                env={**plan.env, **self.side.node_env(self, number)},
+                kind=plan.kind,
+                nics=plan.nics,
+            )
+        self.side.before_daemons(self)
         at_once(lambda node: node.start(), self.nodes)
         config = network_config()
         self.runtimes = {
             node.name: node.runtime(self.plugin, config, CNI_SECONDS) for node in self.nodes
         }
 
-    def pod_subnet_id(self, number: int) -> str:
-        """The subnet of the n-th node's pods, in a mode where that is another than the node's."""
-        assert self.lab.vpc is not None
-        return self.lab.vpc.subnet_ids[len(NODE_NAMES) + number]
-
-    def _eniconfig_env(self, number: int) -> dict[str, str]:
-        """The n-th node's ENIConfig in a file, and the variable that names it."""
-        if not self.mode.has_pod_subnets:
-            return {}
-        path = self.directory / f"eniconfig-{NODE_NAMES[number]}.yaml"
-        path.write_text(
-            "apiVersion: crd.k8s.amazonaws.com/v1alpha1\n"
-            "kind: ENIConfig\n"
-            "metadata:\n  name: default\n"
-            f"spec:\n  subnet: {self.pod_subnet_id(number)}\n"
-            f"  securityGroups: [{self.pod_security_group}]\n",
-            encoding="ascii",
-        )
-        return {"VPC_IPAMD_ENICONFIG_FILE": str(path)}
+    @property
+    def plans(self) -> dict[str, NodePlan]:
+        """By node what the mode wants of it."""
+        return dict(zip(NODE_NAMES, self.mode.nodes, strict=True))
 
     @property
     def nodes(self) -> tuple[Node, ...]:
