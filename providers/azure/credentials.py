@@ -1,0 +1,84 @@
+"""Where the token for ARM comes from: the machine's managed identity, or a workload identity.
+
+azure-identity gets and caches tokens; it is imported when the first one is needed. What is added
+here: a token that ARM no longer takes can be had anew (azure-identity has no other way than a new
+credential, since its cache believes in the expiry time that came with the token), and no token is
+ever made for an endpoint without TLS.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from ipamd.errors import Denied
+
+FEDERATED_TOKEN_FILE = "AZURE_FEDERATED_TOKEN_FILE"  # noqa: S105 - a variable's name
+
+_AUDIENCES = {
+    # The one ARM endpoint whose audience has another name (azure.mgmt.core.tools).
+    "https://management.usgovcloudapi.net": "https://management.core.usgovcloudapi.net",
+}
+
+
+def scope_of(arm_endpoint: str) -> str:
+    """The OAuth scope of an ARM endpoint. Denied for one without TLS, where a token would leak.
+
+    Example: "https://management.azure.com" -> "https://management.azure.com/.default".
+    """
+    if urlsplit(arm_endpoint).scheme.lower() != "https":
+        raise Denied(
+            f"AZURE_ARM_ENDPOINT {arm_endpoint!r} is not https; no token is ever sent there",
+            operation="credentials",
+            code="NotHttps",
+        )
+    return f"{_AUDIENCES.get(arm_endpoint, arm_endpoint)}/.default"
+
+
+class RenewableCredential:
+    """azure-core's TokenCredential over one that can be made anew. Thread-safe."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: Any = None
+
+    def get_token(self, *scopes: str, **options: Any) -> Any:
+        """See azure.core.credentials.TokenCredential."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            made = self._made
+        return made.get_token(*scopes, **options)
+
+    def renew(self) -> None:
+        """Forget what is cached: the next token is a fresh one."""
+        with self._lock:
+            self._made = None
+
+
+def default_credential(client_id: str) -> Any:
+    """The credential of this machine: of the workload identity where its webhook has set
+    AZURE_FEDERATED_TOKEN_FILE, else of the managed identity (`client_id` "": the system-assigned
+    one). Denied where the environment names half an identity."""
+    # Late, because it loads MSAL: what needs no token (a tool, a test) does without.
+    from azure.core.pipeline.transport import RequestsTransport
+    from azure.identity import ManagedIdentityCredential, WorkloadIdentityCredential
+
+    named: dict[str, Any] = {"client_id": client_id} if client_id else {}
+    if not os.environ.get(FEDERATED_TOKEN_FILE):
+        # The metadata service refuses what came through a proxy.
+        return ManagedIdentityCredential(
+            **named, transport=RequestsTransport(use_env_settings=False)
+        )
+    try:
+        return WorkloadIdentityCredential(**named)
+    except ValueError as e:
+        raise Denied(
+            f"{FEDERATED_TOKEN_FILE} is set, but the rest of a workload identity is not: {e}",
+            operation="credentials",
+            code="NoCredentials",
+        ) from e
