@@ -24,6 +24,7 @@ from cni_shim.datapath.netlink import HostNetlink
 from cni_shim.datapath.notices import LinkNotices
 from cni_shim.datapath.pods import PodDatapath
 from cni_shim.datapath.policy import HostPolicy
+from cni_shim.datapath.routing import RoutingRules
 
 from providers.sim import netns
 from providers.sim.fabric import Fabric
@@ -172,12 +173,14 @@ def seen_source(
         return seen
 
 
-def seen_source_by_tcp(client: Place, server: Place, *, by: tuple[Address, int]) -> Address | None:
+def seen_source_by_tcp(
+    client: Place, server: Place, *, by: tuple[Address, int], port: int = 7
+) -> Address | None:
     """The same by TCP and IPv4, with so much each way that it fills many segments."""
     size = 200_000
     with ExitStack() as stack:
         with inside(server.netns.fd):
-            listening = stack.enter_context(socket.create_server((str(server.addresses[4]), 7)))
+            listening = stack.enter_context(socket.create_server((str(server.addresses[4]), port)))
         with inside(client.netns.fd):
             asking = stack.enter_context(socket.socket())
         for made in (listening, asking):
@@ -224,8 +227,13 @@ def make_netns(stack: ExitStack, name: str) -> Netns:
 
 
 @contextmanager
-def open_routing_lab() -> Iterator[RoutingLab]:
-    """Everything in place but the nodes' own network: that is for `Node.apply`."""
+def open_routing_lab(
+    *, mode: RoutingRules = RoutingRules.GROUPED, further_outside: tuple[Address, ...] = ()
+) -> Iterator[RoutingLab]:
+    """Everything in place but the nodes' own network: that is for `Node.apply`.
+
+    `further_outside` are more addresses of the host outside the VPC.
+    """
     with ExitStack() as stack:
         fabric = Fabric("routing-vpc")
         fabric.create()
@@ -233,9 +241,9 @@ def open_routing_lab() -> Iterator[RoutingLab]:
         for cidr, cidr_v6 in SUBNETS:
             fabric.add_subnet(cidr, cidr_v6)
         outside = make_netns(stack, "routing-outside")
-        fabric.add_outside(outside.name, (*OUTSIDE.values(), EXCLUDED))
-        a = _node(stack, fabric, "routing-a", (A0, A1))
-        b = _node(stack, fabric, "routing-b", (B0, B1))
+        fabric.add_outside(outside.name, (*OUTSIDE.values(), EXCLUDED, *further_outside))
+        a = _node(stack, fabric, "routing-a", (A0, A1), mode)
+        b = _node(stack, fabric, "routing-b", (B0, B1), mode)
         yield RoutingLab(
             stack=stack,
             fabric=fabric,
@@ -245,7 +253,9 @@ def open_routing_lab() -> Iterator[RoutingLab]:
         )
 
 
-def _node(stack: ExitStack, fabric: Fabric, name: str, enis: tuple[WiredEni, ...]) -> Node:
+def _node(
+    stack: ExitStack, fabric: Fabric, name: str, enis: tuple[WiredEni, ...], mode: RoutingRules
+) -> Node:
     made = make_netns(stack, name)
     for eni in enis:
         fabric.plug(eni, name)
@@ -254,7 +264,7 @@ def _node(stack: ExitStack, fabric: Fabric, name: str, enis: tuple[WiredEni, ...
         netlink = HostNetlink()
         notices = LinkNotices()
         notices.start()
-        pods = PodDatapath(netlink, notices)
+        pods = PodDatapath(netlink, notices, mode=mode)
         host = HostDatapath(netlink)
         netlink.socket()
     stack.callback(netlink.close)
