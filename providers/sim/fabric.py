@@ -24,6 +24,7 @@ Several Fabrics may exist side by side, each in its own namespace.
 from __future__ import annotations
 
 import errno
+import hashlib
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -232,5 +233,11 @@ def _proxies(wired: Mapping[str, WiredEni], routers: set[IPv6Address]) -> frozen
 
 
 def _link_name(eni_id: str) -> str:
-    """The router's end of an ENI's wire: "eni-0123456789abcdef0" -> "e-456789abcdef0"."""
+    """The router's end of an ENI's wire: "eni-0123456789abcdef0" -> "e-456789abcdef0".
+
+    Of an id that is a path, as Azure's are, a digest: it is longer than a link's name, and may end
+    as another's does.
+    """
+    if "/" in eni_id:
+        return "e-" + hashlib.sha256(eni_id.encode()).hexdigest()[: _IFNAME_MAX - 2]
     return "e-" + eni_id.removeprefix("eni-")[-(_IFNAME_MAX - 2) :]

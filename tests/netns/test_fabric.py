@@ -427,6 +427,31 @@ def test_the_eni_appears_down_with_its_name_mac_and_mtu(
     )
 
 
+def test_enis_whose_ids_are_paths_that_end_alike_have_wires_and_counts_of_their_own(
+    lab: Lab, make_netns: Callable[[str], str]
+) -> None:
+    machines = "/subscriptions/1/providers/microsoft.compute/virtualmachinescalesets/a/machines"
+    ends = {
+        replace(
+            eni("azure", 0, SUBNET_A, host), eni_id=f"{machines}/{host}/networkinterfaces/nic0"
+        ): make_netns(f"vm{host}")
+        for host in (80, 90)
+    }
+
+    for wired, path in ends.items():
+        lab.fabric.plug(wired, path)
+        bring_up(path, wired)
+    (one, vm80), (_, vm90) = ends.items()
+
+    assert ping(vm90, "10.0.0.90", "10.0.0.80", 2) is not None
+    assert ping(vm80, "10.0.0.80", WRONG_ADDRESS, 2) is not None
+    netns.run_in(vm80, ["ip", "address", "add", "10.0.0.90/32", "dev", "lo"])
+    assert ping(vm80, "10.0.0.90", WRONG_ADDRESS, 0.3) is None
+    assert [(row["eni_id"], row["source"]) for row in lab.fabric.dropped()] == [
+        (one.eni_id, "10.0.0.90")
+    ]
+
+
 def test_destroy_takes_every_link_out_of_the_nodes(lab: Lab) -> None:
     lab.fabric.destroy()
 
