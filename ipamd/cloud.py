@@ -177,7 +177,7 @@ class AddressOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subnet:
-    """One subnet, with its free addresses as the cloud counts them.
+    """One subnet, with its free addresses as the cloud counts them; -1 where it does not say.
 
     `is_candidate`: new ENIs of this node may be made in it. `is_excluded`: pods get no addresses of
     it (aws-node: tag kubernetes.io/role/cni=0).

@@ -59,8 +59,14 @@ class _Until:
 
 @dataclass(slots=True)
 class Pacer:
-    """Remembers outcomes. All times are boot times; `chance` in [0, 1) is the jitter."""
+    """Remembers outcomes. All times are boot times; `chance` in [0, 1) is the jitter.
 
+    `counts_are_hints`: a subnet may refuse although its free count says enough, and give less
+    (Azure counts late, and mostly cannot say how large a block is free; EC2's counts are exact).
+    """
+
+    counts_are_hints: bool = False
+    write_interval_seconds: float = 0.0  # no subnet is tried again sooner
     subnets: dict[SubnetId, SubnetSeen] = field(default_factory=dict)
     _throttled: _Until = field(default_factory=_Until)
     _throttled_awaited: _Until = field(default_factory=_Until)  # the shorter one, for demand
@@ -90,6 +96,7 @@ class Pacer:
             subnet_spare={
                 s: max(seen.free.free_addresses - 2 * _scarce_below(seen.free), 0)
                 for s, seen in self.subnets.items()
+                if seen.free.free_addresses >= 0
             },
             subnet_room={s: u.amount for s, u in self._room.items() if u.boottime > now},
             eni_caps={e: u.amount for e, u in self._caps.items() if u.boottime > now},
@@ -138,7 +145,8 @@ class Pacer:
                 free=seen, seen_boottime=now, is_scarce=is_scarce
             )
             held = self._room.get(seen.subnet_id)
-            if held is not None and seen.free_addresses > held.amount:
+            is_more = held is not None and seen.free_addresses > held.amount
+            if is_more and not self.counts_are_hints:
                 del self._room[seen.subnet_id]
             full = self._exhausted.get(seen.subnet_id)
             has_more = full is not None and seen.free_addresses > full.amount and not is_scarce
@@ -190,7 +198,7 @@ class Pacer:
     def _took(self, intent: Intent) -> None:
         """What our own growth leaves of a subnet's free count, until it is seen again."""
         seen = self.subnets.get(intent.subnet_id)
-        if seen is None:
+        if seen is None or seen.free.free_addresses < 0:
             return
         taken = intent.addresses + intent.prefixes * PREFIX_ADDRESSES + _own(intent)
         less = replace(seen.free, free_addresses=max(seen.free.free_addresses - taken, 0))
@@ -236,25 +244,51 @@ class Pacer:
         """EC2 gives all that was asked for or nothing: ask once more for what is there."""
         seen = self.subnets.get(intent.subnet_id)
         room = seen.free.free_addresses if seen else 0
+        if self.counts_are_hints:
+            return self._ask_for_less(intent, room if seen else -1, now, chance)
         if intent.prefixes and room > _own(intent):
             return self._prefix_refused(intent, now, chance)  # single ones are still to be had
         if room > _own(intent) and intent.subnet_id not in self._room:
             self._room[intent.subnet_id] = _Until(boottime=now + ROOM_SECONDS, amount=room)
             return None
-        self._room.pop(intent.subnet_id, None)
-        _refuse(self._exhausted, intent.subnet_id, backoff.EXHAUSTED, now, chance, amount=room)
-        if intent.subnet_id not in self._remeasure:
-            self._plan_remeasure(intent.subnet_id, now, chance)
-        return None
+        return self._exhaust(intent.subnet_id, room, now, chance)
+
+    def _exhaust(self, subnet_id: SubnetId, room: int, now: float, chance: float) -> None:
+        self._room.pop(subnet_id, None)
+        _refuse(self._exhausted, subnet_id, backoff.EXHAUSTED, now, chance, amount=room)
+        full = self._exhausted[subnet_id]
+        full.boottime = max(full.boottime, now + self.write_interval_seconds)
+        if subnet_id not in self._remeasure:
+            self._plan_remeasure(subnet_id, now, chance)
+
+    def _ask_for_less(self, intent: Intent, room: int, now: float, chance: float) -> None:
+        """What the count names where that is less, else half; after one of the smallest kind, it
+        has none. `room` is the free count, -1 where there is none."""
+        unit = PREFIX_ADDRESSES if intent.prefixes else 1
+        asked = intent.prefixes or intent.addresses
+        less = asked // 2
+        if 0 <= room < asked * unit + _own(intent):
+            less = max(room - _own(intent), 0) // unit
+        if less > 0:
+            amount = less * unit + _own(intent)
+            self._room[intent.subnet_id] = _Until(boottime=now + ROOM_SECONDS, amount=amount)
+        elif intent.prefixes and room != 0:
+            self._room.pop(intent.subnet_id, None)  # single ones may still be had
+            _refuse(self._prefixless, intent.subnet_id, backoff.PREFIXLESS, now, chance)
+        else:
+            self._exhaust(intent.subnet_id, max(room, 0), now, chance)
 
     def _prefix_refused(self, intent: Intent, now: float, chance: float) -> None:
         """No count tells how many blocks are free: after several, one is asked for."""
+        if self.counts_are_hints:
+            return self._ask_for_less(intent, -1, now, chance)
         one = PREFIX_ADDRESSES + _own(intent)
         if intent.prefixes > 1 and intent.subnet_id not in self._room:
             self._room[intent.subnet_id] = _Until(boottime=now + ROOM_SECONDS, amount=one)
-            return
+            return None
         self._room.pop(intent.subnet_id, None)
         _refuse(self._prefixless, intent.subnet_id, backoff.PREFIXLESS, now, chance)
+        return None
 
 
 def _own(intent: Intent) -> int:
@@ -268,6 +302,8 @@ def _scarce_below(subnet: Subnet) -> int:
 
 
 def _is_scarce(subnet: Subnet, before: bool) -> bool:
+    if subnet.free_addresses < 0:
+        return False  # nobody knows; a refusal will tell
     least = _scarce_below(subnet)
     return subnet.free_addresses < (2 * least if before else least)
 

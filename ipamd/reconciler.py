@@ -168,7 +168,7 @@ class Reconciler:
         """Identity and limits, and the look at the cloud that confirmed them."""
         identity = await self._cloud.discover_node()
         limits = await self._cloud.limits()
-        self._capabilities = await self._cloud.capabilities()
+        self._know(await self._cloud.capabilities())
         snapshot = await self._cloud.snapshot()
         require_own_primary(identity, snapshot)
         if self.facts is not None and self.facts.identity.instance_id != identity.instance_id:
@@ -179,6 +179,13 @@ class Reconciler:
         before = self.facts.vpc_cidrs if self.facts else ()
         self._set_facts(NodeFacts(identity=identity, limits=limits, vpc_cidrs=before))
         return snapshot
+
+    def _know(self, capabilities: Capabilities) -> None:
+        """What the cloud can do, and how fast."""
+        self._capabilities = capabilities
+        pacer = self.actions.pacer
+        pacer.counts_are_hints = capabilities.write_seconds > 0
+        pacer.write_interval_seconds = capabilities.write_interval_seconds
 
     def _set_facts(self, facts: NodeFacts) -> None:
         if facts != self.facts:

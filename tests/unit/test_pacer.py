@@ -184,3 +184,77 @@ def test_several_prefixes_are_asked_for_as_one_before_a_subnet_counts_as_without
     assert pacer.prefixless(100.0) == {b.SUBNET: 10.0}
     assert pacer.pace(109.9).prefixless_subnets
     assert not pacer.pace(110.0).prefixless_subnets
+
+
+def asked_until_exhausted(pacer: Pacer, free: int | None, wanted: int, **kind: int) -> list[int]:
+    """What is asked of a subnet that refuses everything, one request after the other."""
+    unit = 16 if kind else 1
+    asked: list[int] = []
+    for now in range(100, 130):
+        if free is not None:
+            seen(pacer, free, now, is_refusal=True)
+        pace = pacer.pace(now)
+        if pace.exhausted_subnets or pace.prefixless_subnets:
+            return asked
+        count = min(pace.subnet_room.get(b.SUBNET, wanted * unit) // unit, wanted)
+        asked.append(count)
+        made = intent(addresses=0, prefixes=count) if kind else intent(addresses=count)
+        pacer.refused(made, SubnetExhausted("SubnetIsFull"), now, CHANCE)
+    raise AssertionError(f"never exhausted: {asked}")
+
+
+HALVES = {
+    "the count says enough": (200, 12, {}, [12, 6, 3, 1]),
+    "it says exactly that much": (12, 12, {}, [12, 6, 3, 1]),
+    "it says less": (7, 12, {}, [12, 7, 3, 1]),
+    "it says none": (0, 12, {}, [12]),
+    "it says nothing": (-1, 12, {}, [12, 6, 3, 1]),
+    "the subnet is not known": (None, 12, {}, [12, 6, 3, 1]),
+    "one was wanted": (200, 1, {}, [1]),
+    "blocks, enough": (200, 6, {"prefixes": 1}, [6, 3, 1]),
+    "blocks, less": (40, 6, {"prefixes": 1}, [6, 2, 1]),
+    "blocks, unknown": (-1, 6, {"prefixes": 1}, [6, 3, 1]),
+    "blocks, less than one": (15, 6, {"prefixes": 1}, [6]),
+}
+
+
+@pytest.mark.parametrize("case", HALVES)
+def test_where_counts_are_hints_half_of_what_was_refused_is_asked_for_next(case: str) -> None:
+    free, wanted, kind, expected = HALVES[case]
+    pacer = Pacer(counts_are_hints=True)
+    assert asked_until_exhausted(pacer, free, wanted, **kind) == expected
+    assert bool(pacer.prefixless(200.0)) is (bool(kind) and free != 0)
+
+
+def test_no_free_block_is_asked_for_in_halves_too() -> None:
+    pacer = Pacer(counts_are_hints=True)
+    for prefixes, room in ((5, 32), (2, 16)):
+        pacer.refused(intent(addresses=0, prefixes=prefixes), NoPrefixFree("n"), 100.0, CHANCE)
+        assert pacer.pace(100.0).subnet_room == {b.SUBNET: room}
+    pacer.refused(intent(addresses=0, prefixes=1), NoPrefixFree("n"), 100.0, CHANCE)
+    assert pacer.pace(100.0).subnet_room == {}
+    assert b.SUBNET in pacer.pace(100.0).prefixless_subnets
+
+
+def test_what_a_refusal_left_to_ask_for_ends_with_a_success_and_not_with_a_count() -> None:
+    pacer = Pacer(counts_are_hints=True)
+    pacer.refused(intent(addresses=12), SubnetExhausted("n"), 100.0, CHANCE)
+    seen(pacer, 200, 101.0)
+    assert pacer.pace(101.0).subnet_room == {b.SUBNET: 6}
+    pacer.succeeded(intent(addresses=6), 102.0)
+    assert pacer.pace(102.0).subnet_room == {}
+
+
+def test_a_full_subnet_is_not_tried_again_before_the_next_write_may_come() -> None:
+    pacer = Pacer(counts_are_hints=True, write_interval_seconds=15.0)
+    pacer.refused(intent(addresses=1), SubnetExhausted("n"), 100.0, CHANCE)
+    assert pacer.exhausted(100.0) == {b.SUBNET: 15.0}
+
+
+def test_a_subnet_that_is_not_counted_is_not_scarce_and_bounds_nothing() -> None:
+    pacer = Pacer(counts_are_hints=True)
+    seen(pacer, -1, 100.0)
+    pacer.succeeded(intent(), 101.0)
+    pace = pacer.pace(101.0)
+    assert (pace.scarce_subnets, pace.subnet_spare, pace.subnet_room) == (frozenset(), {}, {})
+    assert pacer.to_measure(10_000.0) == ()
