@@ -40,10 +40,6 @@ from ipamd.view import QUIET_SECONDS, Situation, build_view, candidates, last_ac
 
 log = structlog.get_logger()
 
-RESYNC_SECONDS = (20 * 3600.0, 28 * 3600.0)
-"""A look at the cloud about once a day even when nothing says that it changed, drawn anew each time
-so that a fleet spreads out. What others change is seen in the metadata service, at no call."""
-
 SUBNETS_STALE_SECONDS = 1800.0
 """Growth in a subnet whose free count is older than this has it counted again."""
 
@@ -107,6 +103,7 @@ class Reconciler:
         self._capabilities = Capabilities(
             can_create_interfaces=False, has_prefixes=False, replaces_whole_interface=False
         )
+        self._resync_chance = 1.0
         self.first_look_boottime: float | None = None
         self.last_look_boottime = 0.0
 
@@ -186,6 +183,7 @@ class Reconciler:
         pacer = self.actions.pacer
         pacer.counts_are_hints = capabilities.write_seconds > 0
         pacer.write_interval_seconds = capabilities.write_interval_seconds
+        self.look_soon(self._resync_seconds)  # the first look was begun without knowing
 
     def _set_facts(self, facts: NodeFacts) -> None:
         if facts != self.facts:
@@ -246,7 +244,8 @@ class Reconciler:
             self.look_soon()
 
     async def _observe(self) -> None:
-        self._observe_at = clock.boottime() + random.uniform(*RESYNC_SECONDS)  # noqa: S311 - spreading load
+        self._resync_chance = random.random()  # noqa: S311 - spreading load
+        self._observe_at = clock.boottime() + self._resync_seconds
         try:
             await self._look()
         except CloudError as e:
@@ -254,6 +253,12 @@ class Reconciler:
         except StoreError:
             self.look_soon(STORE_RETRY_SECONDS)
             raise
+
+    @property
+    def _resync_seconds(self) -> float:
+        """Until the next look without a reason; drawn anew for each, so that a fleet spreads."""
+        shortest, longest = self._capabilities.resync_seconds
+        return shortest + (longest - shortest) * self._resync_chance
 
     async def _look(self) -> None:
         mark = self.actions.begin_look()

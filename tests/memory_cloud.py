@@ -60,6 +60,9 @@ class MemoryCloud:
             has_prefixes=has_prefixes,
             card_enis=card_enis,
         )
+        self.able = Capabilities(
+            can_create_interfaces=True, has_prefixes=True, replaces_whole_interface=False
+        )
         self.vpc = vpc or MemoryVpc()
         if SUBNET not in self.vpc.subnets:
             self.vpc.add(MemorySubnet(SUBNET, cidr, cidr_v6))
@@ -88,9 +91,7 @@ class MemoryCloud:
         return self.vpc.subnets[SUBNET].free
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            can_create_interfaces=True, has_prefixes=True, replaces_whole_interface=False
-        )
+        return self.able
 
     def discover_node(self) -> NodeIdentity:
         return self.node

@@ -9,12 +9,17 @@ import pytest
 from ipamd import backoff
 from ipamd.actions import LOOK_SECONDS
 from ipamd.backoff import Backoff
+from ipamd.cloud import Capabilities
 from ipamd.hints import CALM_SECONDS, HINT_SECONDS
 from ipamd.pacer import SCARCE_LEAST, SCARCE_SHARE
 from ipamd.pool import blocks, cooling, shrink
 from ipamd.pool.observe import SECOND_LOOK_SECONDS
-from ipamd.reconciler import RESYNC_SECONDS, SUBNETS_STALE_SECONDS
+from ipamd.reconciler import SUBNETS_STALE_SECONDS
 from ipamd.view import QUIET_SECONDS, UNREADY_SECONDS
+
+RESYNC_SECONDS = Capabilities(
+    can_create_interfaces=True, has_prefixes=True, replaces_whole_interface=False
+).resync_seconds
 
 PAGE = " ".join((Path(__file__).parents[2] / "docs" / "pool.md").read_text().split())
 

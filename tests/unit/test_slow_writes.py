@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from ipamd.cloud import AddressChange, AddressOutcome
 from ipamd.errors import Busy
@@ -25,6 +28,23 @@ class Watched(MemoryCloud):
     def apply(self, change: AddressChange) -> AddressOutcome:
         self.changes.append(change)
         return super().apply(change)
+
+
+@pytest.mark.parametrize(
+    ("resync", "looks"), [((300.0, 600.0), range(7, 13)), (None, range(1, 2))], ids=["own", "EC2"]
+)
+def test_looks_without_a_reason_come_as_often_as_the_cloud_needs_them(
+    tmp_path: Path, resync: tuple[float, float] | None, looks: range
+) -> None:
+    memory = Watched()
+    if resync:
+        memory.able = replace(memory.able, resync_seconds=resync)
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle(3600.0)
+        assert engine.cloud.calls["snapshot"] in looks
+
+    play(tmp_path, scenario, cloud=memory, WARM_IP_TARGET="3")
 
 
 def test_what_is_added_is_named_by_the_token_of_its_intent(tmp_path: Path) -> None:
