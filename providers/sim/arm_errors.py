@@ -101,7 +101,7 @@ def subnet_is_full(name: str, cidr: IPv4Network, wanted: int) -> ArmError:
     )
 
 
-def address_allocated(address: IPv4Address | IPv4Network, subnet_id: str) -> ArmError:
+def address_allocated(address: IPv4Address, subnet_id: str) -> ArmError:
     """A named address that somebody has."""
     return bad_request(
         "PrivateIPAddressIsAllocated",

@@ -55,7 +55,8 @@ class Subnet:
     """A subnet and its book of addresses.
 
     `shows_configurations` False: GET has no `ipConfigurations`, as for large subnets.
-    `is_counted` False: usages say -1, unknown.
+    `is_counted` False: usages say -1, unknown. `has_prefix_list`: its CIDR is in
+    `addressPrefixes` and not in `addressPrefix`.
     """
 
     subnet_id: str
@@ -64,6 +65,7 @@ class Subnet:
     state: State = State.SUCCEEDED
     shows_configurations: bool = True
     is_counted: bool = True
+    has_prefix_list: bool = False
     document: JsonObject = field(default_factory=dict)
 
     @property
