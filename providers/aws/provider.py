@@ -38,8 +38,8 @@ from providers.aws.imds import Imds
 from providers.aws.interfaces import Interfaces
 from providers.aws.purse import Purse
 from providers.aws.shapes import SubnetFacts
-from providers.aws.shared import SharedReads
 from providers.aws.subnets import Reservations, Subnets
+from providers.shared_reads import SharedReads
 
 DESCRIBE = "DescribeNetworkInterfaces"
 

@@ -14,7 +14,7 @@ from providers.aws import shapes
 from providers.aws.client import Ec2, understood
 from providers.aws.config import AwsConfig
 from providers.aws.shapes import SubnetFacts
-from providers.aws.shared import FRESH_SECONDS, SharedReads
+from providers.shared_reads import FRESH_SECONDS, SharedReads
 
 RESERVATIONS_SECONDS = 3600.0
 """Reservations are made when a subnet is planned; an hour is soon enough for a new one."""

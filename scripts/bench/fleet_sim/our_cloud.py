@@ -23,8 +23,8 @@ from providers.aws.imds import Imds
 from providers.aws.interfaces import Interfaces
 from providers.aws.provider import AwsProvider
 from providers.aws.purse import Purse
-from providers.aws.shared import SharedReads
 from providers.aws.subnets import Reservations, Subnets
+from providers.shared_reads import SharedReads
 from scripts.bench.fleet_sim import puppet
 from scripts.bench.fleet_sim.ec2 import Account, Instance
 from scripts.bench.fleet_sim.our_client import REGION, Client, Metadata

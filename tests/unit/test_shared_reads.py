@@ -9,7 +9,7 @@ from threading import Event
 import pytest
 
 from ipamd.errors import Throttled
-from providers.aws.shared import FRESH_SECONDS, SharedReads
+from providers.shared_reads import FRESH_SECONDS, SharedReads
 
 
 class Slow:
