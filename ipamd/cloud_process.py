@@ -114,9 +114,8 @@ def build_provider(cloud: str, settings: Settings, tell: Tell, log: PlainLog) ->
             )
             return AwsProvider(config, tell=tell)
         case "azure":
-            from providers.azure.provider import AzureProvider
-
             from providers.azure.config import AzureConfig
+            from providers.azure.provider import AzureProvider
 
             return AzureProvider(
                 AzureConfig(
@@ -132,6 +131,7 @@ def build_provider(cloud: str, settings: Settings, tell: Tell, log: PlainLog) ->
                     has_hints=settings.has_azure_hints,
                 ),
                 tell=tell,
+                note=log.info,
             )
         case _:
             raise SystemExit(f"unknown cloud {cloud!r}")

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
@@ -321,6 +321,20 @@ def _no_answer(api: Api, error: AzureError, eni_id: str) -> CloudError:
 
 def _is_expired(heard: list[Heard]) -> bool:
     return bool(heard) and heard[-1].status == 401 and said(heard[-1].body).code.lower() in EXPIRED
+
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+def understood(api: Api, read: Callable[[A], T], answer: A) -> T:
+    """What `read` makes of an answer; Transient that names what was seen where it cannot."""
+    try:
+        return read(answer)
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as e:
+        raise odd(api, f"{type(e).__name__}: {e}", answer) from e
+    except StopIteration as e:
+        raise odd(api, "something is missing", answer) from e
 
 
 def odd(api: Api, what: str, answer: object) -> Transient:

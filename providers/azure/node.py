@@ -1,0 +1,107 @@
+"""Who this node is: the metadata service names the machine, ARM its NICs.
+
+How its NICs are written depends on what they are. Those of a VM are resources of their own; so are
+those of a Flexible scale set, though its machines have a vmScaleSetName too. Those of a Uniform
+set's instance are views, which only the instance's model changes. So the ids of the NICs decide.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from ipamd.cloud import NodeIdentity
+from ipamd.errors import Transient
+from ipamd.model import EniId, InstanceId
+from providers.azure import shapes
+from providers.azure.api import ArmApi
+from providers.azure.configs import Body
+from providers.azure.ids import ArmId, Kind, arm_id
+from providers.azure.imds import Imds, Machine
+from providers.azure.pipeline import understood
+from providers.azure.purse import Api
+
+
+class MachineKind(enum.Enum):
+    """How the NICs are written."""
+
+    VM = "vm"  # each by itself
+    SCALE_SET = "scale-set"  # through the instance's model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """This node. `nic_ids` has the primary NIC first; NICs come and go while a machine is stopped
+    only, so they stay."""
+
+    identity: NodeIdentity
+    kind: MachineKind
+    resource: ArmId
+    nic_ids: tuple[EniId, ...]
+
+
+def discover(imds: Imds, api: ArmApi) -> Node:
+    """Ask IMDS, then ARM for the machine and its primary NIC: two calls.
+
+    Transient where one of them does not answer, says what cannot be, or both contradict each other.
+    """
+    machine = imds.machine()
+    is_instance = machine.resource.kind is Kind.INSTANCE
+    call = Api.INSTANCE_GET if is_instance else Api.VM_GET
+    ask = api.instance if is_instance else api.vm
+    body = ask(machine.resource.text).body
+    _same(machine, body)
+    listed = understood(call, shapes.nic_ids, body)
+    if is_instance and not all(arm_id(nic_id).kind is Kind.NIC for nic_id in listed or ("",)):
+        views = shapes.primary_first(api.instance_nics(machine.resource.text))
+        return _node(Api.INSTANCE_NICS, machine, MachineKind.SCALE_SET, views)
+    if not listed:
+        raise Transient(
+            f"ARM shows no NIC on {machine.resource.text}", operation=call.value, code="NoNic"
+        )
+    primary = api.nic(listed[0]).body
+    return _node(Api.NIC_GET, machine, MachineKind.VM, [primary], others=listed[1:])
+
+
+def _same(machine: Machine, body: Body) -> None:
+    """The machine that ARM shows must be the one we run on: of another one we would write NICs."""
+    properties = body.get("properties")
+    said = properties.get("vmId") if isinstance(properties, dict) else None
+    if isinstance(said, str) and said.lower() != machine.vm_id:
+        raise Transient(
+            f"ARM says that {machine.resource.text} is {said}, "
+            f"the metadata service that we are {machine.vm_id}",
+            operation="discover_node",
+            code="OtherMachine",
+        )
+
+
+def _node(
+    call: Api,
+    machine: Machine,
+    kind: MachineKind,
+    nics: list[Body],
+    others: tuple[EniId, ...] = (),
+) -> Node:
+    found = [understood(call, shapes.nic, raw) for raw in nics]
+    if not found:
+        raise Transient(
+            f"ARM shows no NIC on {machine.resource.text}", operation=call.value, code="NoNic"
+        )
+    return Node(
+        identity=NodeIdentity(
+            instance_id=InstanceId(machine.vm_id),
+            instance_type=machine.size,
+            region=machine.location,
+            # As the cloud controller manager labels nodes: zones have numbers by region.
+            zone=f"{machine.location}-{machine.zone}" if machine.zone else "",
+            vpc_id=shapes.vnet_id_of(found[0].subnet_id),
+            primary_eni_id=found[0].eni_id,
+            primary_mac=found[0].mac,
+            primary_subnet_id=found[0].subnet_id,
+            security_group_ids=(),
+        ),
+        kind=kind,
+        resource=machine.resource,
+        nic_ids=(*(nic.eni_id for nic in found), *others),
+    )
