@@ -23,7 +23,7 @@ class PlainLog:
         self._process = process
         self._file = file or sys.stderr
 
-    def info(self, event: str, **facts: Any) -> None:
+    def info(self, event: str, /, **facts: Any) -> None:
         """Something happened that is worth a line."""
         self._write("info", event, facts)
 
