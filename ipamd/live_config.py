@@ -2,14 +2,16 @@
 
 Both come from files here (a controller or a person writes them); the reconciler looks at them at
 the start of each cycle, which costs two stat calls while nothing changed. A file that cannot be
-used leaves what was in force, and says so in `problems`.
+used leaves what was in force, and says so in `problems`. What neither the environment nor a file
+says is derived once the cloud has told how fast it is (`ipamd.derived`).
 """
 
 from __future__ import annotations
 
 import structlog
 
-from ipamd import eniconfig, overrides
+from ipamd import derived, eniconfig, overrides
+from ipamd.cloud import Capabilities
 from ipamd.eniconfig import NetworkChoice
 from ipamd.errors import SettingsError
 from ipamd.model import SubnetId
@@ -28,8 +30,25 @@ class LiveConfig:
         self._network: NetworkChoice | None = None
         self._network_problem = ""
         self._target_problems: tuple[str, ...] = ()
+        self._explicit = settings
+        self._capabilities: Capabilities | None = None
         self.settings = settings
+        self.derived: tuple[str, ...] = ()  # a sentence for each setting that was derived
+        self._derive()
         self.refresh()
+
+    def learn(self, capabilities: Capabilities) -> None:
+        """The cloud has said what it can do, and how fast."""
+        if capabilities != self._capabilities:
+            self._capabilities = capabilities
+            self._derive()
+
+    def _derive(self) -> None:
+        made = derived.derive(self._explicit, self._capabilities)
+        is_news = made.sentences != self.derived
+        self.settings, self.derived = made.settings, made.sentences
+        if is_news:
+            log.info("settings_derived", derived=list(self.derived))
 
     @property
     def subnet_id(self) -> SubnetId | None:
@@ -66,7 +85,8 @@ class LiveConfig:
         if stamp == self._targets_stamp:
             return
         self._targets_stamp = stamp
-        self.settings, self._target_problems = overrides.read(path, self._base)
+        self._explicit, self._target_problems = overrides.read(path, self._base)
+        self._derive()
         log.info("targets_read", path=str(path), problems=list(self._target_problems))
 
     def _refresh_network(self) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ipamd.settings import Settings
+from ipamd.settings.rules import TARGETS
 from ipamd.settings.table import TABLE
 
 FIELDS: Mapping[str, str] = {
@@ -81,6 +82,7 @@ def _text(path: Path) -> str:
 def overridden(settings: Settings, text: str, source: str) -> tuple[Settings, tuple[str, ...]]:
     """Pure `read`: the settings with the overrides of a text, and the warnings."""
     fields: dict[str, int] = {}
+    said: set[str] = set()
     warnings: list[str] = []
     for where, line in _lines(text, source):
         try:
@@ -91,10 +93,12 @@ def overridden(settings: Settings, text: str, source: str) -> tuple[Settings, tu
         if FIELDS[name] in fields:
             warnings.append(f"{where}: {name} is there twice, the last counts")
         fields[FIELDS[name]] = value
+        said.add(name)
     made = replace(settings, **fields)  # type: ignore[arg-type]  # all of FIELDS are whole numbers
-    if made.use_prefixes and not (
-        made.warm_prefixes or made.warm_addresses or made.minimum_addresses
-    ):
+    made = replace(made, unset_targets=settings.unset_targets - said)
+    is_derived = made.cloud == "azure" and {*TARGETS} <= made.unset_targets
+    has_target = made.warm_prefixes or made.warm_addresses or made.minimum_addresses
+    if made.use_prefixes and not has_target and not is_derived:
         # What ends a start must not come in by this door; the pool would never grow ahead.
         warnings.append(
             f"{source} is not used: with prefixes one of WARM_PREFIX_TARGET, WARM_IP_TARGET and "

@@ -135,6 +135,11 @@ class Reconciler:
         return self._config.settings
 
     @property
+    def derived(self) -> tuple[str, ...]:
+        """A sentence for each setting that nobody set and that was derived."""
+        return self._config.derived
+
+    @property
     def max_pods(self) -> int:
         """The cap on addresses in use; 0 while the node is unknown."""
         return self.facts.max_pods(self.settings) if self.facts else 0
@@ -180,6 +185,7 @@ class Reconciler:
     def _know(self, capabilities: Capabilities) -> None:
         """What the cloud can do, and how fast."""
         self._capabilities = capabilities
+        self._config.learn(capabilities)
         pacer = self.actions.pacer
         pacer.counts_are_hints = capabilities.write_seconds > 0
         pacer.write_interval_seconds = capabilities.write_interval_seconds

@@ -51,7 +51,7 @@ def build(
         is_node_reporting=is_reporting,
         uptime_seconds=now - reconciler.started_boottime,
         mode=_mode(reconciler),
-        notes=notes if is_reporting else (),
+        notes=reconciler.derived + (notes if is_reporting else ()),
     )
     if facts is not None:
         message.instance_id = facts.identity.instance_id

@@ -43,7 +43,8 @@ def test_what_is_not_named_stays_and_comments_and_blanks_are_nothing() -> None:
 )
 def test_a_bad_line_is_told_with_its_number_and_the_others_count(line: str, said: str) -> None:
     made, warnings = overridden(b.settings(), f"MAX_ENI=2\n{line}\nWARM_ENI_TARGET=0\n", "f")
-    assert made == replace(b.settings(), max_enis=2, warm_enis=0)
+    left = b.settings().unset_targets - {"WARM_ENI_TARGET"}
+    assert made == replace(b.settings(), max_enis=2, warm_enis=0, unset_targets=left)
     assert len(warnings) == 1
     assert warnings[0].startswith("f, line 2 ") and said in warnings[0]
 
@@ -69,7 +70,25 @@ def test_an_override_that_would_have_ended_the_start_is_not_used() -> None:
 def test_any_text_leaves_all_but_the_six_fields_alone(text: str) -> None:
     base = b.settings()
     made, _ = overridden(base, text, "f")
-    assert replace(made, **{f: getattr(base, f) for f in FIELDS.values()}) == base
+    fields = {f: getattr(base, f) for f in (*FIELDS.values(), "unset_targets")}
+    assert replace(made, **fields) == base
+
+
+def test_what_the_file_says_counts_as_said() -> None:
+    base = b.settings(WARM_IP_TARGET="3")
+    made, _ = overridden(base, "MINIMUM_IP_TARGET=0\nWARM_PREFIX_TARGET=x\nMAX_ENI=1\n", "f")
+    assert base.unset_targets - made.unset_targets == {"MINIMUM_IP_TARGET"}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_used"), [("MAX_ENI=2\n", True), ("WARM_PREFIX_TARGET=0\n", False)]
+)
+def test_prefixes_on_azure_need_no_target_that_is_set_since_it_is_derived(
+    text: str, is_used: bool
+) -> None:
+    base = b.settings(VPC_IPAMD_CLOUD="azure", ENABLE_PREFIX_DELEGATION="true")
+    made, warnings = overridden(base, text, "f")
+    assert (made != base, not warnings) == (is_used, is_used)
 
 
 def test_an_absent_file_overrides_nothing(tmp_path: Path) -> None:
