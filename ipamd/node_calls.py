@@ -18,7 +18,7 @@ from ipamd.handlers import NAME_LIMIT, attachment_key
 from ipamd.host_policy import host_policy
 from ipamd.keeper import Keeper
 from ipamd.migration_leaks import Leaks
-from ipamd.model import Eni, EniId
+from ipamd.model import Eni, EniId, IPAddress
 from ipamd.pool import blocks, migrate, reports
 from ipamd.pool.cooling import Cooldown
 from ipamd.pool.ledger import Change, Ledger
@@ -42,6 +42,7 @@ class NodeCalls:
         self.reported_boottime = 0.0
         self.reports: dict[str, pb.EniReport] = {}
         self.notes: tuple[str, ...] = ()
+        self._unknown: tuple[IPAddress, ...] = ()
         keeper.listen(self._on_commit)
         reconciler.listen(self.network_changed)
 
@@ -173,7 +174,9 @@ class NodeCalls:
                 )
         self.reports = {r.eni_id: r for r in request.enis}
         self.notes = tuple(note[:NAME_LIMIT] for note in request.notes[:NOTES_LIMIT])
-        if findings.adopted or findings.unknown:
+        is_news = findings.unknown != self._unknown
+        self._unknown = findings.unknown
+        if findings.adopted or (findings.unknown and is_news):
             log.warning(
                 "kernel_addresses_reported",
                 adopted=[str(a) for n in findings.adopted for a in n.addresses],
@@ -228,4 +231,5 @@ def _observed(message: pb.ObservedAddress) -> reports.ObservedPod:
         network_name=message.network_name[:NAME_LIMIT],
         pod_namespace=message.pod_namespace[:NAME_LIMIT],
         pod_name=message.pod_name[:NAME_LIMIT],
+        is_on_host=message.is_on_host,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.families import Address
 from cni_shim.datapath.notices import Notice
 from cni_shim.datapath.pods import ObservedPod
+from cni_shim.datapath.strays import StrayAddress
 from cni_shim.ipam_client import IpamdError
 from cni_shim.node_network import desired_host
 from cni_shim.pod_mtu import PodMtu
@@ -85,11 +86,13 @@ class NodeWatch:
         mend: Callable[[], None],
         beat: Callable[[], None],
         notes: Callable[[], tuple[str, ...]] = tuple,
+        strays: Callable[[], tuple[StrayAddress, ...]] = tuple,
         pod_mtu: PodMtu,
         eni_mtu: int | None,
     ) -> None:
         """`mend` puts back what stood for pods that other plugins wired; `beat` is called once a
-        round; `notes` are sentences that go along with each report."""
+        round; `notes` are sentences that go along with each report; `strays` what the last round
+        found of pods' addresses on the node's own links."""
         self._mend = mend
         self._ipam = ipam
         self._host = host
@@ -97,11 +100,13 @@ class NodeWatch:
         self._verbs = verbs
         self._beat = beat
         self._notes = notes
+        self._strays = strays
         self._pod_mtu = pod_mtu
         self._eni_mtu = eni_mtu
         self._wanted: pb.NodeNetwork | None = None
         self._wake = threading.Event()
         self._reported: tuple[EniReadiness, ...] = ()
+        self._reported_strays: tuple[StrayAddress, ...] = ()
         self._reported_network: pb.NodeNetwork | None = None
         self._next_report = 0.0
         self._suspects: dict[ObservedPod, float] = {}
@@ -158,18 +163,25 @@ class NodeWatch:
         self._failure = ""
         self._eni_ifindexes = frozenset(r.ifindex for r in readiness)
         self._pod_mtu.take(_primary_mtu(network, readiness))
+        strays = self._strays()
         is_news = readiness != self._reported
-        if is_news or network is not self._reported_network or now >= self._next_report:
+        are_new = strays != self._reported_strays
+        if is_news or are_new or network is not self._reported_network or now >= self._next_report:
             if is_news:
                 log.info("host_network_applied", enis={r.eni_id: r.message for r in readiness})
-            if not self._report(network.epoch, readiness):
+            if are_new:
+                _tell_strays(strays)
+            if not self._report(network.epoch, readiness, strays):
                 return False
             self._reported, self._reported_network = readiness, network
+            self._reported_strays = strays
             pause = SUSPECT_SECONDS if self._suspects else REPORT_SECONDS
             self._next_report = now + pause
         return all(r.is_ready for r in readiness)
 
-    def _report(self, epoch: str, readiness: tuple[EniReadiness, ...]) -> bool:
+    def _report(
+        self, epoch: str, readiness: tuple[EniReadiness, ...], strays: tuple[StrayAddress, ...]
+    ) -> bool:
         try:
             observed = self._pods.observe()
             request = pb.ReportNodeRequest(
@@ -183,8 +195,11 @@ class NodeWatch:
                     )
                     for r in readiness
                 ],
-                addresses=[_reported(pod) for pod in observed if pod.address is not None],
-                notes=self._notes(),
+                addresses=[
+                    *(_reported(pod) for pod in observed if pod.address is not None),
+                    *(_on_host(stray) for stray in strays),
+                ],
+                notes=(*cut_off(observed, strays), *self._notes()),
             )
             reply = self._ipam.report(request, seconds=REPORT_TIMEOUT_SECONDS)
         except (IpamdError, DatapathError) as e:
@@ -273,6 +288,32 @@ def _key_of(pod: ObservedPod) -> AttachmentKey | None:
     if not pod.container_id or pod.container_id.startswith("~") or pod.ifname.startswith("~"):
         return None
     return AttachmentKey(container_id=pod.container_id, ifname=pod.ifname)
+
+
+def _tell_strays(strays: tuple[StrayAddress, ...]) -> None:
+    told = {str(stray.address): stray.link_name for stray in strays}
+    if told:
+        log.warning("addresses_on_node_links", addresses=told)
+    else:
+        log.info("no_addresses_on_node_links")
+
+
+def cut_off(observed: tuple[ObservedPod, ...], strays: tuple[StrayAddress, ...]) -> Iterator[str]:
+    """A sentence for each pod of ours whose address the node has taken for itself. Pure."""
+    links = {stray.address: stray.link_name for stray in strays}
+    for pod in observed:
+        if pod.is_ours and pod.link_name and pod.address in links:
+            yield (
+                f"pod {pod.pod_namespace}/{pod.pod_name} is cut off: {links[pod.address]} of the "
+                f"node has its address {pod.address} too; remove it there, and keep the system "
+                "from configuring it again"
+            )
+
+
+def _on_host(stray: StrayAddress) -> pb.ObservedAddress:
+    return pb.ObservedAddress(
+        address=str(stray.address), link_name=stray.link_name, is_on_host=True
+    )
 
 
 def _reported(pod: ObservedPod) -> pb.ObservedAddress:

@@ -107,8 +107,9 @@ class Daemon:
         self._queue_worker.serve(self._verbs)
         self._pods.ask_ledger(self._verbs.unheld)
         self._late_snat = LateSnat(Conntrack())
+        host = HostDatapath(self._netlink, firewall_changed=self._late_snat.firewall_changed)
         self._settled = SettledHost(
-            HostDatapath(self._netlink, firewall_changed=self._late_snat.firewall_changed),
+            host,
             self._pods,
             self._verbs.held,
             TakeOver(),
@@ -121,6 +122,7 @@ class Daemon:
             mend=self._mend,
             beat=Heartbeat(wanted.run_dir, is_answered=lambda: self._silence.since is None).beat,
             notes=lambda: self._leaks.notes,
+            strays=lambda: host.strays,
             pod_mtu=self._pod_mtu,
             eni_mtu=wanted.eni_mtu,
         )

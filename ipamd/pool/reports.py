@@ -31,7 +31,10 @@ def is_foreign(address: Address) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedPod:
-    """A pod address that the kernel of this node carries; `key` from the link's own alias."""
+    """A pod address that the kernel of this node carries; `key` from the link's own alias.
+
+    `is_on_host`: no pod has it, but a link of the node itself.
+    """
 
     address: IPAddress
     link_name: str
@@ -40,6 +43,7 @@ class ObservedPod:
     network_name: str
     pod_namespace: str
     pod_name: str
+    is_on_host: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +67,10 @@ def node(
     pods = tuple(pods)
     if not ledger.has_heard_node:
         return _first_report(ledger, pods, now, now_unix)
-    used = {p.address for p in pods}
-    unknown = [a for a in used if _is_unexplained(ledger, a)]
+    used = {p.address: p for p in reversed(pods)}
+    unknown = [a for a, pod in used.items() if _is_unexplained(ledger, pod)]
     quarantine = tuple(
-        replace(held, state=AddressState.QUARANTINED, since_boottime=now, reason=FOREIGN)
+        replace(held, state=AddressState.QUARANTINED, since_boottime=now, reason=_why(used[a]))
         for a in unknown
         if (held := ledger.addresses.get(a)) is not None and held.state is AddressState.AVAILABLE
     )
@@ -82,9 +86,21 @@ def node(
     )
 
 
-def _is_unexplained(ledger: Ledger, address: IPAddress) -> bool:
-    held = ledger.addresses.get(address)
-    return held is None or held.state is not AddressState.ALLOCATED
+def _is_unexplained(ledger: Ledger, pod: ObservedPod) -> bool:
+    """What the node has on its own links and the ledger does not hold is its own affair."""
+    held = ledger.addresses.get(pod.address)
+    if held is None:
+        return not pod.is_on_host
+    return held.state is not AddressState.ALLOCATED
+
+
+def _why(pod: ObservedPod) -> str:
+    if not pod.is_on_host:
+        return FOREIGN
+    return (
+        f"{FOREIGN}: {pod.link_name} of the node has it; keep the system from configuring "
+        "addresses that are pods'"
+    )
 
 
 def _first_report(
@@ -98,20 +114,24 @@ def _first_report(
         if key is not None and key in ledger.tombstones:
             continue  # deleted since the report was written
         held = {p.address: _held(ledger, p.address, now) for p in group}
-        unknown += [a for a, row in held.items() if row is None]
+        seen = {p.address: p for p in group}
+        unknown += [a for a, row in held.items() if row is None and not seen[a].is_on_host]
         rows = [row for row in held.values() if row and row.state is not AddressState.ALLOCATED]
         if not rows:
             continue
         if key is None or not _is_one_set(rows):
             unknown += [row.address for row in rows]
-            state, reason = AddressState.QUARANTINED, FOREIGN
+            state, reasons = AddressState.QUARANTINED, {a: _why(pod) for a, pod in seen.items()}
         elif key in ledger.allocations:
             continue
         else:
             generation = ledger.next_generation + len(adopted)
             adopted.append(_adopted(group[0], key, rows, generation, now_unix))
-            state, reason = AddressState.ALLOCATED, ""
-        addresses += [replace(r, state=state, since_boottime=now, reason=reason) for r in rows]
+            state, reasons = AddressState.ALLOCATED, {}
+        addresses += [
+            replace(r, state=state, since_boottime=now, reason=reasons.get(r.address, ""))
+            for r in rows
+        ]
     change = Change(
         put_addresses=tuple(addresses),
         put_allocations=tuple(adopted),

@@ -149,6 +149,37 @@ def test_links_keep_their_mtu_where_none_is_chosen(lab: Lab) -> None:
     assert (first.is_ready, second.is_ready, second.mtu) == (True, True, 1500)
 
 
+def test_an_eni_that_the_system_has_set_up_at_boot_becomes_ready(lab: Lab) -> None:
+    """As on Azure, where all NICs are there at boot: up, with DHCP's address and routes."""
+    for command in (
+        "link set ens6 up",
+        "address add 10.0.1.10/24 dev ens6",
+        "address add 10.0.1.101/24 dev ens6",  # of a pod to come, by the metadata service
+        "route add default via 10.0.1.1 dev ens6 metric 200",
+        "route add 168.63.129.16 via 10.0.1.1 dev ens6 metric 200",
+    ):
+        run("ip", *command.split())
+    assert lab.host.apply(BOTH) == READY
+    assert remaining(lab, BOTH) == []
+    pod, wanted = lab.make_netns(), wiring(mark=2)
+    assert str(wanted.addresses[0]) == "10.0.1.101"
+    lab.pods.wire(pod.fd, wanted)
+    assert lab.can_reach_outside(pod, SECONDARY, wanted.addresses[0])
+
+
+def test_addresses_of_pods_on_the_nodes_links_are_found(lab: Lab) -> None:
+    """As cloud-init or a distribution configures what the metadata service lists."""
+    for where in ("10.0.0.77/24 dev ens5", "10.0.1.78/32 dev lo", "10.0.1.79/24 dev ens6"):
+        run("ip", "address", "add", *where.split())
+    lab.host.apply(BOTH)
+    found = {(str(stray.address), stray.link_name) for stray in lab.host.strays}
+    assert found == {("10.0.0.77", "ens5"), ("10.0.1.78", "lo")}  # ens6 has its own alone by now
+    run("ip", "address", "delete", "10.0.0.77/24", "dev", "ens5")
+    run("ip", "address", "delete", "10.0.1.78/32", "dev", "lo")
+    lab.host.apply(BOTH)
+    assert lab.host.strays == ()
+
+
 def add_vf(eni: DesiredEni) -> None:
     """A link with the ENI's MAC that has a master, as a VF has: here a bridge of the same MAC."""
     run("ip", "link", "add", "enP1s1", "address", eni.mac, "type", "veth", "peer", "name", "vf-far")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import pytest
@@ -11,6 +12,7 @@ from cni_shim.datapath.errors import DatapathError
 from cni_shim.datapath.messages import Rule
 from cni_shim.datapath.notices import AddressChanged, FirewallChanged, Notice, RuleVanished
 from cni_shim.datapath.pods import ObservedPod
+from cni_shim.datapath.strays import StrayAddress
 from cni_shim.ipam_client import IpamdError
 from cni_shim.node_watch import REPORT_SECONDS, SUSPECT_SECONDS, NodeWatch
 from cni_shim.pod_mtu import PodMtu
@@ -86,6 +88,7 @@ class Bench:
         self.beats = 0
         self.notes: tuple[str, ...] = ()
         self.pod_mtu = PodMtu(None)
+        self.strays: tuple[StrayAddress, ...] = ()
         self.watch = NodeWatch(
             self.ledger,
             self.kernel,
@@ -94,6 +97,7 @@ class Bench:
             mend=lambda: None,
             beat=self.beat,
             notes=lambda: self.notes,
+            strays=lambda: self.strays,
             pod_mtu=self.pod_mtu,
             eni_mtu=9001,
         )
@@ -132,6 +136,8 @@ def pod(name: str = "c1", address: str | None = "10.0.0.5", link: str = "eni1") 
         container_id=name,
         ifname="eth0" if name else "",
         netns_cookie=9,
+        pod_namespace="default",
+        pod_name=name,
         is_ours=True,
     )
 
@@ -158,6 +164,34 @@ def test_the_primarys_mtu_is_told_to_adds(bench: Bench) -> None:
     bench.watch.wanted(pb.NodeNetwork(epoch="e1", enis=[secondary, NETWORK.enis[0]]))
     bench.watch.step(0.0)
     assert bench.pod_mtu.now(deadline_monotonic=0.0) == 1500
+
+
+STRAY = StrayAddress(address=ip_address("10.0.0.9"), link_name="eth0")
+
+
+def test_what_the_node_has_of_pods_addresses_is_reported_at_once_and_said_once(
+    bench: Bench,
+) -> None:
+    bench.watch.wanted(NETWORK)
+    bench.watch.step(0.0)
+    bench.strays = (STRAY,)
+    with capture_logs() as logged:
+        bench.watch.step(1.0)
+        bench.watch.step(2.0)
+    assert [log["addresses"] for log in logged] == [{"10.0.0.9": "eth0"}]
+    assert len(bench.ledger.reports) == 2
+    (told,) = bench.ledger.reports[1].addresses
+    assert (told.address, told.link_name, told.is_on_host) == ("10.0.0.9", "eth0", True)
+    assert not told.HasField("key")
+
+
+def test_a_pod_that_the_node_cuts_off_is_named(bench: Bench) -> None:
+    bench.kernel.pods = (pod(), pod("c2", "10.0.0.6", "eni2"))
+    bench.strays = (replace(STRAY, address=ip_address("10.0.0.6")),)
+    bench.watch.wanted(NETWORK)
+    bench.watch.step(0.0)
+    (note,) = bench.ledger.reports[0].notes
+    assert note.startswith("pod default/c2 is cut off: eth0 of the node has its address 10.0.0.6")
 
 
 def test_what_was_said_is_not_said_again_before_its_time(bench: Bench) -> None:

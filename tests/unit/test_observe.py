@@ -269,6 +269,49 @@ def test_a_later_report_of_an_unexplained_address(before: S, expected: S) -> Non
     assert state_of(after, "10.0.0.5") is expected
 
 
+def on_host(text: str, link: str = "eth0") -> ObservedPod:
+    return replace(pod(text, None, link), is_on_host=True, netns_cookie=0, network_name="")
+
+
+@pytest.mark.parametrize("has_heard_node", [True, False], ids=["later report", "new store"])
+def test_an_address_on_a_link_of_the_node_is_no_pods(*, has_heard_node: bool) -> None:
+    before = b.ledger(b.address("10.0.0.5"), has_heard_node=has_heard_node)
+    after = hear(before, on_host("10.0.0.5"))
+    held = after.addresses[ip_address("10.0.0.5")]
+    assert held.state is S.QUARANTINED
+    assert held.reason.startswith(f"{FOREIGN}: eth0 of the node has it")
+    assert state_of(hear(after, on_host("10.0.0.5")), "10.0.0.5") is S.QUARANTINED
+    assert state_of(hear(after), "10.0.0.5") is S.COOLING
+
+
+@pytest.mark.parametrize("has_heard_node", [True, False], ids=["later report", "new store"])
+def test_an_address_of_the_node_that_the_ledger_does_not_hold_is_its_own_affair(
+    *, has_heard_node: bool
+) -> None:
+    ledger = b.ledger(b.address("10.0.0.5"), has_heard_node=has_heard_node)
+    findings = reports.node(ledger, (on_host("10.0.0.77"),), now=1000.0, now_unix=1.0)
+    assert findings.unknown == ()
+
+
+@pytest.mark.parametrize("has_heard_node", [True, False], ids=["later report", "new store"])
+def test_a_pod_keeps_its_address_when_the_node_takes_it_too(*, has_heard_node: bool) -> None:
+    held = b.address("10.0.0.5", S.ALLOCATED if has_heard_node else S.COOLING)
+    allocations = (b.allocation("10.0.0.5"),) if has_heard_node else ()
+    before = b.ledger(held, allocations=allocations, has_heard_node=has_heard_node)
+    after = hear(before, pod("10.0.0.5"), on_host("10.0.0.5"))
+    assert state_of(after, "10.0.0.5") is S.ALLOCATED
+
+
+def test_a_new_store_says_of_each_address_without_a_name_who_has_it() -> None:
+    before = b.ledger(
+        b.address("10.0.0.5", S.COOLING), b.address("10.0.0.6", S.COOLING), has_heard_node=False
+    )
+    after = hear(before, pod("10.0.0.5", None), on_host("10.0.0.6"))
+    reasons = [after.addresses[ip_address(f"10.0.0.{n}")].reason for n in (5, 6)]
+    assert reasons[0] == FOREIGN
+    assert "eth0 of the node" in reasons[1]
+
+
 def test_a_foreign_use_that_ended_lets_the_address_cool() -> None:
     ledger = b.ledger(b.address("10.0.0.5", S.QUARANTINED, reason=FOREIGN))
     assert state_of(hear(ledger), "10.0.0.5") is S.COOLING

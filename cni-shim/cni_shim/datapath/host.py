@@ -33,6 +33,7 @@ from cni_shim.datapath.links import link_of_eni
 from cni_shim.datapath.messages import Request, Route
 from cni_shim.datapath.netlink import HostNetlink, NetlinkSocket
 from cni_shim.datapath.observe import may_be_pods_in_main
+from cni_shim.datapath.strays import StrayAddress, stray_addresses
 
 _POD_TABLE_ATTRIBUTE = messages.u32(messages.RTA_TABLE, names.POD_TABLE)
 # What an action finds done already (or gone already) is what it was for.
@@ -59,6 +60,8 @@ class HostDatapath:
         self._netlink = netlink
         self._firewall_changed = firewall_changed
         self._lock = threading.Lock()
+        self.strays: tuple[StrayAddress, ...] = ()
+        """Of the last look: addresses on links of the node that no pod can have."""
 
     def apply(self, desired: DesiredHost) -> tuple[EniReadiness, ...]:
         """Make the host as wanted; for each ENI whether it is. Idempotent, never half silent.
@@ -76,6 +79,7 @@ class HostDatapath:
             ]
             observed = observe(sock, desired)
             remaining = diff(observed, desired)
+            self.strays = stray_addresses(observed.links, observed.addresses, desired.enis)
         if observed.firewall_comments not in {None, before.firewall_comments}:
             self._firewall_changed(desired)
         return tuple(_readiness(eni, observed, remaining, tuple(failures)) for eni in desired.enis)

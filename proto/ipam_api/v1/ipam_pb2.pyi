@@ -288,7 +288,7 @@ class EniReport(_message.Message):
     def __init__(self, eni_id: _Optional[str] = ..., is_ready: _Optional[bool] = ..., link_name: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ObservedAddress(_message.Message):
-    __slots__ = ("address", "link_name", "key", "netns_cookie", "network_name", "pod_namespace", "pod_name")
+    __slots__ = ("address", "link_name", "key", "netns_cookie", "network_name", "pod_namespace", "pod_name", "is_on_host")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LINK_NAME_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
@@ -296,6 +296,7 @@ class ObservedAddress(_message.Message):
     NETWORK_NAME_FIELD_NUMBER: _ClassVar[int]
     POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     POD_NAME_FIELD_NUMBER: _ClassVar[int]
+    IS_ON_HOST_FIELD_NUMBER: _ClassVar[int]
     address: str
     link_name: str
     key: AttachmentKey
@@ -303,7 +304,8 @@ class ObservedAddress(_message.Message):
     network_name: str
     pod_namespace: str
     pod_name: str
-    def __init__(self, address: _Optional[str] = ..., link_name: _Optional[str] = ..., key: _Optional[_Union[AttachmentKey, _Mapping]] = ..., netns_cookie: _Optional[int] = ..., network_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., pod_name: _Optional[str] = ...) -> None: ...
+    is_on_host: bool
+    def __init__(self, address: _Optional[str] = ..., link_name: _Optional[str] = ..., key: _Optional[_Union[AttachmentKey, _Mapping]] = ..., netns_cookie: _Optional[int] = ..., network_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., pod_name: _Optional[str] = ..., is_on_host: _Optional[bool] = ...) -> None: ...
 
 class ReportNodeReply(_message.Message):
     __slots__ = ("is_accepted", "unknown_addresses")
