@@ -19,14 +19,18 @@ from types import FrameType
 from typing import IO
 
 from providers.sim import (
+    demo_azure,
+    demo_azure_modes,
     demo_break,
     demo_ec2_modes,
     demo_end,
     demo_keep,
+    demo_kill,
     demo_kinds,
     demo_steps,
     demo_text,
 )
+from providers.sim.demo_azure import AzureSide
 from providers.sim.demo_ec2 import Ec2Side
 from providers.sim.demo_modes import Mode
 from providers.sim.demo_run import Check, Step, run_steps, skipped, worded
@@ -70,8 +74,21 @@ SCRIPTS = {
     "aws": _script(
         Ec2Side,
         demo_ec2_modes.MODES,
-        (*demo_steps.STEPS, *demo_kinds.STEPS, *demo_break.STEPS),
+        (*demo_steps.STEPS, *demo_kinds.STEPS, *demo_break.CUTTING, *demo_break.STATUSES),
         (*demo_end.DOWN, *demo_end.GONE),
+    ),
+    "azure": _script(
+        AzureSide,
+        demo_azure_modes.MODES,
+        (
+            *demo_steps.STEPS,
+            *demo_azure.PODS,
+            *demo_kinds.STEPS,
+            *demo_break.CUTTING,
+            *demo_kill.STEPS,
+            *demo_break.STATUSES,
+        ),
+        (*demo_end.DOWN, *demo_azure.END, *demo_end.GONE),
     ),
 }
 """By cloud."""

@@ -180,8 +180,8 @@ def _pool(ledger: demo_looks.Ledger) -> str:
     return ", ".join(f"{count} {state}" for state, count in sorted(ledger.pool.items()) if count)
 
 
-STEPS: tuple[Step[DemoWorld], ...] = (
+CUTTING: tuple[Step[DemoWorld], ...] = (
     Step(name=CUT, act=cut_off, needs=(AGREE, PING_ROUTER)),
     Step(name=REPAIR, act=repaired, needs=(CUT,)),
-    Step(name=STATUS, act=show_status, needs=(NODES,)),
 )
+STATUSES: tuple[Step[DemoWorld], ...] = (Step(name=STATUS, act=show_status, needs=(NODES,)),)

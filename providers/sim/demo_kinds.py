@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 from providers.sim.demo_looks import Cloud, CloudEni, short
 from providers.sim.demo_run import CheckFailed, Seen, Step, Table
 from providers.sim.demo_steps import AGREE
-from providers.sim.demo_world import DemoWorld, Look, identity_of, refuse_any
+from providers.sim.demo_world import CloudSide, DemoWorld, Look, identity_of, refuse_any
 from providers.sim.lab_node import Node
 
 KIND = "the addresses are of the kind and from the place that the mode asks for"
@@ -23,11 +23,15 @@ def look_at_kind(world: DemoWorld) -> Seen:
     for node in world.nodes:
         by_look.setdefault(world.plans[node.name].gives, []).append(node)
     seen = [
-        (world.side.look(gives) or _LOOKS[gives])(world, cloud, tuple(nodes))
-        for gives, nodes in by_look.items()
+        look_of(world.side, gives)(world, cloud, tuple(nodes)) for gives, nodes in by_look.items()
     ]
     tables = [one.table for one in seen if one.table is not None]
     return Seen(text="; ".join(one.text for one in seen), table=next(iter(tables), None))
+
+
+def look_of(side: CloudSide, gives: str) -> Look:
+    """The look at what a node gives its pods; KeyError if there is none."""
+    return side.look(gives) or _LOOKS[gives]
 
 
 def _addresses(world: DemoWorld, cloud: Cloud, nodes: tuple[Node, ...]) -> Seen:

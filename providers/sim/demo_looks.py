@@ -162,6 +162,11 @@ class Cloud:
         return found[0]
 
 
+def key(cloud_id: str) -> str:
+    """An id to compare with: Azure's are the same in any case."""
+    return cloud_id.lower()
+
+
 def short(cloud_id: str) -> str:
     """An id for people: the last part of one that is a path, as Azure's are."""
     return cloud_id.rpartition("/")[2]
@@ -238,7 +243,7 @@ def ledger_of(said: Mapping[str, Any], exit_status: int) -> Ledger:
         pool=dict(said["pool"]),
         enis=tuple(
             LedgerEni(
-                eni_id=row["eni_id"],
+                eni_id=key(row["eni_id"]),
                 link=row["link_name"],
                 is_primary=row["is_primary"],
                 is_ready=row["is_ready"],
@@ -248,7 +253,7 @@ def ledger_of(said: Mapping[str, Any], exit_status: int) -> Ledger:
             for row in said["enis"]
         ),
         holders={
-            row["address"]: (row["key"]["container_id"], row["eni_id"])
+            row["address"]: (row["key"]["container_id"], key(row["eni_id"]))
             for row in said["addresses"]
             if row["state"] == "allocated"
         },
@@ -261,10 +266,10 @@ def cloud_of(state: Mapping[str, Any]) -> Cloud:
     return Cloud(
         enis=tuple(
             CloudEni(
-                eni_id=row["eni_id"],
+                eni_id=key(row["eni_id"]),
                 mac=row["mac"],
                 status=row["status"],
-                instance_id=row["instance_id"],
+                instance_id=key(row["instance_id"]),
                 device_index=row["device_index"],
                 subnet_id=row["subnet_id"],
                 addresses=tuple(row["addresses"]),

@@ -81,7 +81,7 @@ def start_nodes(world: DemoWorld) -> Seen:
             (node.name, short(told), world.plans[node.name].instance_type, " ".join(own),
              str(identity.subnet_cidr), short(identity.eni_id))
         )  # fmt: skip
-    _wait_well(world)
+    wait_well(world)
     head = ("node", "instance", "type", "address", "subnet", f"primary {world.words.eni}")
     return Seen(
         text=f"{len(rows)} nodes for {world.mode.summary} ({_variables(world)}), each with a"
@@ -101,7 +101,7 @@ def _variables(world: DemoWorld) -> str:
     return "; ".join(f"{name}: {variables}" for name, variables in by_node.items())
 
 
-def _wait_well(world: DemoWorld) -> None:
+def wait_well(world: DemoWorld) -> None:
     """Until every ipamctl says that all is well: the cloud observed, vpc-cnid heard."""
 
     def faults() -> list[str]:

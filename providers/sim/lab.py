@@ -202,13 +202,17 @@ class Lab:
 
 
 def identity_of(said: Mapping[str, Any], state: Mapping[str, Any], mtu: int | None) -> NodeIdentity:
-    """What the cloud answered to `add_node`, with what its `state` has of the instance's ENIs."""
-    own = [row for row in state["enis"] if row["instance_id"] == said["instance_id"]]
-    (primary,) = (row for row in own if row["eni_id"] == said["eni_id"])
+    """What the cloud answered to `add_node`, with what its `state` has of the instance's ENIs.
+
+    Ids are lower-case, as Azure's are the same in any case.
+    """
+    instance_id, eni_id = said["instance_id"].lower(), said["eni_id"].lower()
+    own = [row for row in state["enis"] if row["instance_id"].lower() == instance_id]
+    (primary,) = (row for row in own if row["eni_id"].lower() == eni_id)
     cidrs = {row["subnet_id"]: IPv4Network(row["cidr"]) for row in state["subnets"]}
     return NodeIdentity(
-        instance_id=said["instance_id"],
-        eni_id=said["eni_id"],
+        instance_id=instance_id,
+        eni_id=eni_id,
         mac=said["mac"],
         address=IPv4Address(said["address"]),
         subnet_cidr=IPv4Network(said["subnet_cidr"]),
@@ -221,7 +225,7 @@ def identity_of(said: Mapping[str, Any], state: Mapping[str, Any], mtu: int | No
 
 def _further(row: Mapping[str, Any], cidr: IPv4Network) -> FurtherEni:
     return FurtherEni(
-        eni_id=row["eni_id"],
+        eni_id=row["eni_id"].lower(),
         link=f"eth{row['device_index']}",
         address=IPv4Interface((row["addresses"][0], cidr.prefixlen)),
     )
