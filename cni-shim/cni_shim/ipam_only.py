@@ -43,8 +43,8 @@ _DEFAULT_BRIDGE = "cni0"  # of the bridge plugin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IpamOnly:
-    """What the main plugin's config says: whose addresses (`eni`: "primary" or an ENI's id), of
-    which prefix length, and what it wires pods with."""
+    """What the main plugin's config says: whose addresses (`eni`: "primary", an ENI's id or name),
+    of which prefix length, and what it wires pods with."""
 
     main_type: str
     eni: str = "primary"
@@ -105,7 +105,7 @@ def parse_leniently(config: Mapping[str, object]) -> IpamOnly | None:
 
 def _parse_eni(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise _bad_value("ipam.eni", value, '"primary" or the id of an ENI of the node')
+        raise _bad_value("ipam.eni", value, '"primary", or the id or name of an ENI of the node')
     return value
 
 

@@ -82,7 +82,7 @@ def _pool(status: pb.Status) -> str:
 def _enis(status: pb.Status) -> str:
     rows = [
         (
-            e.eni_id + (" (primary)" if e.is_primary else ""),
+            _name(e.eni_id) + (" (primary)" if e.is_primary else ""),
             str(e.device_index),
             e.link_name or "-",
             e.excluded or ("ready" if e.is_ready else "NOT READY"),
@@ -110,7 +110,7 @@ def _enis(status: pb.Status) -> str:
 
 def _prefixes(status: pb.Status) -> str:
     rows = [
-        (p.prefix, e.eni_id, *(str(p.addresses.get(s, 0)) for s in STATES[:3]))
+        (p.prefix, _name(e.eni_id), *(str(p.addresses.get(s, 0)) for s in STATES[:3]))
         for e in status.enis
         for p in e.prefixes
     ]
@@ -120,7 +120,7 @@ def _prefixes(status: pb.Status) -> str:
 def _subnets(status: pb.Status) -> str:
     rows = [
         (
-            s.subnet_id,
+            _name(s.subnet_id),
             s.cidr,
             str(s.free_addresses) if s.free_addresses >= 0 else "?",
             f"{_span(s.seen_seconds_ago)} ago",
@@ -146,9 +146,14 @@ def _plan(status: pb.Status) -> str:
     plan = status.last_plan
     text = f"Last plan, {_span(plan.made_seconds_ago)} ago\n  {plan.summary}\n"
     if plan.actions:
-        rows = [(a.verb, a.subject, a.state, a.error or a.reason) for a in plan.actions]
+        rows = [(a.verb, _name(a.subject), a.state, a.error or a.reason) for a in plan.actions]
         text += table(("action", "on", "state", "why"), rows)
     return text
+
+
+def _name(resource_id: str) -> str:
+    """What people call it: of a path, as ARM's ids are, the last part. JSON has the whole."""
+    return resource_id.rpartition("/")[2]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -18,6 +18,9 @@ from ipamd.pool.ledger import Ledger
 PRIMARY = "primary"
 """The wish for the instance's primary ENI, whatever its id is."""
 
+SHOWN_CHARACTERS = 320
+"""Of a wish that nothing answers: an ARM id with everything in it has about 300."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
@@ -28,10 +31,18 @@ class Claim:
 
 
 def find_eni(ledger: Ledger, wish: str) -> Eni | None:
-    """The ENI that "primary" or an id names, if the ledger has it."""
+    """The ENI that "primary", an id or the last part of a path names, if the ledger has it.
+
+    Without case: EC2's ids are in lower case, and so is the core's form of ARM's, which people
+    write as the portal shows them. Of two with one name neither is meant.
+    """
     if wish == PRIMARY:
         return next((e for e in ledger.enis.values() if e.is_primary), None)
-    return ledger.enis.get(EniId(wish))
+    wish = wish.lower()
+    if EniId(wish) in ledger.enis:
+        return ledger.enis[EniId(wish)]
+    named = [e for e in ledger.enis.values() if e.eni_id.rpartition("/")[2] == wish]
+    return named[0] if len(named) == 1 else None
 
 
 def wanted_eni(ledger: Ledger, wish: str) -> Eni:
@@ -43,9 +54,9 @@ def wanted_eni(ledger: Ledger, wish: str) -> Eni:
     if not ledger.enis:
         raise NotReady("the cloud has not said yet which ENIs the node has")
     seen = "is not one of this node" if found is None else _why_not(found)
-    serving = sorted(e.eni_id for e in ledger.enis.values() if e.takes_pods)
+    serving = ", ".join(sorted(e.eni_id for e in ledger.enis.values() if e.takes_pods))
     raise BadRequest(
-        f"eni {wish[:64]!a} {seen}; pods can have addresses of {', '.join(serving) or 'no ENI'}"
+        f"eni {wish[:SHOWN_CHARACTERS]!a} {seen}; pods can have addresses of {serving or 'no ENI'}"
     )
 
 

@@ -165,3 +165,23 @@ def test_the_screen_names_problems_and_the_reason_of_the_last_plan() -> None:
         "eni-1",
     ):
         assert text in shown
+
+
+def test_the_screen_calls_things_by_the_last_part_of_their_path() -> None:
+    group = "/subscriptions/00000000-0000-0000-0000-000000000000/resourcegroups/a-group/providers"
+    nic = f"{group}/microsoft.network/networkinterfaces/nic0"
+    subnet = f"{group}/microsoft.network/virtualnetworks/vnet/subnets/nodes"
+    shown = screen(
+        pb.Status(
+            enis=[
+                pb.EniStatus(
+                    eni_id=nic, is_primary=True, prefixes=[pb.PrefixStatus(prefix="10.0.0.16/28")]
+                )
+            ],
+            subnets=[pb.SubnetStatus(subnet_id=subnet)],
+            last_plan=pb.PlanStatus(actions=[pb.PlannedAction(verb="assign", subject=nic)]),
+        )
+    )
+    assert "subscriptions" not in shown
+    assert "nic0 (primary)" in shown
+    assert "nodes" in shown

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ipamd.errors import BadRequest, NotReady
 from ipamd.model import EniId
 from ipamd.pool.ledger import Ledger
-from ipamd.pool.turns import Claim, open_enis, wanted_eni
+from ipamd.pool.turns import Claim, find_eni, open_enis, wanted_eni
 from tests import builders as b
 
 A, B, C = EniId("eni-a"), EniId("eni-b"), EniId("eni-c")
@@ -63,6 +63,45 @@ def served(free: dict[EniId, int], ahead: list[Claim]) -> int:
 def test_primary_and_an_id_name_the_same_eni() -> None:
     ledger = b.ledger(enis=(b.eni(), b.eni(b.SECONDARY, index=1)))
     assert wanted_eni(ledger, "primary").eni_id == wanted_eni(ledger, b.PRIMARY).eni_id
+
+
+NICS = "/subscriptions/s/resourcegroups/{}/providers/microsoft.network/networkinterfaces/{}"
+
+
+@pytest.mark.parametrize(
+    ("wish", "found"),
+    [
+        (NICS.format("g", "nic1"), "nic1"),
+        (
+            "/subscriptions/S/resourceGroups/G/providers/Microsoft.Network/networkInterfaces/NIC1",
+            "nic1",
+        ),
+        ("nic1", "nic1"),
+        ("Nic0", "nic0"),
+        ("primary", "nic0"),
+        ("twin", None),
+        ("networkinterfaces/nic1", None),
+        ("", None),
+    ],
+    ids=["id", "as the portal has it", "name", "any case", "primary", "of two", "part", "nothing"],
+)
+def test_on_azure_an_eni_is_wanted_by_its_id_or_its_name(wish: str, found: str | None) -> None:
+    ledger = b.ledger(
+        enis=(
+            b.eni(NICS.format("g", "nic0")),
+            b.eni(NICS.format("g", "nic1"), index=1),
+            b.eni(NICS.format("g", "twin"), index=2),
+            b.eni(NICS.format("h", "twin"), index=3),
+        )
+    )
+    eni = find_eni(ledger, wish)
+    assert (eni.eni_id.rpartition("/")[2] if eni else None) == found
+
+
+def test_a_refusal_shows_the_whole_of_a_long_id() -> None:
+    wish = NICS.format("g" * 90, "n" * 80)
+    with pytest.raises(BadRequest, match="n" * 80):
+        wanted_eni(b.ledger(), wish)
 
 
 def test_an_eni_of_another_node_is_refused_with_those_of_this_one() -> None:
