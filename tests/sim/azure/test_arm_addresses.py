@@ -1,0 +1,371 @@
+"""Behaviours 5 to 8: which address or block a configuration gets, and when it gets none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.sim.azure.network_lab import (
+    OTHER,
+    PODS,
+    SMALL,
+    VNET,
+    Json,
+    NetworkLab,
+    block,
+    config,
+    nic_id,
+    primary,
+    static,
+)
+
+
+def many(count: int) -> list[Json]:
+    return [config(f"c{number}") for number in range(count)]
+
+
+def test_dynamic_gets_the_lowest_free_address_from_the_fourth_on(network: NetworkLab) -> None:
+    network.put(primary(), static("s", "10.0.1.6"))
+    got = network.put(primary(), static("s", "10.0.1.6"), config("a"), config("b")).addresses
+    assert (got["ipconfig1"], got["a"], got["b"]) == ("10.0.1.4", "10.0.1.5", "10.0.1.7")
+
+
+def test_a_full_subnet_has_given_every_address_but_the_five_reserved(network: NetworkLab) -> None:
+    rows = [primary(subnet=SMALL), *(config(f"c{n}", subnet=SMALL) for n in range(10))]
+    got = network.put(*rows).addresses
+    assert list(got.values()) == [f"10.0.2.{last}" for last in range(4, 15)]
+
+
+def test_dynamic_configurations_keep_their_addresses(network: NetworkLab) -> None:
+    network.put(primary(), config("a"), config("b"), config("c"))
+    network.put(primary(), config("c"))
+    got = network.put(primary(), config("c"), config("d")).addresses
+    assert got == {"ipconfig1": "10.0.1.4", "c": "10.0.1.7", "d": "10.0.1.5"}
+
+
+def test_dynamic_configurations_sent_without_an_address_may_get_another_one(
+    network: NetworkLab,
+) -> None:
+    network.set(keeps_unsent_addresses=False)
+    network.put(primary(), config("a"))
+    kept = config("a", privateIPAddress="10.0.1.5")
+    assert network.put(primary(), kept).addresses == {"ipconfig1": "10.0.1.6", "a": "10.0.1.5"}
+
+
+def test_dynamic_pays_no_heed_to_an_address_in_the_body(network: NetworkLab) -> None:
+    got = network.put(primary(privateIPAddress="10.0.1.99"))
+    assert got.addresses == {"ipconfig1": "10.0.1.4"}
+
+
+def test_static_gets_the_address_it_names(network: NetworkLab) -> None:
+    got = network.put(primary(), static("s", "10.0.1.77")).configs[1]
+    assert (got["privateIPAddress"], got["privateIPAllocationMethod"]) == ("10.0.1.77", "Static")
+
+
+@pytest.mark.parametrize(
+    ("address", "code"),
+    [
+        ("10.0.3.5", "PrivateIPAddressNotInSubnet"),
+        ("10.0.1.0", "PrivateIPAddressInReservedRange"),
+        ("10.0.1.3", "PrivateIPAddressInReservedRange"),
+        ("10.0.1.255", "PrivateIPAddressInReservedRange"),
+        ("10.0.1.4", "PrivateIPAddressIsAllocated"),
+        ("10.0.1.300", "InvalidIPAddressFormat"),
+        ("", "StaticPrivateIPAddressNotSpecified"),
+    ],
+    ids=["outside", "network", "dns", "last", "taken", "no-address", "unnamed"],
+)
+def test_static_is_refused_where_no_address_can_be_given(
+    network: NetworkLab, address: str, code: str
+) -> None:
+    network.put(primary(), nic="holder")
+    refused = network.put(primary(), config("a"), static("s", address))
+    assert refused.refusal == (400, code)
+    assert network.usage() == (1, 251)
+
+
+def test_static_cannot_name_an_address_inside_a_block(network: NetworkLab) -> None:
+    network.put(primary(), block("b"))
+    refused = network.put(primary(), block("b"), static("s", "10.0.1.20"))
+    assert refused.refusal == (400, "PrivateIPAddressIsAllocated")
+
+
+def test_one_address_cannot_be_named_twice_in_a_body(network: NetworkLab) -> None:
+    refused = network.put(primary(), static("s", "10.0.1.9"), static("t", "10.0.1.9"))
+    assert refused.refusal == (400, "PrivateIPAddressIsAllocated")
+
+
+def test_a_block_is_an_aligned_28_beside_the_reserved_one_and_shown_with_its_length(
+    network: NetworkLab,
+) -> None:
+    got = network.put(primary(), block("a"), block("b")).configs
+    assert [row["privateIPAddress"] for row in got[1:]] == ["10.0.1.16/28", "10.0.1.32/28"]
+    assert [row.get("privateIPAddressPrefixLength") for row in got] == [None, 28, 28]
+
+
+def test_no_block_has_the_last_address_of_its_subnet(network: NetworkLab) -> None:
+    blocks = [block(f"b{number}") for number in range(14)]
+    got = network.put(primary(), *blocks).addresses
+    assert got["b13"] == "10.0.1.224/28"
+    refused = network.put(primary(), *blocks, block("one-more"))
+    assert refused.refusal == (400, "NoAvailableIPAddressesInSubnet")
+
+
+def test_a_block_takes_sixteen_addresses_from_the_others(network: NetworkLab) -> None:
+    network.put(primary(), block("b"), *many(12))
+    got = network.get().addresses
+    assert [got["c10"], got["c11"]] == ["10.0.1.15", "10.0.1.32"]
+
+
+@pytest.mark.parametrize("version", ["2018-10-01", "2023-09-01"])
+@pytest.mark.parametrize("suffix", [False, True], ids=["bare", "with-suffix"])
+def test_old_api_versions_do_not_see_the_length(
+    network: NetworkLab, version: str, suffix: bool
+) -> None:
+    network.put(primary(), block("b"))
+    network.set(shows_suffix_to_old=suffix)
+    row = network.get(version=version).configs[1]
+    assert "privateIPAddressPrefixLength" not in row
+    assert row["privateIPAddress"] == ("10.0.1.16/28" if suffix else "10.0.1.16")
+    assert network.get(version="2023-11-01").configs[1]["privateIPAddressPrefixLength"] == 28
+
+
+@pytest.mark.parametrize("suffix", [False, True], ids=["bare", "with-suffix"])
+def test_a_client_that_does_not_see_the_length_keeps_its_blocks(
+    network: NetworkLab, suffix: bool
+) -> None:
+    network.put(primary(), block("b"))
+    network.set(shows_suffix_to_old=suffix)
+    seen = network.get(version="2018-10-01").body
+    network.call("PUT", nic_id(), seen, version="2018-10-01")
+    assert network.get().addresses["b"] == "10.0.1.16/28"
+
+
+@pytest.mark.parametrize("text", ["10.0.1.64/28", "10.0.1.64"])
+def test_a_block_can_be_named(network: NetworkLab, text: str) -> None:
+    got = network.put(primary(), static("b", text, privateIPAddressPrefixLength=28))
+    assert got.addresses["b"] == "10.0.1.64/28"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("10.0.1.24/28", "InvalidIPAddressFormat"),
+        ("10.0.1.32/27", "InvalidIPAddressFormat"),
+        ("10.0.1.0/28", "PrivateIPAddressInReservedRange"),
+        ("10.0.1.240/28", "PrivateIPAddressInReservedRange"),
+        ("10.0.3.16/28", "PrivateIPAddressNotInSubnet"),
+        ("10.0.1.16/28", "PrefixUnavailable"),
+    ],
+    ids=["unaligned", "27", "reserved-start", "reserved-end", "outside", "taken"],
+)
+def test_a_named_block_is_refused_where_none_can_be_given(
+    network: NetworkLab, text: str, code: str
+) -> None:
+    network.put(primary(), static("s", "10.0.1.20"), nic="holder")
+    refused = network.put(primary(), static("b", text, privateIPAddressPrefixLength=28))
+    assert refused.refusal == (400, code)
+
+
+def test_a_block_is_never_primary(network: NetworkLab) -> None:
+    refused = network.put(block("b", primary=True), config("a"))
+    assert refused.refusal == (400, "PrimaryIpConfigurationCannotHavePrefixLength")
+
+
+@pytest.mark.parametrize("length", [24, 27, 29, 32, 0])
+def test_a_block_of_any_other_length_is_a_400(network: NetworkLab, length: int) -> None:
+    refused = network.put(primary(), config("b", privateIPAddressPrefixLength=length))
+    assert refused.refusal == (400, "InvalidPrivateIPAddressPrefixLength")
+
+
+def test_a_block_without_a_subnet_is_in_that_of_the_primary_one(network: NetworkLab) -> None:
+    row = {"name": "b", "properties": {"privateIPAddressPrefixLength": 28}}
+    assert network.put(primary(), row).addresses["b"] == "10.0.1.16/28"
+
+
+def test_a_full_subnet_refuses_by_name_prefix_and_count_and_gives_nothing(
+    network: NetworkLab,
+) -> None:
+    network.put(primary(subnet=SMALL))
+    rows = [config(f"c{number}", subnet=SMALL) for number in range(11)]
+    before = network.get().body
+    refused = network.put(primary(subnet=SMALL), *rows)
+    assert refused.refusal == (400, "SubnetIsFull")
+    assert refused.message == (
+        "Subnet small with address prefix 10.0.2.0/28 does not have enough capacity for 11 "
+        "IP addresses."
+    )
+    assert network.get().body == before
+    assert network.usage(SMALL) == (1, 11)
+
+
+@pytest.mark.parametrize(
+    "code", ["NoAvailableIPAddressesInSubnet", "InsufficientCidrBlocks", "PrefixUnavailable"]
+)
+def test_enough_free_addresses_but_no_whole_block_is_a_code_of_its_own(
+    network: NetworkLab, code: str
+) -> None:
+    network.set(block_shortage_code=code)
+    network.outsiders.strew(PODS)
+    refused = network.put(primary(), config("a"), block("b"))
+    assert refused.refusal == (400, code)
+    assert network.usage()[0] == 14
+    assert network.put(primary(), config("a")).status == 201
+
+
+def test_too_few_free_addresses_for_a_block_are_a_full_subnet(network: NetworkLab) -> None:
+    network.outsiders.leave_free(PODS, 16)
+    refused = network.put(primary(), block("b"))
+    assert refused.refusal == (400, "SubnetIsFull")
+    assert "for 17 IP addresses" in refused.message
+
+
+def test_one_refused_configuration_is_the_refusal_of_all(network: NetworkLab) -> None:
+    network.put(primary(), nic="holder")
+    network.put(primary())
+    refused = network.put(primary(), *many(20), block("b"), static("s", "10.0.1.4"))
+    assert refused.status == 400
+    assert network.get().addresses == {"ipconfig1": "10.0.1.5"}
+    assert network.put(primary(), config("a")).addresses["a"] == "10.0.1.6"
+
+
+def test_a_nic_has_256_configurations_and_not_one_more(network: NetworkLab) -> None:
+    rows = [config(f"c{number}", subnet=OTHER) for number in range(200)]
+    blocks = [block(f"b{number}", subnet=OTHER) for number in range(3)]
+    network.set(nic_limit=204)
+    assert network.put(primary(subnet=OTHER), *rows, *blocks).status == 201
+    network.set(nic_limit=203)
+    refused = network.put(primary(subnet=OTHER), *rows, *blocks)
+    assert refused.refusal == (400, "NetworkInterfaceIpConfigurationLimitExceeded")
+
+
+def test_257_configurations_are_refused_before_anything_else(network: NetworkLab) -> None:
+    refused = network.put(primary(), *many(256))
+    assert refused.refusal == (400, "NetworkInterfaceIpConfigurationLimitExceeded")
+    assert "257" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [
+        ([config("a"), config("b")], "NetworkInterfaceMustHaveOneOneIPConfigAsPrimary"),
+        ([primary("a"), primary("b")], "NetworkInterfaceMustHaveOneOneIPConfigAsPrimary"),
+        ([], "NetworkInterfaceMustHaveAtLeastOneIpConfiguration"),
+        ([primary("a"), config("A")], "DuplicateResourceName"),
+        ([primary(""), config("a")], "InvalidRequestFormat"),
+        (
+            [primary("a"), config("b", subnet=OTHER)],
+            "IpConfigurationsOnSameNicCannotUseDifferentSubnets",
+        ),
+        ([primary("a", subnet=f"{VNET}/subnets/none")], "InvalidResourceReference"),
+        ([{"name": "a", "properties": {}}], "SubnetReferenceRequired"),
+        ([primary("a", privateIPAddressVersion="IPv6")], "NotEmulated"),
+    ],
+    ids=[
+        "no-primary",
+        "two-primaries",
+        "none",
+        "same-name",
+        "no-name",
+        "two-subnets",
+        "no-such-subnet",
+        "no-subnet",
+        "ipv6",
+    ],
+)
+def test_what_cannot_be_a_nic_is_a_400(network: NetworkLab, rows: list[Json], code: str) -> None:
+    assert network.put(*rows).refusal == (400, code)
+    assert network.state.nics == {}
+
+
+def test_the_only_address_is_primary_without_saying_so(network: NetworkLab) -> None:
+    got = network.put(config("only"), block("b")).configs
+    assert [(row["name"], row["primary"]) for row in got] == [("only", True), ("b", False)]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [primary("renamed")],
+        [config("other", primary=True)],
+        [config("ipconfig1"), config("a", primary=True)],
+    ],
+    ids=["renamed", "deleted", "another-one-primary"],
+)
+def test_the_primary_configuration_is_neither_deleted_nor_renamed(
+    network: NetworkLab, rows: list[Json]
+) -> None:
+    network.put(primary(), config("a"))
+    assert network.put(*rows).refusal == (400, "IpConfigDeleteNotSupported")
+
+
+def test_a_secondary_nic_in_use_does_not_change_its_subnet(network: NetworkLab) -> None:
+    network.put(primary())
+    network.attach(index=1)
+    refused = network.put(primary(subnet=OTHER))
+    assert refused.refusal == (400, "SecondaryNetworkInterfaceInUseCannotChangeSubnet")
+
+
+def test_a_free_nic_changes_its_subnet_and_its_addresses(network: NetworkLab) -> None:
+    network.put(primary(), block("b"))
+    moved = network.put(primary(subnet=OTHER), block("b", subnet=OTHER))
+    assert moved.addresses == {"ipconfig1": "10.0.3.4", "b": "10.0.3.16/28"}
+    assert network.usage(PODS) == (0, 251)
+
+
+def test_a_vnet_holds_65536_addresses_and_a_block_counts_one(network: NetworkLab) -> None:
+    big = VNET.replace("vnet1", "big")
+    network.state.add_vnet(big, ("10.64.0.0/14",), {"pods": "10.64.0.0/14"})
+    pods = f"{big}/subnets/pods"
+    network.outsiders.take(pods, 65_534)
+    assert network.put(primary(subnet=pods), block("b", subnet=pods)).status == 201
+    refused = network.put(primary(subnet=pods), block("b", subnet=pods), block("c", subnet=pods))
+    assert refused.refusal == (400, "VirtualNetworkPrivateIPAddressLimitExceeded")
+
+
+def test_a_block_may_count_sixteen_of_the_vnets_limit(network: NetworkLab) -> None:
+    network.set(vnet_limit=16, counts_blocks_once=False)
+    refused = network.put(primary(), block("b"))
+    assert refused.refusal == (400, "VirtualNetworkPrivateIPAddressLimitExceeded")
+    network.set(counts_blocks_once=True)
+    assert network.put(primary(), block("b")).status == 201
+
+
+def held(network: NetworkLab) -> Counter[str]:
+    """Every address that some NIC has, blocks spelt out."""
+    cidrs = (
+        IPv4Network(address)
+        for nic in ("nic1", "nic2")
+        if network.get(nic_id(nic)).status == 200
+        for address in network.get(nic_id(nic)).addresses.values()
+    )
+    return Counter(str(address) for cidr in cidrs for address in cidr)
+
+
+rows_of_a_body = st.lists(
+    st.tuples(st.sampled_from("abcdefgh"), st.booleans()),
+    max_size=8,
+    unique_by=lambda row: row[0],
+)
+
+
+@given(writes=st.lists(st.tuples(st.sampled_from(["nic1", "nic2"]), rows_of_a_body), max_size=12))
+def test_no_address_has_two_owners_and_the_count_is_exact(
+    writes: list[tuple[str, list[tuple[str, bool]]]],
+) -> None:
+    network = NetworkLab()
+    network.set(usage_of_block=16)
+    network.outsiders.leave_free(PODS, 64)
+    others = network.usage()[0]
+    for nic, rows in writes:
+        given_rows = [block(name) if is_block else config(name) for name, is_block in rows]
+        network.put(primary(), *given_rows, nic=nic)
+        now = held(network)
+        assert set(now.values()) <= {1}
+        assert network.usage()[0] == others + now.total()
+        pool = network.state.subnet(PODS).pool
+        assert pool.free_count == 251 - others - now.total()
