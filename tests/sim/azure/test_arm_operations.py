@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from providers.sim.arm_behaviour import Behaviour, Busy
@@ -245,7 +247,8 @@ def test_compute_tells_begin_end_and_name_of_an_operation(operations: Operations
 def test_operations_end_in_the_order_of_their_time(operations: Operations) -> None:
     ended: list[str] = []
     for name, seconds in (("late", 20.0), ("soon", 5.0), ("never", 99.0)):
-        operations.begin("p", "k", name, seconds, 0.0, finish=lambda name=name: ended.append(name))
+        finish = functools.partial(ended.append, name)
+        operations.begin("p", "k", name, seconds, 0.0, finish=finish)
     assert operations.next_due_unix() == 5.0
     operations.settle(50.0)
     assert ended == ["soon", "late"]
