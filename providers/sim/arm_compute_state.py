@@ -94,6 +94,10 @@ class ComputeState:
         """Every instance of a Uniform set."""
         return MappingProxyType(self._instances)
 
+    def machines(self) -> list[Vm | Instance]:
+        """Every VM and every instance."""
+        return [*self._vms.values(), *self._instances.values()]
+
     def new_etag(self) -> str:
         """An etag as Microsoft.Compute writes it: a number in quotes."""
         self._etags += 1

@@ -137,6 +137,10 @@ class ArmFaultBook:
         self._faults[fault.fault_id] = fault
         return fault.fault_id
 
+    def remove(self, fault_id: int) -> None:
+        """Remove one fault, which may be used up."""
+        self._faults.pop(fault_id, None)
+
     def clear(self) -> None:
         """Remove every fault."""
         self._faults.clear()

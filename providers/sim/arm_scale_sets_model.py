@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from providers.sim.arm_errors import ArmError, JsonObject, bad_request, subnet_is_full
+from providers.sim.arm_errors import ArmError, JsonObject, bad_request, no_resource, subnet_is_full
 from providers.sim.arm_nics import replace_nic
 from providers.sim.arm_records import Nic
 from providers.sim.arm_state import ArmState
@@ -98,6 +98,20 @@ def check_room(state: ArmState, instance_id: str, bodies: Mapping[str, JsonObjec
                 f"Subnet {subnet.name} with address prefix {subnet.cidr} does not have enough "
                 f"free CIDR blocks for {blocks} blocks of /28.",
             )
+
+
+def without_config(document: JsonObject, nic_name: str, name: str) -> JsonObject:
+    """The body of a write that removes one configuration from an instance's model."""
+    body = copy.deepcopy(document)
+    model = body["properties"]["networkProfileConfiguration"]
+    for nic in _rows(model, "networkInterfaceConfigurations"):
+        if _name(nic).lower() == nic_name.lower():
+            rows = nic["properties"]["ipConfigurations"]
+            kept = [row for row in rows if _name(row).lower() != name.lower()]
+            if len(kept) == len(rows):
+                raise no_resource(f"{nic_name}/ipConfigurations/{name}")
+            nic["properties"]["ipConfigurations"] = kept
+    return body
 
 
 def nic_id(instance_id: str, name: str) -> str:
