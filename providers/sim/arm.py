@@ -2,7 +2,7 @@
 
 Used by a `Door` (HTTP or TLS) and by tests without one. Handlers are added by the resource
 providers: `arm_network` here, Microsoft.Compute elsewhere. They run one at a time under the state's
-lock, which is never held while a fault waits. Order: route, token, api-version, throttling, faults,
+lock, which is never held while a fault waits. Order: token, route, api-version, throttling, faults,
 handler. Tokens are in no log, no count and no error.
 
     arm = Arm(ArmState(clock), TokenIssuer(clock))
@@ -68,7 +68,7 @@ class Arm:
         self.state = state
         self.tokens = tokens
         self.faults = ArmFaultBook()
-        self.calls: Counter[str] = Counter()  # by the route's name, refused ones included
+        self.calls: Counter[str] = Counter()  # by route, refused ones included, but for 401
         self.refused: Counter[str] = Counter()  # by error code
         self.log: deque[Logged] = deque(maxlen=LOG_LENGTH)
         self.throttles: list[Throttle] = []
@@ -97,13 +97,18 @@ class Arm:
             self.reset()
             return Answer(status=204)
         name, code, answer = "", "", None
+        headers = self._ids()
         try:
+            self.tokens.check(request.headers.get("authorization", ""))
             route, request = self._find(request)
             name = route.name
-            answer = self._admitted(route, request)
+            faults = self._admit(route, request, headers)
+            answer = self._met(route, request, faults)
+            if answer is not None and answer is not RESET:
+                answer = replace(answer, headers={**answer.headers, **headers})
         except ArmError as error:
             code = error.code
-            answer = arm_requests.refusal(error, self._ids())
+            answer = arm_requests.refusal(error, headers)
         finally:
             self._note(request, name, 0 if answer is None else answer.status, code)
         return answer
@@ -142,32 +147,21 @@ class Arm:
             )
         raise no_resource(request.path)
 
-    def _admitted(self, route: Route, request: ArmRequest) -> Answer | None:
+    def _admit(self, route: Route, request: ArmRequest, headers: dict[str, str]) -> list[ArmFault]:
+        """Count and check a request; the faults that meet it. Throttles add to `headers`."""
         with self.state.lock:
             self.calls[route.name] += 1
-            self.tokens.check(request.headers.get("authorization", ""))
             arm_requests.check_version(request)
-            faults: list[ArmFault] = []
-            more: dict[str, str] = {}
-            try:
-                for throttle in self.throttles:
-                    more.update(throttle(request, route.name))
-                faults = self.faults.take(request.method, request.path)
-            except ArmError as error:
-                error.headers.update({**more, **error.headers})
-                raise
+            for throttle in self.throttles:
+                headers.update(throttle(request, route.name))
+            return self.faults.take(request.method, request.path)
+
+    def _met(self, route: Route, request: ArmRequest, faults: list[ArmFault]) -> Answer | None:
         for fault in faults:
             if fault.kind is ArmFaultKind.DELAY:
                 self.stopping.wait(fault.seconds)
         failing = next((one for one in faults if one.kind is not ArmFaultKind.DELAY), None)
-        try:
-            answer = self._answered(route, request, failing)
-        except ArmError as error:
-            error.headers.update({**more, **error.headers})
-            raise
-        if answer is None or answer is RESET:
-            return answer
-        return replace(answer, headers={**self._ids(), **answer.headers, **more})
+        return self._answered(route, request, failing)
 
     def _answered(
         self, route: Route, request: ArmRequest, failing: ArmFault | None

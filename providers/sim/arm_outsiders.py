@@ -7,8 +7,9 @@ would be.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,20 +27,20 @@ class Outsiders:
 
     def take(self, subnet_id: str, count: int) -> None:
         """Take the `count` lowest free addresses; SubnetFull when there are not so many."""
-        with self._state.lock:
+        with self._settled():
             subnet = self._state.subnet(subnet_id)
             taken = subnet.pool.take(count)
             self._state.tenants.setdefault(subnet.key, []).extend(taken)
 
     def leave_free(self, subnet_id: str, count: int) -> None:
         """Take all free addresses but `count`."""
-        with self._state.lock:
+        with self._settled():
             free = self._state.subnet(subnet_id).pool.free_count
             self.take(subnet_id, max(0, free - count))
 
     def give_back(self, subnet_id: str, count: int) -> int:
         """Give back up to `count` addresses, those taken last first; how many it was."""
-        with self._state.lock:
+        with self._settled():
             subnet = self._state.subnet(subnet_id)
             held = self._state.tenants.get(subnet.key, [])
             given = [held.pop() for _ in range(min(count, len(held)))]
@@ -48,7 +49,7 @@ class Outsiders:
 
     def strew(self, subnet_id: str, leave_free_per_block: int = 15) -> int:
         """Take addresses in every whole /28, so that none is left for a block; how many blocks."""
-        with self._state.lock:
+        with self._settled():
             subnet = self._state.subnet(subnet_id)
             blocks = list(subnet.pool.whole_blocks())
             for block in blocks:
@@ -61,12 +62,12 @@ class Outsiders:
 
         `changes`: state, shows_configurations, is_counted or has_prefix_list of `Subnet`.
         """
-        with self._state.lock:
+        with self._settled():
             self._state.put_subnet(replace(self._state.subnet(subnet_id), **changes))
 
     def remove_config(self, nic_id: str, name: str) -> None:
         """Another client deletes one configuration; its address is free at once."""
-        with self._state.lock:
+        with self._settled():
             nic = self._free(nic_id)
             gone = nic.config(name)
             if gone is None:
@@ -77,7 +78,7 @@ class Outsiders:
 
     def set_nsg(self, nic_id: str, nsg_id: str) -> None:
         """Another client sets the NIC's network security group."""
-        with self._state.lock:
+        with self._settled():
             nic = self._free(nic_id)
             document = copy.deepcopy(nic.document)
             document.setdefault("properties", {})["networkSecurityGroup"] = {"id": nsg_id}
@@ -96,16 +97,22 @@ class Outsiders:
 
     def delete_nic(self, nic_id: str) -> None:
         """The NIC is gone, attached or not, write under way or not."""
-        with self._state.lock:
+        with self._settled():
             self._state.drop_nic(nic_id)
 
-    def _each_config(self, nic_id: str, change: Callable[[NicConfig], NicConfig]) -> None:
+    @contextlib.contextmanager
+    def _settled(self) -> Iterator[None]:
+        """The lock, with everything over that is due."""
         with self._state.lock:
+            self._state.settle()
+            yield
+
+    def _each_config(self, nic_id: str, change: Callable[[NicConfig], NicConfig]) -> None:
+        with self._settled():
             nic = self._free(nic_id)
             self._put(replace(nic, configs=tuple(change(config) for config in nic.configs)))
 
     def _free(self, nic_id: str) -> Nic:
-        self._state.settle()
         nic = self._state.nic(nic_id)
         arm_nics.check_free(self._state, nic)
         return nic

@@ -90,6 +90,11 @@ def test_without_a_bearer_token_there_is_a_401(network: NetworkLab) -> None:
         assert "www-authenticate" in reply.headers
 
 
+def test_who_has_no_token_does_not_learn_what_exists(network: NetworkLab) -> None:
+    assert network.get(f"{GROUP}/nothing", authorization="").status == 401
+    assert network.get(nic_id("none"), authorization="").status == 401
+
+
 def test_an_unknown_token_is_a_401(network: NetworkLab) -> None:
     reply = network.get(VNET, authorization="Bearer nobody-made-this")
     assert reply.refusal == (401, "InvalidAuthenticationToken")
