@@ -21,8 +21,8 @@ Record = TypeVar("Record")
 class Style(enum.Enum):
     """How a client of Microsoft.Compute can follow an operation."""
 
-    BOTH = "both"  # Azure-AsyncOperation and Location, as recorded
-    ASYNC = "async"  # Azure-AsyncOperation alone
+    BOTH = "both"  # Azure-AsyncOperation and Location
+    ASYNC = "async"  # Azure-AsyncOperation alone, as recorded (azure-cli, test_vmss_update)
     LOCATION = "location"  # Location alone
 
 
@@ -54,7 +54,7 @@ class ComputeBehaviour:
     write_seconds: float = 0.0
     retry_after_seconds: int = 0
     put_status: int = 200
-    style: Style = Style.BOTH
+    style: Style = Style.ASYNC
     second_write: SecondWrite = SecondWrite.PREEMPTS
     full_at: FullAt = FullAt.END
     refuses_gallery_images: bool = False

@@ -23,13 +23,16 @@ _STATUS = f"{_PLACE}/operations/{{operation}}"
 
 
 def async_headers(request: ArmRequest, operation: Operation) -> dict[str, str]:
-    """The headers of the Azure-AsyncOperation style."""
+    """The headers of the Azure-AsyncOperation style.
+
+    The notification is Microsoft.Network's; Microsoft.Compute was recorded without it (azure-cli,
+    test_vmss_update).
+    """
     url = request.url(_path(request, operation, "operations"))
-    return {
-        "Azure-AsyncOperation": url,
-        "azure-asyncnotification": "Enabled",
-        **retry_after(operation),
-    }
+    headers = {"Azure-AsyncOperation": url, **retry_after(operation)}
+    if operation.provider == "Microsoft.Network":
+        headers["azure-asyncnotification"] = "Enabled"
+    return headers
 
 
 def location_headers(request: ArmRequest, operation: Operation) -> dict[str, str]:
