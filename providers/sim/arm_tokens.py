@@ -21,12 +21,17 @@ _CHALLENGE = {
 
 
 class TokenIssuer:
-    """Issues tokens that repeat with the seed, and knows which are valid."""
+    """Issues tokens that repeat with the seed, and knows which are valid.
+
+    `audiences` are what a token may be for: public Azure's ARM. Another cloud's is for its own
+    endpoint, and so is one for an emulated ARM that clients know by its address.
+    """
 
     def __init__(self, clock: Callable[[], float], seed: int = 0) -> None:
         self._clock = clock
         self._random = random.Random(f"tokens {seed}")  # noqa: S311 - of an emulated cloud
         self._known: dict[str, tuple[float, str]] = {}
+        self.audiences = {MANAGEMENT}
 
     def issue(self, seconds: float = DEFAULT_SECONDS, resource: str = MANAGEMENT) -> str:
         """A token for `resource` (a trailing slash does not matter) that lives `seconds`."""
@@ -46,7 +51,7 @@ class TokenIssuer:
         until, resource = self._known.get(_digest(token.strip()), (0.0, ""))
         if not until:
             raise _refused("InvalidAuthenticationToken", "The access token is invalid.")
-        if resource != MANAGEMENT:
+        if resource not in self.audiences:
             raise _refused(
                 "InvalidAuthenticationTokenAudience",
                 f"The access token is for '{resource}' and not for '{MANAGEMENT}'.",

@@ -88,9 +88,11 @@ class AzureCloud(contextlib.ExitStack):
         )
         listening = self._listening(ARM_ADDRESS, _HTTPS)
         arm = _where(listening)
+        arm_url = f"https://{arm.removesuffix(f':{_HTTPS}')}"
+        self.world.tokens.issuer.audiences.add(arm_url)
         self._keep(TlsDoor(listening, self.world.respond, server_context(files)))
         return {
-            "arm": f"https://{arm.removesuffix(f':{_HTTPS}')}",
+            "arm": arm_url,
             "imds": self._serve(IMDS_ADDRESS, self.world.imds.respond),
             "wireserver": self._serve(WIRESERVER_ADDRESS, self.world.wireserver.respond),
             "dns": self._serve_dns(),

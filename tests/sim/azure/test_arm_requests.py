@@ -105,6 +105,15 @@ def test_a_token_for_somebody_else_is_a_401(network: NetworkLab) -> None:
     assert network.get(VNET).refusal == (401, "InvalidAuthenticationTokenAudience")
 
 
+def test_a_token_for_the_endpoint_itself_is_good_where_clients_know_arm_by_another(
+    network: NetworkLab,
+) -> None:
+    network.token = network.arm.tokens.issue(resource="https://192.0.2.11/")
+    assert network.get(VNET).refusal == (401, "InvalidAuthenticationTokenAudience")
+    network.arm.tokens.audiences.add("https://192.0.2.11")
+    assert network.get(VNET).status == 200
+
+
 def test_an_expired_token_is_a_401(network: NetworkLab) -> None:
     network.token = network.arm.tokens.issue(seconds=60)
     network.clock.advance(59)
