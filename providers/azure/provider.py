@@ -78,13 +78,14 @@ class AzureProvider:
         sleep: Callable[[float], None] = time.sleep,
         chance: Callable[[], float] = random.random,
         transport: Any = None,
+        imds: Imds | None = None,
     ) -> None:
         self._config = config
         self._found: Node | None = None
         self._node_lock = threading.Lock()
         self._look: tuple[NicShape, ...] = ()
         self._reads = SharedReads(monotonic)
-        self._imds = Imds(config.metadata_endpoint, sleep=sleep)
+        self._imds = imds or Imds(config.metadata_endpoint, sleep=sleep)
         self._api = ArmApi(
             Pipeline(
                 arm_endpoint=config.arm_endpoint,
