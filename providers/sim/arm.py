@@ -199,7 +199,8 @@ class Arm:
     def _ids(self) -> dict[str, str]:
         with self.state.lock:
             request_id = self.state.guids.new()
-        return {"x-ms-request-id": request_id, "x-ms-correlation-request-id": request_id}
+        names = ("x-ms-request-id", "x-ms-correlation-request-id", "x-ms-arm-service-request-id")
+        return dict.fromkeys(names, request_id)
 
     def _note(self, request: ArmRequest, name: str, status: int, code: str) -> None:
         row = Logged(

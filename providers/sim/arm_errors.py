@@ -93,7 +93,7 @@ def precondition_failed(etag: str = "") -> ArmError:
 
 
 def subnet_is_full(name: str, cidr: IPv4Network, wanted: int) -> ArmError:
-    """SubnetIsFull, with the text that clients have matched on."""
+    """SubnetIsFull, with its real text (MicrosoftDocs/azure-docs #88211)."""
     return bad_request(
         "SubnetIsFull",
         f"Subnet {name} with address prefix {cidr} does not have enough capacity for {wanted} "
@@ -101,11 +101,41 @@ def subnet_is_full(name: str, cidr: IPv4Network, wanted: int) -> ArmError:
     )
 
 
-def address_allocated(address: IPv4Address, subnet_id: str) -> ArmError:
-    """A named address that somebody has."""
+def address_allocated(address: IPv4Address, config_id: str, holder_id: str) -> ArmError:
+    """A named address that somebody has (F5Networks/terraform-azure-bigip-module #63)."""
     return bad_request(
         "PrivateIPAddressIsAllocated",
-        f"IP address {address} is already allocated to resource in subnet {subnet_id}.",
+        f"IP configuration {config_id} is using the private IP address {address} which is already "
+        f"allocated to resource {holder_id}.",
+    )
+
+
+def duplicate_name(resource_id: str, name: str) -> ArmError:
+    """Two children of one name (Azure/migAz #181, #218)."""
+    detail = {
+        "code": "DuplicateResourceName",
+        "message": f"Resource {resource_id} has two child resources with the same name ({name}).",
+    }
+    return ArmError(400, "InvalidRequestFormat", "Cannot parse the request.", details=[detail])
+
+
+def not_provisioned(resource_id: str, by: str, state: str) -> ArmError:
+    """429 for a resource that needs another one which is being changed.
+
+    hashicorp/terraform #7986; azure-powershell #14460 for the pause.
+    """
+    detail = {
+        "code": "ReferencedResourceNotProvisioned",
+        "message": f"Cannot proceed with operation because resource {resource_id} used by resource "
+        f"{by} is not in Succeeded state. Resource is in {state} state and the last operation that "
+        "updated/is updating the resource is PutSubnetOperation.",
+    }
+    return ArmError(
+        429,
+        "RetryableError",
+        "A retryable error occurred.",
+        details=[detail],
+        headers={"Retry-After": "10"},
     )
 
 

@@ -132,7 +132,7 @@ def _write(state: ArmState, nic_id: str, body: JsonObject, then: State) -> Writt
     before = state.nics.get(nic_id.lower())
     asked = wishes(state, before.nic_id if before else nic_id, before, body)
     kept = {wish.name: wish.keeps(state.behaviour.keeps_unsent_addresses) for wish in asked}
-    given = _allocate(state, asked, [wish for wish in asked if kept[wish.name] is None])
+    given = _allocate(state, nic_id, asked, [wish for wish in asked if kept[wish.name] is None])
     configs = [
         NicConfig(
             name=wish.existing.name if wish.existing else wish.name,
@@ -166,7 +166,9 @@ def _write(state: ArmState, nic_id: str, body: JsonObject, then: State) -> Writt
     return Written(before=before, after=after, removed=tuple(removed))
 
 
-def _allocate(state: ArmState, asked: list[Wish], needing: list[Wish]) -> dict[str, IPv4Network]:
+def _allocate(
+    state: ArmState, nic_id: str, asked: list[Wish], needing: list[Wish]
+) -> dict[str, IPv4Network]:
     """What each wish without a cidr gets, by its name; all or, with an ArmError, nothing."""
     if not needing:
         return {}
@@ -183,7 +185,7 @@ def _allocate(state: ArmState, asked: list[Wish], needing: list[Wish]) -> dict[s
             prefix_count=len(blocks),
         )
     except NotGiven as error:
-        raise _not_given(subnet, error) from error
+        raise _not_given(state, nic_id, subnet, needing, error) from error
     except SubnetFull as error:
         wanted = len(singles) + 16 * len(blocks)
         raise subnet_is_full(subnet.name, subnet.cidr, wanted) from error
@@ -225,7 +227,9 @@ def _check_limit(state: ArmState, subnet: Subnet, needing: list[Wish]) -> None:
         )
 
 
-def _not_given(subnet: Subnet, error: NotGiven) -> ArmError:
+def _not_given(
+    state: ArmState, nic_id: str, subnet: Subnet, needing: list[Wish], error: NotGiven
+) -> ArmError:
     """The refusal of a named address or block."""
     what, cidr = error.what, subnet.cidr
     if error.refusal is Refusal.OUTSIDE:
@@ -245,7 +249,19 @@ def _not_given(subnet: Subnet, error: NotGiven) -> ArmError:
             "PrefixUnavailable", f"Block {what} is not free in subnet {subnet.subnet_id}."
         )
     assert isinstance(what, IPv4Address)
-    return address_allocated(what, subnet.subnet_id)
+    name = next(wish.name for wish in needing if wish.named == IPv4Network(what))
+    return address_allocated(
+        what, f"{nic_id}/ipConfigurations/{name}", _holder(state, subnet, what)
+    )
+
+
+def _holder(state: ArmState, subnet: Subnet, address: IPv4Address) -> str:
+    """Who has an address: a configuration's id, or the subnet's when it is another tenant."""
+    for nic in state.nics_in(subnet):
+        for config in nic.configs:
+            if address in config.cidr:
+                return f"{nic.nic_id}/ipConfigurations/{config.name}"
+    return subnet.subnet_id
 
 
 def _in_order(configs: list[NicConfig], before: Nic | None) -> tuple[NicConfig, ...]:

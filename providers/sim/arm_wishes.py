@@ -13,10 +13,11 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueE
 from typing import Any
 
 from providers.sim.arm_errors import (
-    ArmError,
     JsonObject,
     bad_request,
+    duplicate_name,
     no_reference,
+    not_provisioned,
     unsupported,
 )
 from providers.sim.arm_records import BLOCK_LENGTH, Nic, NicConfig, State, Subnet
@@ -95,10 +96,7 @@ def _check_names(nic_id: str, rows: list[JsonObject]) -> None:
         raise bad_request("InvalidRequestFormat", f"{nic_id}: an IP configuration has no name.")
     name, times = names.most_common(1)[0]
     if times > 1:
-        raise bad_request(
-            "DuplicateResourceName",
-            f"Resource {nic_id} has two child resources with the same name ({name}).",
-        )
+        raise duplicate_name(nic_id, name)
 
 
 def _primary_name(nic_id: str, before: Nic | None, rows: list[JsonObject]) -> str:
@@ -209,24 +207,8 @@ def _subnet(state: ArmState, nic_id: str, row: JsonObject, home: Subnet | None) 
     if found is None:
         raise no_reference(str(named), nic_id)
     if found.state is not State.SUCCEEDED:
-        raise _not_provisioned(found)
+        raise not_provisioned(found.subnet_id, nic_id, found.state.value)
     return found
-
-
-def _not_provisioned(subnet: Subnet) -> ArmError:
-    """429 RetryableError: something that the NIC needs is being changed itself."""
-    detail = {
-        "code": "ReferencedResourceNotProvisioned",
-        "message": f"Cannot proceed with operation because resource {subnet.subnet_id} is not in "
-        f"Succeeded state. Resource is in {subnet.state.value} state.",
-    }
-    return ArmError(
-        429,
-        "RetryableError",
-        "A retryable error occurred.",
-        details=[detail],
-        headers={"Retry-After": "10"},
-    )
 
 
 def _check_subnets(nic_id: str, before: Nic | None, asked: list[Wish]) -> None:

@@ -255,7 +255,7 @@ def test_257_configurations_are_refused_before_anything_else(network: NetworkLab
         ([config("a"), config("b")], "NetworkInterfaceMustHaveOneOneIPConfigAsPrimary"),
         ([primary("a"), primary("b")], "NetworkInterfaceMustHaveOneOneIPConfigAsPrimary"),
         ([], "NetworkInterfaceMustHaveAtLeastOneIpConfiguration"),
-        ([primary("a"), config("A")], "DuplicateResourceName"),
+        ([primary("a"), config("A")], "InvalidRequestFormat"),
         ([primary(""), config("a")], "InvalidRequestFormat"),
         (
             [primary("a"), config("b", subnet=OTHER)],
@@ -280,6 +280,23 @@ def test_257_configurations_are_refused_before_anything_else(network: NetworkLab
 def test_what_cannot_be_a_nic_is_a_400(network: NetworkLab, rows: list[Json], code: str) -> None:
     assert network.put(*rows).refusal == (400, code)
     assert network.state.nics == {}
+
+
+def test_a_name_that_comes_twice_is_told_in_the_details(network: NetworkLab) -> None:
+    (detail,) = network.put(primary("a"), config("A")).body["error"]["details"]
+    assert detail["code"] == "DuplicateResourceName"
+    assert (
+        detail["message"] == f"Resource {nic_id()} has two child resources with the same name (a)."
+    )
+
+
+def test_a_taken_address_is_refused_with_the_name_of_its_holder(network: NetworkLab) -> None:
+    network.put(primary(), nic="holder")
+    refused = network.put(primary(), static("s", "10.0.1.4"))
+    assert refused.message == (
+        f"IP configuration {nic_id()}/ipConfigurations/s is using the private IP address 10.0.1.4 "
+        f"which is already allocated to resource {nic_id('holder')}/ipConfigurations/ipconfig1."
+    )
 
 
 def test_the_only_address_is_primary_without_saying_so(network: NetworkLab) -> None:
