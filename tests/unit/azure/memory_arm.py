@@ -77,6 +77,8 @@ class MemoryArm:
     if_match: list[str] = field(default_factory=list)
     failing: list[tuple[str, str | int]] = field(default_factory=list)
     faults: dict[str, list[CloudError | Callable[[], None]]] = field(default_factory=dict)
+    shown: Callable[[tuple[Body, ...]], tuple[Body, ...]] = lambda views: views  # of an instance
+    collisions: int = 0  # PUTs while another operation was under way
     lost: list[str] = field(default_factory=list)  # "before" or "after" commit, for the next PUTs
 
     def __post_init__(self) -> None:
@@ -194,7 +196,8 @@ class MemoryArm:
         with self._lock:
             self._called("instance_nics")
             under = instance_id.lower() + "/"
-            return tuple(copy.deepcopy(v) for k, v in self.views.items() if k.startswith(under))
+            views = (copy.deepcopy(v) for k, v in self.views.items() if k.startswith(under))
+            return self.shown(tuple(views))
 
     def put_nic(self, nic_id: str, body: Body, etag: str) -> Answered:
         with self._lock:
@@ -249,6 +252,7 @@ class MemoryArm:
         if etag and etag != current.get("etag"):
             raise Busy("stale", code="PreconditionFailed")
         if target in self._running:
+            self.collisions += 1
             raise Busy("locked", code="RetryableErrorDueToAnotherOperation", retry_after_seconds=2)
         url = f"https://arm.test/operations/{next(self._etags)}"
         take(target, copy.deepcopy(body), url)
@@ -264,6 +268,12 @@ class MemoryArm:
         listed = body["properties"]["ipConfigurations"]
         _check(listed, before)
         new = [raw for raw in listed if raw["name"].lower() not in before]
+        healing = [
+            raw
+            for raw in listed
+            if raw not in new
+            and before[raw["name"].lower()]["properties"]["provisioningState"] == "Failed"
+        ]
         leaving = before.keys() - {raw["name"].lower() for raw in listed}
         freed = {a for k in leaving for a in self._carried(before[k])}
         used = self.used - freed
@@ -271,7 +281,8 @@ class MemoryArm:
             self._allocate(raw, used)
             raw["properties"]["provisioningState"] = "Updating"
         for raw in listed:
-            raw["properties"].setdefault("provisioningState", "Succeeded")
+            default = "Updating" if raw in healing else "Succeeded"
+            raw["properties"].setdefault("provisioningState", default)
         self.used = used
         read_only = {k: current[k] for k in ("id", "name", "type")}
         kept = {k: current["properties"][k] for k in ("macAddress",)}
@@ -283,7 +294,7 @@ class MemoryArm:
 
         def finish(applied: str | int = "all") -> None:
             keep = len(new) if applied == "all" else 0 if applied == "none" else int(applied)
-            for raw in new[:keep]:
+            for raw in (*new[:keep], *healing):
                 raw["properties"]["provisioningState"] = "Succeeded"
             for raw in new[keep:]:
                 raw["properties"]["provisioningState"] = "Failed"
