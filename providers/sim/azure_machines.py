@@ -32,14 +32,16 @@ class MachineNic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A VM or an instance of a scale set; `machine_id` is its ARM id, `resource_id` the same.
+    """A VM or an instance of a scale set; `machine_id` is its ARM id.
 
     `scale_set` is empty for a standalone VM. `nics` begins with the primary one. `client_ids` are
     those of its user-assigned identities; every machine has a system-assigned one besides.
+    `host_name` is what its operating system calls itself.
     """
 
     machine_id: str
     name: str
+    host_name: str
     scale_set: str
     vm_id: str
     vm_size: str

@@ -49,13 +49,16 @@ class History:
     def _machine(self, record: Vm | Instance, nics: Sequence[Nic]) -> Machine:
         if isinstance(record, Vm):
             machine_id, scale_set, tags = record.vm_id, record.scale_set_id, record.tags
+            host_name = record.name
         else:
             machine_id, scale_set = record.instance_id, record.set_id
             tags = record.document.get("tags") or {}
+            host_name = record.computer_name
         parts = machine_id.split("/")
         return Machine(
             machine_id=machine_id,
             name=record.name,
+            host_name=host_name,
             scale_set=scale_set.rsplit("/", 1)[-1],
             vm_id=record.guid,
             vm_size=record.size,

@@ -57,7 +57,7 @@ class Wireserver:
     def resolve(self, query: bytes, peer: str) -> bytes | None:
         """The answer to one DNS message; None for what is none, or not from a primary address.
 
-        Names are those of machines, alone or below `DNS_SUFFIX`; any other does not exist.
+        Names are those of machines, by resource or host, alone or below `DNS_SUFFIX`; no other exists.
         """
         if self._who_asks(peer, "") is None or len(query) < _HEADER.size:
             return None
@@ -82,7 +82,8 @@ class Wireserver:
 
     def _named(self, name: str) -> Machine | None:
         host = name.lower().rstrip(".").removesuffix(f".{DNS_SUFFIX}")
-        return next((m for m in self._machines.all_machines() if m.name.lower() == host), None)
+        machines = self._machines.all_machines()
+        return next((m for m in machines if host in (m.name.lower(), m.host_name.lower())), None)
 
 
 def _page(path: str, asked: dict[str, str], machine: Machine) -> Answer:

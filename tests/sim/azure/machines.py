@@ -34,6 +34,7 @@ def machine(name: str = "vm1", nics: tuple[MachineNic, ...] = (nic(),), **change
     values: dict[str, Any] = {
         "machine_id": f"{GROUP}/Microsoft.Compute/virtualMachines/{name}",
         "name": name,
+        "host_name": f"{name}-host",
         "scale_set": "",
         "vm_id": "0c5e47be-9f10-432d-a4a8-2d6bf15e6ae1",
         "vm_size": "Standard_D4s_v5",

@@ -79,7 +79,7 @@ def test_any_source_but_the_primary_address_gets_nothing_from_it(peer: str) -> N
     assert wireserver().resolve(question("vm1"), peer) is None
 
 
-@pytest.mark.parametrize("name", ["vm1", "VM1.internal.cloudapp.net"])
+@pytest.mark.parametrize("name", ["vm1", "VM1.internal.cloudapp.net", "vm1-host"])
 def test_dns_knows_the_machines(name: str) -> None:
     answer = wireserver().resolve(question(name), PRIMARY)
     assert answer is not None
