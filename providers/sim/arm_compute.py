@@ -212,7 +212,7 @@ class _Handlers:
         return {"ETag": vm.etag} if has_etags(self._state, request.api_version) else {}
 
     def _switch(self, request: ArmRequest, power: Power) -> Answer:
-        vm = replace(self._state.vm(request.path), power=power)
+        vm = replace(self._state.vm(request.path.rpartition("/")[0]), power=power)
         self._state.put(vm)
         headers = operation_headers(self._state, request, self._operation(vm))
         return arm_requests.answer(202, None, headers)

@@ -351,17 +351,17 @@ class Principals:
 
     def __init__(self, issuer: TokenIssuer) -> None:
         self.issuer = issuer
-        self._of: dict[str, str] = {}  # digest of a token -> principal
+        self.of: dict[str, str] = {}  # digest of a token -> principal
 
     def issue(self, principal: str, seconds: float, resource: str) -> str:
         """See `azure_imds.Tokens`."""
         token = self.issuer.issue(seconds, resource)
-        self._of[_digest(token)] = principal
+        self.of[_digest(token)] = principal
         return token
 
     def principal(self, authorization: str) -> str:
         """Who sends this header; all whose tokens were issued elsewhere are one."""
-        return self._of.get(_digest(authorization.strip().partition(" ")[2].strip()), _NOBODY)
+        return self.of.get(_digest(authorization.strip().partition(" ")[2].strip()), _NOBODY)
 
 
 def _digest(token: str) -> str:

@@ -57,7 +57,8 @@ class Wireserver:
     def resolve(self, query: bytes, peer: str) -> bytes | None:
         """The answer to one DNS message; None for what is none, or not from a primary address.
 
-        Names are those of machines, by resource or host, alone or below `DNS_SUFFIX`; no other exists.
+        Names are those of machines, by resource or host, alone or below `DNS_SUFFIX`; no other
+        exists.
         """
         if self._who_asks(peer, "") is None or len(query) < _HEADER.size:
             return None
