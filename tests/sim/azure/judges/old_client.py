@@ -128,7 +128,7 @@ class Client:
             try:
                 self._put(group, name, nic, nic.etag)
             except HttpResponseError as error:
-                if error.status_code not in (412, 429):
+                if error.status_code != 412:
                     raise
             else:
                 return lost

@@ -28,6 +28,8 @@ class OldSdk:
     """A running `old_client.py`; one request at a time."""
 
     def __init__(self, url: str, ca_path: Path, token: str, subscription: str) -> None:
+        if not TREE.exists():
+            raise FileNotFoundError(f"{TREE} is missing; scripts/test makes it")
         environment = {
             "PATH": os.environ.get("PATH", ""),
             "PYTHONPATH": str(TREE),

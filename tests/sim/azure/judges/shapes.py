@@ -63,16 +63,18 @@ def leaves(value: Any) -> frozenset[str]:
     return frozenset(path for path, inner in members(value) if not _holds_something(inner))
 
 
-def disagreements(wanted: tuple[Fact, ...], answer: Any) -> tuple[str, ...]:
-    """What the facts say and an answer does not bear out: members it lacks, and wrong kinds."""
+def disagreements(wanted: tuple[Fact, ...], answer: Any) -> dict[str, str]:
+    """By path, what an answer does not bear out: members that it lacks, and wrong kinds."""
     found: dict[str, list[Any]] = {}
     for path, value in members(answer):
         found.setdefault(path, []).append(value)
-    return tuple(
-        f"{fact.path}: {problem}"
-        for fact in wanted
-        if (problem := _problem(fact.kind, found.get(fact.path, [])))
-    )
+    problems = {fact.path: _problem(fact.kind, found.get(fact.path, [])) for fact in wanted}
+    return {path: problem for path, problem in problems.items() if problem}
+
+
+def excused(where: str) -> dict[str, str]:
+    """By path or header, the reason why the emulator may differ there."""
+    return {row["path"]: row["reason"] for row in rows("exceptions") if row["where"] == where}
 
 
 def unforeseen(wanted: tuple[Fact, ...], answer: Any) -> frozenset[str]:

@@ -58,10 +58,10 @@ def test_an_answer_that_lacks_a_member_or_has_another_kind_disagrees() -> None:
         Fact(path="unit", kind="is:Count"),
     )
     answer = {"value": [{"id": SUBNET}, {"id": 3}], "unit": "Count", "more": {"x": 1}}
-    assert disagreements(wanted, answer) == (
-        "value[].id: 3 is not of kind id",
-        "value[].etag: is missing",
-    )
+    assert disagreements(wanted, answer) == {
+        "value[].id": "3 is not of kind id",
+        "value[].etag": "is missing",
+    }
     assert unforeseen(wanted, answer) == {"more.x"}
 
 
