@@ -35,7 +35,8 @@ class Behaviour:
     `usage_of_block`: how much a block counts in usages, 1 or 16 (unverified).
     `keeps_unsent_addresses`: a Dynamic configuration sent without its address keeps it, else it
     gets another one (unverified).
-    `has_new_etag_at_end`: the end of a delayed write is a change of the resource too (unverified).
+    `has_new_etag_at_end`: the end of a delayed write is a change of the resource too (recorded:
+    azure-cli, test_multiple_ipconfigs_update_with_asg).
     `shows_suffix_to_old`: a block is shown as "10.0.0.16/28" and not as "10.0.0.16" to
     api-versions that have no length (unverified).
     `counts_blocks_once`: a block is 1 and not 16 of the VNET's limit (documented for AKS).
