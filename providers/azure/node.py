@@ -32,12 +32,14 @@ class MachineKind(enum.Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """This node. `nic_ids` has the primary NIC first; NICs come and go while a machine is stopped
-    only, so they stay."""
+    only, so they stay. `others` is how many configurations of others a NIC has beside its primary
+    one, the most of those that discovery has read."""
 
     identity: NodeIdentity
     kind: MachineKind
     resource: ArmId
     nic_ids: tuple[EniId, ...]
+    others: int
 
 
 def discover(imds: Imds, api: ArmApi) -> Node:
@@ -60,7 +62,7 @@ def discover(imds: Imds, api: ArmApi) -> Node:
             f"ARM shows no NIC on {machine.resource.text}", operation=call.value, code="NoNic"
         )
     primary = api.nic(listed[0]).body
-    return _node(Api.NIC_GET, machine, MachineKind.VM, [primary], others=listed[1:])
+    return _node(Api.NIC_GET, machine, MachineKind.VM, [primary], more=listed[1:])
 
 
 def _same(machine: Machine, body: Body) -> None:
@@ -81,7 +83,7 @@ def _node(
     machine: Machine,
     kind: MachineKind,
     nics: list[Body],
-    others: tuple[EniId, ...] = (),
+    more: tuple[EniId, ...] = (),
 ) -> Node:
     found = [understood(call, shapes.nic, raw) for raw in nics]
     if not found:
@@ -103,5 +105,6 @@ def _node(
         ),
         kind=kind,
         resource=machine.resource,
-        nic_ids=(*(nic.eni_id for nic in found), *others),
+        nic_ids=(*(nic.eni_id for nic in found), *more),
+        others=max(nic.others for nic in found),
     )

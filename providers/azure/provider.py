@@ -133,10 +133,14 @@ class AzureProvider:
         return self._found.identity
 
     def limits(self) -> NodeLimits:
-        """The NICs that are there, since none can be added, and 256 addresses on each: the same
-        for all sizes of machines ("Azure networking limits"). A block counts as one."""
+        """The NICs that are there, since none can be added, and 256 configurations on each: the
+        same for all sizes of machines ("Azure networking limits"). A block counts as one. What
+        others hold is theirs; where a NIC has less room than the rest, `apply` says so."""
+        found = self._node()
         return NodeLimits(
-            max_enis=len(self._node().nic_ids), addresses_per_eni=MAX_CONFIGS, has_prefixes=True
+            max_enis=len(found.nic_ids),
+            addresses_per_eni=MAX_CONFIGS - found.others,
+            has_prefixes=True,
         )
 
     def snapshot(self) -> CloudSnapshot:

@@ -50,7 +50,7 @@ class SubnetFacts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NicShape:
     """One NIC as read. `foreign` are addresses of configurations that are not ours to give to pods,
-    the primary one's included."""
+    the primary one's included; `others` how many configurations others have beside the primary."""
 
     eni_id: EniId
     mac: str
@@ -59,6 +59,7 @@ class NicShape:
     addresses: tuple[IPv4Address, ...]
     blocks: tuple[IPv4Network, ...]
     foreign: frozenset[IPv4Address | IPv4Network]
+    others: int
     version: str
     is_managed: bool
 
@@ -114,6 +115,7 @@ def nic(
             for c in configs
             if c.key not in pods and isinstance(c.carries, IPv4Address | IPv4Network)
         ),
+        others=sum(not c.is_primary and not is_ours(c.name) for c in configs),
         version=etag or str(raw.get("etag") or ""),
         is_managed=_is_managed(raw.get("tags") or {}),
     )

@@ -239,6 +239,12 @@ def test_the_nics_that_are_there_are_all_that_can_be(tmp_path: Path) -> None:
     assert limits.slots_per_eni == 255
 
 
+def test_what_others_hold_is_no_room_for_ours(tmp_path: Path) -> None:
+    v6 = config("v6", "fd00::4", privateIPAddressVersion="IPv6")
+    made = on_vm(tmp_path, config("ipamd-1", "10.0.0.9"), config("x", "10.0.0.8"), v6)
+    assert made.provider.limits().addresses_per_eni == 254
+
+
 def test_a_look_shows_all_nics_of_a_virtual_machine(tmp_path: Path) -> None:
     made = on_vm(
         tmp_path,
