@@ -112,7 +112,7 @@ def _holds_something(value: Any) -> bool:
 
 
 def _text(pattern: str) -> Callable[[Any], bool]:
-    compiled = re.compile(pattern, re.IGNORECASE)
+    compiled = re.compile(pattern)
     return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
 
 

@@ -13,8 +13,8 @@ from tests.sim.azure.judges.names import GROUP, NIC, SUBNET_ID
 from tests.sim.azure.judges.old_sdk import OldSdk
 from tests.sim.azure.judges.world import Door, World
 
-# Enough for hundreds of lost races, yet below a NIC's limit.
-EACH = 25
+# Enough for tens of lost races.
+EACH = 15
 
 
 @pytest.fixture
