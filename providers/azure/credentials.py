@@ -45,6 +45,7 @@ class RenewableCredential:
         self._make = make
         self._lock = threading.Lock()
         self._made: Any = None
+        self.generation = 0  # how often it was renewed
 
     def get_token(self, *scopes: str, **options: Any) -> Any:
         """See azure.core.credentials.TokenCredential."""
@@ -54,10 +55,13 @@ class RenewableCredential:
             made = self._made
         return made.get_token(*scopes, **options)
 
-    def renew(self) -> None:
-        """Forget what is cached: the next token is a fresh one."""
+    def renew(self, generation: int) -> None:
+        """Forget what is cached, so that the next token is a fresh one; unless that was done since
+        `generation`: calls that are refused together ask for one token together."""
         with self._lock:
-            self._made = None
+            if self.generation == generation:
+                self._made = None
+                self.generation += 1
 
 
 def default_credential(client_id: str) -> Any:

@@ -129,9 +129,10 @@ class Pipeline:
     ) -> tuple[Heard, ...]:
         """The call, once more with a fresh token where the old one is no longer taken: azure-core
         drops it after a 401, but azure-identity would give the same one again from its cache."""
+        generation = self._credential.generation
         heard, error = self._once(api, client(), call, eni_id)
         if _is_expired(heard):
-            self._credential.renew()
+            self._credential.renew(generation)
             heard, error = self._once(api, client(), call, eni_id)
         if error is not None:
             raise error
