@@ -16,7 +16,7 @@ from unittest import mock
 
 from ipamd.api_calls import ApiCall
 from ipamd.cloud_child import InProcessCloud
-from providers.aws import shared
+from providers import shared_reads
 from providers.aws.client import Ec2
 from providers.aws.config import AwsConfig
 from providers.aws.imds import Imds
@@ -32,7 +32,9 @@ from scripts.bench.fleet_sim.our_client import REGION, Client, Metadata
 
 def waiting_in_virtual_time() -> AbstractContextManager[Any]:
     """To be in force while providers run: who shares a read of another waits on the loop."""
-    return cast("AbstractContextManager[Any]", mock.patch.object(shared, "Future", puppet.Future))
+    return cast(
+        "AbstractContextManager[Any]", mock.patch.object(shared_reads, "Future", puppet.Future)
+    )
 
 
 class VirtualEc2(Ec2):
