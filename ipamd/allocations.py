@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from ipamd import clock
+from ipamd.arrivals import ArrivalLog
 from ipamd.errors import NoAddressAvailable, NotReady
 from ipamd.keeper import Keeper
 from ipamd.model import AddressState, Allocation, AttachmentKey, AttemptId, EniId
@@ -58,7 +59,7 @@ class _Turn:
 
 class Allocations:
     """Serves Allocate and Release. `explain` tells why none is free, on one ENI where the
-    attachment insists on it; `wake` starts a cycle."""
+    attachment insists on it; `wake` starts a cycle; `arrivals` is told who comes."""
 
     def __init__(
         self,
@@ -67,8 +68,10 @@ class Allocations:
         rules: Callable[[], Rules],
         explain: Callable[[EniId | None], Shortage],
         wake: Callable[[], None],
+        arrivals: ArrivalLog | None = None,
     ) -> None:
         self._keeper = keeper
+        self._arrivals = arrivals or ArrivalLog()
         self._rules = rules
         self._explain = explain
         self._wake = wake
@@ -104,7 +107,9 @@ class Allocations:
 
     async def _wait_for_one(self, request: Request, wait_seconds: float) -> Granted:
         turn = _Turn(network_card=request.network_card, eni=request.eni)
+        pod = _pod(request)
         self._queue.append(turn)
+        self._arrivals.came(pod, clock.boottime())
         self._wake()
         try:
             async with asyncio.timeout(wait_seconds):
@@ -115,7 +120,11 @@ class Allocations:
                     if granted:
                         return granted
         except TimeoutError:
+            self._arrivals.sent_away(pod, clock.boottime())
             raise self._refusal(request, wait_seconds) from None
+        except BaseException:
+            self._arrivals.forget(pod)
+            raise
         finally:
             self._queue.remove(turn)
             # The one behind may have been waiting for its turn only, not for an address.
@@ -145,6 +154,7 @@ class Allocations:
             return None
         self._keeper.commit(granted.change)
         if not granted.is_repeat:
+            self._arrivals.served(_pod(request), clock.boottime())
             self._wake_soon()
         return granted
 
@@ -246,3 +256,10 @@ class Allocations:
     def _wake_queue(self) -> None:
         for turn in self._queue:
             turn.has_come.set()
+
+
+def _pod(request: Request) -> str:
+    """What names a pod over its sandboxes; each is its own where nobody says whose it is."""
+    if not request.pod_name:
+        return request.key.container_id
+    return f"{request.pod_namespace}/{request.pod_name}"

@@ -19,6 +19,7 @@ from ipam_api.v1 import door
 
 from ipamd import clock, grpc_server, migration
 from ipamd.allocations import Allocations
+from ipamd.arrivals import ArrivalLog
 from ipamd.cloud_child import CloudChild
 from ipamd.errors import Corrupt, ForeignStore, SettingsError, StoreError, UnknownVersion
 from ipamd.http_server import HttpServer, enis_page
@@ -174,6 +175,7 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
     cloud.on_api_call = metrics.api_called
     keeper = Keeper(store)
     config = LiveConfig(settings)
+    arrivals = ArrivalLog()
     reconciler = Reconciler(
         keeper,
         cloud,
@@ -181,12 +183,14 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
         metrics,
         waiting=lambda: allocations.waiting,
         pinned=lambda: allocations.pinned,
+        arrivals=arrivals,
     )
     allocations = Allocations(
         keeper,
         rules=reconciler.rules,
         explain=reconciler.shortage,
         wake=reconciler.wake,
+        arrivals=arrivals,
     )
     servicer = grpc_server.IpamServicer(keeper, allocations, reconciler, metrics, Leaks(keeper))
     cleaner = OrphanCleaner(

@@ -18,6 +18,7 @@ import structlog
 from ipamd import backoff, clock, explain
 from ipamd.actions import Actions
 from ipamd.allocations import Shortage
+from ipamd.arrivals import ArrivalLog
 from ipamd.cloud import Capabilities, CloudSnapshot
 from ipamd.cloud_child import Cloud
 from ipamd.cooldowns import Cooldowns
@@ -29,6 +30,7 @@ from ipamd.metrics import Metrics
 from ipamd.model import EniId, IPNetwork, SubnetId
 from ipamd.node import NOTE, NodeFacts, exclusions, from_json, require_own_primary
 from ipamd.pool import attachments, blocks, observe, plan
+from ipamd.pool.ahead import NOBODY, Writes
 from ipamd.pool.choice import Rules
 from ipamd.pool.cooling import Cooldown
 from ipamd.pool.hint import VpcNetworks
@@ -58,7 +60,7 @@ class Reconciler:
 
     `waiting` tells how many attachments wait, `pinned` how many of them for addresses of one ENI;
     `unserved_pods` how many pods are bound to this node and have no address yet, from whoever
-    watches them (nobody does so far).
+    watches them (nobody does so far). `arrivals` is the log of who came lately.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Reconciler:
         waiting: Callable[[], int],
         pinned: Callable[[], Mapping[EniId, int]] = dict,
         unserved_pods: Callable[[], int] = lambda: 0,
+        arrivals: ArrivalLog | None = None,
     ) -> None:
         self._keeper = keeper
         self._cloud = cloud
@@ -79,6 +82,7 @@ class Reconciler:
         self._waiting = waiting
         self._pinned = pinned
         self._unserved_pods = unserved_pods
+        self._arrivals = arrivals or ArrivalLog()
         self._wake = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
         self.cooldowns = Cooldowns(
@@ -409,13 +413,23 @@ class Reconciler:
         cards = self.facts_needed().limits.card_enis if self.settings.has_multi_nic else ()
         return (0, *range(1, len(cards)))
 
+    @property
+    def _writes(self) -> Writes:
+        able = self._capabilities
+        return Writes(
+            seconds=able.write_seconds,
+            interval_seconds=able.write_interval_seconds,
+            is_whole=able.replaces_whole_interface,
+        )
+
     def _plan(self, card: int) -> plan.Plan:
         now = clock.boottime()
         facts, pacer = self.facts_needed(), self.actions.pacer
         known = {subnet_id: seen.free for subnet_id, seen in pacer.subnets.items()}
-        pinned = self._pinned()
+        pinned, writes = self._pinned(), self._writes
+        unserved = self._waiting() + (self._arrivals.away(now) if writes.is_slow else 0)
         # Pods that are bound here and attachments that wait are the same pods, seen twice.
-        waiting = max(self._waiting(), self._unserved_pods()) - sum(pinned.values())
+        waiting = max(unserved, self._unserved_pods()) - sum(pinned.values())
         situation = Situation(
             pace=pacer.pace(now),
             waiting=waiting if card == 0 else 0,
@@ -425,6 +439,8 @@ class Reconciler:
             can_create_interfaces=self._capabilities.can_create_interfaces
             and self._config.can_create,
             network_card=card,
+            arrivals=self._arrivals.seen(now, writes.seconds) if card == 0 else NOBODY,
+            writes=writes,
         )
         return plan.plan(build_view(self._keeper.ledger, facts, self.settings, situation, now=now))
 

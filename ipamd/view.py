@@ -10,7 +10,8 @@ from ipaddress import IPv4Network, IPv6Network
 from ipamd.cloud import Subnet
 from ipamd.model import Address, AddressState, Eni, EniId, IPNetwork, SubnetId
 from ipamd.node import NodeFacts
-from ipamd.pool import cooling
+from ipamd.pool import ahead, cooling
+from ipamd.pool.ahead import INSTANT, NOBODY, Arrivals, Writes
 from ipamd.pool.ledger import Intent, IntentKind, Ledger
 from ipamd.pool.targets import SOON_SECONDS, Counts, Targets
 from ipamd.pool.view import EniView, PrefixView, View
@@ -58,6 +59,8 @@ class Situation:
     can_create_interfaces: bool
     network_card: int = 0
     pinned: Mapping[EniId, int] = field(default_factory=dict)  # that wait for one ENI's addresses
+    arrivals: Arrivals = NOBODY
+    writes: Writes = INSTANT
 
 
 def build_view(
@@ -74,7 +77,12 @@ def build_view(
     )
     creations = [i for i in intents if i.kind is IntentKind.CREATE]
     is_exact = now - last_activity(ledger) >= QUIET_SECONDS
-    targets = replace(build_targets(facts, settings, network_card=card), is_exact=is_exact)
+    targets = replace(
+        build_targets(facts, settings, network_card=card),
+        is_exact=is_exact,
+        ahead=ahead.expected(situation.arrivals, situation.writes),
+        reserve=ahead.reserve(situation.arrivals, situation.writes),
+    )
     is_fallback = _is_fallback(targets, enis, situation)
     slots = facts.limits.slots_per_eni
     in_flight = {i.eni_id: i for i in intents}
@@ -127,6 +135,7 @@ def build_view(
         has_ipv4=settings.has_ipv4,
         has_ipv6=settings.has_ipv6,
         pinned=pinned,
+        writes=situation.writes,
     )
 
 

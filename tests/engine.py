@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ipamd import clock
 from ipamd.allocations import Allocations
+from ipamd.arrivals import ArrivalLog
 from ipamd.keeper import Keeper
 from ipamd.live_config import LiveConfig
 from ipamd.metrics import Metrics
@@ -31,6 +32,7 @@ class Engine:
         self.keeper = Keeper(store)
         self.is_node_up = True
         settings = b.settings(**environ)
+        arrivals = ArrivalLog()
         self.reconciler = Reconciler(
             self.keeper,
             cloud,
@@ -38,12 +40,14 @@ class Engine:
             Metrics(),
             waiting=lambda: self.allocations.waiting,
             pinned=lambda: self.allocations.pinned,
+            arrivals=arrivals,
         )
         self.allocations = Allocations(
             self.keeper,
             rules=self.reconciler.rules,
             explain=self.reconciler.shortage,
             wake=self.reconciler.wake,
+            arrivals=arrivals,
         )
         self.can_flush = True
         self.reconciler.listen(self._flush_soon)

@@ -6,6 +6,9 @@ Called by the reconciler after every change, once per network card. A plan depen
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from ipamd.model import EniId
 from ipamd.pool.growth import grow, missing_prefix_v6, usable_subnets
 from ipamd.pool.pinned import grow_pinned
 from ipamd.pool.shrink import (
@@ -47,6 +50,21 @@ __all__ = [
 
 def plan(view: View) -> Plan:
     """The calls to make now. Repairs first, then growth, else shrinking."""
+    made = _plan(view)
+    return replace(made, actions=_one_for_each_eni(made.actions)) if view.writes.is_whole else made
+
+
+def _one_for_each_eni(actions: tuple[Action, ...]) -> tuple[Action, ...]:
+    """Where an ENI is written as a whole, its second call would wait for the first one's end, which
+    may take a minute: the next plan knows better by then. Growth goes first."""
+    first: dict[EniId | int, Action] = {}
+    for action in sorted(actions, key=lambda a: not isinstance(a, AssignAddresses)):
+        eni = action.device_index if isinstance(action, CreateEni) else action.eni_id
+        first.setdefault(eni, action)
+    return tuple(first.values())
+
+
+def _plan(view: View) -> Plan:
     if view.paused_seconds > 0:
         return Plan(
             actions=(),
@@ -88,7 +106,7 @@ def _missing(view: View) -> int:
     targets = view.targets.in_scarcity() if view.is_scarce else view.targets
     missing = _deficit(view, targets)
     if view.is_fallback and not targets.is_target_mode:
-        warm = min(targets.warm(view.slots_per_eni), view.slots_per_eni)
+        warm = min(targets.warm(view.slots_per_eni) + targets.ahead, view.slots_per_eni)
         is_low = 2 * view.counts.supply <= warm
         missing = min(missing, warm - view.counts.supply) if is_low else 0
     return missing

@@ -25,9 +25,15 @@ ENI_BUSY_HOLD_SECONDS = 600.0
 calls and seconds that a pod may have to wait."""
 
 
+SLOW_HOLDS, SLOW_PREFIX_HOLDS = 2, 4
+"""Where writes are slow, these many periods of one (`Writes.period_seconds`) at least: after the
+last change of the pool, and for an idle prefix. A write that gives back makes pods that come then
+wait for its end, and what it gave back has to be bought again: 150 s and 5 min on a scale set."""
+
+
 def shrink(view: View, targets: Targets) -> tuple[Action, ...]:
     """What is above `targets` (the view's, or those of scarcity); at most one ENI at a time."""
-    if view.creating or view.shrink_paused_seconds > 0:
+    if view.creating or view.shrink_paused_seconds > 0 or _is_growth_likely(view):
         return ()
     leaving = _drained(view)
     if leaving or view.seconds_since_change < HOLD_SECONDS:
@@ -37,6 +43,13 @@ def shrink(view: View, targets: Targets) -> tuple[Action, ...]:
         reason = f"idle ENI: its {eni.available} addresses are above the targets"
         return (DeleteEni(eni_id=eni.eni_id, reason=reason),)
     return _spare_prefixes(view, targets) if targets.use_prefixes else _spare(view, targets)
+
+
+def _is_growth_likely(view: View) -> bool:
+    """Where a write is slow, it is not spent on giving back while pods come, nor soon after the
+    pool has grown for them; but others may be waiting for what is scarce."""
+    is_recent = view.seconds_since_change < SLOW_HOLDS * view.writes.period_seconds
+    return not view.is_scarce and (view.targets.ahead > 0 or is_recent)
 
 
 def excluded(view: View) -> tuple[Action, ...]:
@@ -110,6 +123,8 @@ def _has_held(view: View, eni: EniView, targets: Targets) -> bool:
 
 def _is_due(view: View, prefix: PrefixView, targets: Targets) -> bool:
     hold = PREFIX_HOLD_SECONDS if targets.is_exact else PREFIX_BUSY_HOLD_SECONDS
+    holds = SLOW_PREFIX_HOLDS if targets.is_exact else 2 * SLOW_PREFIX_HOLDS
+    hold = max(hold, holds * view.writes.period_seconds)
     return view.is_scarce or prefix.idle_seconds >= hold
 
 
@@ -118,11 +133,12 @@ def _spare_prefixes(view: View, targets: Targets) -> tuple[Action, ...]:
     over = excess_prefixes(targets, view.counts, idle=len(idle), slots_per_eni=view.slots_per_eni)
     actions: list[Action] = []
     for eni in sorted(view.enis, key=lambda e: (e.pods, -e.device_index)):
-        due = tuple(p.prefix for p in eni.idle_prefixes if _is_due(view, p, targets))[
-            : max(over, 0)
-        ]
+        spare = eni.idle_prefixes[: max(over, 0)]
+        due = tuple(p.prefix for p in spare if _is_due(view, p, targets))
         if eni.is_busy or not eni.takes_pods or not due:
             continue
+        if view.writes.is_slow and len(due) < len(spare):
+            continue  # all of them in one write, once the last is due
         over -= len(due)
         reason = f"{len(idle)} idle prefixes, {len(due)} above the targets"
         actions.append(UnassignAddresses(eni_id=eni.eni_id, prefixes=due, reason=reason))
@@ -131,6 +147,8 @@ def _spare_prefixes(view: View, targets: Targets) -> tuple[Action, ...]:
 
 def _spare(view: View, targets: Targets) -> tuple[Action, ...]:
     over = excess(targets, view.counts)
+    if view.writes.is_slow and over <= targets.slack(view.slots_per_eni):
+        return ()  # while pods come and go, the band is one upwards, too
     actions: list[Action] = []
     for eni in sorted(view.enis, key=lambda e: (e.pods, -e.device_index)):
         if over <= 0:

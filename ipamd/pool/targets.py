@@ -36,6 +36,8 @@ class Targets:
     warm_prefixes: int = 0
     use_prefixes: bool = False
     is_exact: bool = True  # False while pods come and go: half of the warm target is a band
+    ahead: int = 0  # to be bought beyond the target while pods come (ipamd.pool.ahead)
+    reserve: int = 0  # fewer than this are too few although the target is met
 
     @property
     def is_target_mode(self) -> bool:
@@ -50,7 +52,9 @@ class Targets:
 
     def in_scarcity(self) -> Targets:
         """The targets while the subnet runs low: what demand needs, and next to nothing warm."""
-        return replace(self, warm_addresses=SCARCE_WARM_ADDRESSES, minimum_addresses=0)
+        return replace(
+            self, warm_addresses=SCARCE_WARM_ADDRESSES, minimum_addresses=0, ahead=0, reserve=0
+        )
 
     def warm(self, slots_per_eni: int) -> int:
         """Addresses to keep available. t3.small, WARM_PREFIX_TARGET 1 -> 16; WARM_ENI 1 -> 3."""
@@ -111,7 +115,8 @@ def deficit(targets: Targets, counts: Counts, *, slots_per_eni: int) -> int:
     Examples: WARM_IP_TARGET 5, 3 allocated, 4 available -> 1. WARM_ENI_TARGET 1 with 9 slots and 4
     available -> 5. WARM_ENI_TARGET 0 with none available -> one ENI's worth (9). WARM_PREFIX_TARGET
     1 with 15 available -> 1, for which the planner asks one /28. While pods come and go,
-    WARM_IP_TARGET 5 with 4 or 3 available -> 0, with 2 -> 3.
+    WARM_IP_TARGET 5 with 4 or 3 available -> 0, with 2 -> 3. Where 68 more are expected to be
+    needed until the next write, WARM_PREFIX_TARGET 2 with 23 available -> 24 + 68 - 23 = 69.
     """
     warm = targets.warm(slots_per_eni)
     # What cools comes back within the cooldown, and is worth that wait (if it is not long), or pods
@@ -121,14 +126,14 @@ def deficit(targets: Targets, counts: Counts, *, slots_per_eni: int) -> int:
     coming = counts.cooling - counts.late if has_one and not counts.waiting else 0
     floor = warm - targets.slack(slots_per_eni)
     wanted = 0
-    if counts.supply + coming < floor:
+    if counts.supply + coming < max(floor, targets.reserve):
         # Single addresses are bought up to the target; prefixes and ENIs come in their own size.
-        goal = warm if targets.is_target_mode else floor
+        goal = (warm if targets.is_target_mode else floor) + targets.ahead
         wanted = goal - counts.supply - coming
     if targets.is_target_mode:
         wanted = max(wanted, targets.minimum_addresses - counts.total)
     elif warm == 0 and counts.supply <= 0:
-        wanted = max(targets.least(slots_per_eni), -counts.supply)
+        wanted = max(targets.least(slots_per_eni), targets.ahead - counts.supply)
     # Cooling addresses will be available soon: beyond max_pods only while somebody waits for one.
     held = counts.committed + (0 if counts.waiting else counts.cooling)
     return max(min(wanted, targets.max_pods - held), 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ipamd.model import EniId, IPAddress, IPNetwork, SubnetId
+from ipamd.pool.ahead import INSTANT, Writes
 from ipamd.pool.targets import Counts, Targets
 
 
@@ -122,6 +123,7 @@ class View:
     has_ipv6: bool = False  # a new ENI brings a /80
     # What attachments that insist on an ENI lack there; `counts.waiting` is without them.
     pinned: dict[EniId, int] = field(default_factory=dict)
+    writes: Writes = INSTANT
 
     @property
     def uses_prefixes(self) -> bool:
