@@ -62,6 +62,12 @@ def test_what_a_resource_provider_has_left(text: str, left: dict[str, int]) -> N
     assert remaining_resource({"X-Ms-Ratelimit-Remaining-Resource": text}) == left
 
 
+def test_an_empty_queue_of_operations_is_no_spent_budget() -> None:
+    said = "Microsoft.Compute/VMScaleSetActions3Min;238,Microsoft.Compute/VmssQueuedVMOperations;0"
+    left = remaining_resource({"x-ms-ratelimit-remaining-resource": said})
+    assert left == {"VMScaleSetActions3Min": 238}
+
+
 def test_the_least_of_the_front_doors_counts_is_what_is_left() -> None:
     headers = {
         "x-ms-ratelimit-remaining-subscription-reads": "249",
