@@ -111,6 +111,10 @@ _COMPUTE: tuple[tuple[frozenset[str], re.Pattern[str], ComputePolicy], ...] = tu
         ("GET", "/virtualmachines", "HighCostGet", None, _a_minute(300, 900)),
     )
 )
+# As recorded (azure-cli, test_vmss_update): a write of an instance that went well tells of a queue
+# of operations with nothing in it, and a look at an operation is not charged.
+_QUEUED = frozenset({"UpdateVMScaleSetVM"})
+_UNCHARGED = frozenset({"GetOperation"})
 # Served by Microsoft.Network, see above.
 _SET_NICS = re.compile(_SET + r"(/virtualmachines/[^/]+)?/networkinterfaces(/.*)?")
 
@@ -267,8 +271,12 @@ class ArmBuckets:
         left = {one: math.floor(self._at(one, now).tokens) for one in layer if one.shown_as}
         compute = [f"{one.shown_as};{left[one]}" for one in left if one.layer == "compute"]
         shown = {one.shown_as: str(left[one]) for one in left if one.layer == "front_door"}
+        names = {one.key[1] for one in left if one.layer == "compute"}
+        if names & _QUEUED:
+            compute.append("Microsoft.Compute/VmssQueuedVMOperations;0")
         if compute:
             shown["x-ms-ratelimit-remaining-resource"] = ",".join(compute)
+        if names - _UNCHARGED:
             shown["x-ms-request-charge"] = "1"
         return shown
 

@@ -100,7 +100,8 @@ def test_an_answer_says_how_much_is_left_in_each_bucket_that_azure_shows() -> No
         "x-ms-ratelimit-remaining-subscription-writes": "199",
         "x-ms-ratelimit-remaining-resource": (
             "Microsoft.Compute/UpdateVMScaleSetVMPerResource1Min;11,"
-            "Microsoft.Compute/UpdateVMScaleSetVMPerSubscription1Min;1499"
+            "Microsoft.Compute/UpdateVMScaleSetVMPerSubscription1Min;1499,"
+            "Microsoft.Compute/VmssQueuedVMOperations;0"
         ),
         "x-ms-request-charge": "1",
     }

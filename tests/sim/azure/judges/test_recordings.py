@@ -67,3 +67,9 @@ def test_a_write_of_an_instance_is_updating_until_its_operation_ends(world: Worl
     before, put, operation, after = write_of_an_instance(world)
     states = [one.state for one in (before, put, operation, after)]
     assert states == ["Succeeded", "Updating", "Succeeded", "Succeeded"]
+
+
+def test_a_write_of_an_instance_that_goes_well_tells_of_an_empty_queue(world: World) -> None:
+    _, put, _, _ = write_of_an_instance(world)
+    said = put.headers["x-ms-ratelimit-remaining-resource"].split(",")
+    assert "Microsoft.Compute/VmssQueuedVMOperations;0" in said
