@@ -53,7 +53,7 @@ def lab() -> Iterator[Lab]:
     shutil.rmtree(directory)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def launcher() -> tuple[str, ...]:
     """A launcher where it does not matter which: C if there is a compiler, else Python."""
     try:

@@ -56,10 +56,12 @@ class Told:
 class Site:
     """One node with its daemons, a runtime on it, and its pods."""
 
-    def __init__(self, node: Node, launcher: tuple[str, ...]) -> None:
+    def __init__(
+        self, node: Node, launcher: tuple[str, ...], config: Mapping[str, Any] = CONFIG
+    ) -> None:
         self.node = node
         self.launcher = launcher
-        self.runtime = self.runtime_with()
+        self.runtime = self.runtime_with(config=config)
         self.store = Path(node.ipamd.env.get("VPC_IPAMD_STORE_DIR", str(node.run_dir))) / "ipamd.db"
 
     def runtime_with(

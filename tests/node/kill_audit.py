@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network
 from typing import Any
 
 from providers.sim.lab import Lab
@@ -74,7 +75,7 @@ def _sums(ledger: LedgerFile) -> Iterator[str]:
 
 def _cloud(ledger: LedgerFile, site: Site, lab: Lab) -> Iterator[str]:
     enis = cloud_enis(site, lab)
-    assigned = {a: eni["eni_id"] for eni in enis for a in eni["addresses"][1:]}
+    assigned = {a: eni["eni_id"] for eni in enis for a in _assigned(eni)}
     known = {row.address: row.eni_id for row in ledger.addresses.values()}
     if assigned != known:
         yield f"only in the cloud: {sorted(assigned.items() - known.items())}"
@@ -86,12 +87,26 @@ def _cloud(ledger: LedgerFile, site: Site, lab: Lab) -> Iterator[str]:
         yield f"{ledger.open_intents} intents were never settled"
 
 
+def _assigned(eni: Mapping[str, Any]) -> Iterator[str]:
+    """What pods may have: single addresses but the ENI's own, and all of each IPv4 prefix."""
+    yield from eni["addresses"][1:]
+    for prefix in eni["prefixes"]:
+        yield from map(str, IPv4Network(prefix))
+
+
 def cloud_enis(site: Site, lab: Lab) -> list[dict[str, Any]]:
-    """The node's ENIs as the emulated cloud has them; `addresses` begins with the primary one."""
+    """The node's ENIs as the emulated cloud has them; `addresses` begins with the primary one.
+
+    With ids in lower case: Azure's mean the same in any, and the daemons have them so.
+    """
     identity = site.node.identity
     assert identity is not None
     enis: list[dict[str, Any]] = lab.control.call("state")["enis"]
-    return [eni for eni in enis if eni["instance_id"] == identity.instance_id]
+    return [
+        eni | {"eni_id": eni["eni_id"].lower()}
+        for eni in enis
+        if eni["instance_id"].lower() == identity.instance_id
+    ]
 
 
 def _primaries(site: Site, lab: Lab) -> set[str]:
