@@ -170,6 +170,16 @@ class Journal:
                 if named.eni_id == eni_id
             )
 
+    def adding(self, eni_id: EniId) -> frozenset[str]:
+        """Keys of what a write that is under way adds to a NIC."""
+        with self._lock:
+            return frozenset(
+                named.name.lower()
+                for write in self._writes.values()
+                for named in write.adding
+                if named.eni_id == eni_id
+            )
+
     def _load(self) -> None:
         try:
             self._writes, self._stuck = _parsed(self._path.read_bytes())

@@ -39,7 +39,7 @@ from providers.azure.node import MachineKind, Node
 from providers.azure.pipeline import Pipeline, understood
 from providers.azure.purse import Api, Purse
 from providers.azure.settle import Clock
-from providers.azure.shapes import NicShape
+from providers.azure.shapes import NOTHING_TOLD, NicShape, Told
 from providers.azure.subnets import Subnets
 from providers.azure.writer import Writer
 from providers.shared_reads import FRESH_SECONDS, SharedReads
@@ -84,6 +84,7 @@ class AzureProvider:
         self._found: Node | None = None
         self._node_lock = threading.Lock()
         self._look: tuple[NicShape, ...] = ()
+        self._known: set[object] = set()  # whatever was once usable; bounded by the VNET
         self._reads = SharedReads(monotonic)
         self._imds = imds or Imds(config.metadata_endpoint, sleep=sleep)
         self._api = ArmApi(
@@ -101,9 +102,10 @@ class AzureProvider:
             scale_set_nic_api_version=config.scale_set_nic_api_version,
         )
         self._subnets = Subnets(self._api, self._imds, monotonic=monotonic)
+        self._journal = Journal(config.journal_path, note=note)
         self._writer = Writer(
             self._api,
-            Journal(config.journal_path, note=note),
+            self._journal,
             clock=Clock(monotonic=monotonic, sleep=sleep, chance=chance),
             note=note,
         )
@@ -158,32 +160,40 @@ class AzureProvider:
             self._found = None  # the machine has other NICs than we thought: ask again
             raise
         enis = tuple(self._eni(nic, index) for index, nic in enumerate(nics))
+        for nic in nics:
+            self._known.update(nic.addresses, nic.blocks)
         self._look = nics
         return CloudSnapshot(enis=enis, vpc_cidrs=self._subnets.space(found.identity.vpc_id))
 
     def _nics(self, found: Node) -> tuple[NicShape, ...]:
         if found.kind is MachineKind.VM:
             return tuple(self._nic(nic_id) for nic_id in found.nic_ids)
-        before = {nic_id: self._writer.hidden(nic_id) for nic_id in found.nic_ids}
+        before = {nic_id: self._told(nic_id) for nic_id in found.nic_ids}
         # The views before the model: what the model does not have any more is on its way out.
         views = shapes.primary_first(self._api.instance_nics(found.resource.text))
         model = self._api.instance(found.resource.text).body
 
-        def hidden(nic_id: EniId) -> frozenset[str]:
-            return before.get(nic_id, frozenset()) | self._writer.hidden(nic_id)
+        def told(nic_id: EniId) -> Told:
+            return before.get(nic_id, NOTHING_TOLD).joined(self._told(nic_id))
 
         return understood(
-            Api.INSTANCE_NICS, lambda raw: shapes.joined(raw, model, hidden=hidden), tuple(views)
+            Api.INSTANCE_NICS, lambda raw: shapes.joined(raw, model, told=told), tuple(views)
         )
 
     def _nic(self, nic_id: EniId) -> NicShape:
-        before = self._writer.hidden(nic_id)  # a removal may begin or end while we look
+        before = self._told(nic_id)
         answered = self._api.nic(nic_id)
-        hidden = before | self._writer.hidden(nic_id)
+        told = before.joined(self._told(nic_id))
         return understood(
-            Api.NIC_GET,
-            lambda raw: shapes.nic(raw, hidden=hidden, etag=answered.etag),
-            answered.body,
+            Api.NIC_GET, lambda raw: shapes.nic(raw, told=told, etag=answered.etag), answered.body
+        )
+
+    def _told(self, nic_id: EniId) -> Told:
+        """As it is now; taken before and after a look, since a write may begin or end meanwhile."""
+        return Told(
+            hidden=self._writer.hidden(nic_id),
+            adding=self._journal.adding(nic_id),
+            known=self._known if self._look else None,
         )
 
     def _eni(self, nic: NicShape, index: int) -> CloudEni:
@@ -205,7 +215,9 @@ class AzureProvider:
     def apply(self, change: AddressChange) -> AddressOutcome:
         """See `writer.Writer.apply`."""
         with self._reads.changing():
-            return self._writer.apply(change)
+            outcome = self._writer.apply(change)
+            self._known.update(outcome.added, outcome.added_prefixes)
+            return outcome
 
     def subnets(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[Subnet, ...]:
         """The NICs' own subnets: all configurations of a NIC are in one, so no other is of use."""

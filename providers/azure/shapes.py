@@ -82,27 +82,60 @@ class NicShape:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What is known of one NIC beside what ARM shows, by names in lower case.
+
+    `hidden`: nobody may be told of these (`writer.Writer.hidden`). `adding`: what a write that is
+    under way adds. `known`: addresses and blocks that were usable before; None: no look has been
+    before this one.
+    """
+
+    hidden: frozenset[str] = frozenset()
+    adding: frozenset[str] = frozenset()
+    known: Container[object] | None = None
+
+    def joined(self, later: Told) -> Told:
+        """What holds for a look between the two."""
+        return Told(
+            hidden=self.hidden | later.hidden,
+            adding=self.adding | later.adding,
+            known=later.known,
+        )
+
+    def counts(self, config: Config) -> bool:
+        """Whether a configuration of ours is pods'. One that is still being made is not. One that
+        was usable before is, whatever its state: while a NIC is changed, or when that has failed,
+        ARM may say so of all its configurations, and what they carry stays theirs."""
+        if config.carries is None or config.key in self.hidden:
+            return False
+        if config.is_usable:
+            return True
+        return config.key not in self.adding and (
+            self.known is None or config.carries in self.known
+        )
+
+
+NOTHING_TOLD = Told()
+
+
 def nic(
     raw: Body,
     *,
     blocks: Container[str] = frozenset(),
-    hidden: Container[str] = frozenset(),
+    told: Told = NOTHING_TOLD,
     etag: str = "",
 ) -> NicShape:
     """A NIC of a VM, or the view of an instance's; `blocks` are the names, in lower case, that the
-    instance's model says are blocks, `hidden` those that nobody may be told of
-    (`writer.Writer.hidden`).
-
-    Of ours only what is usable counts: a configuration that is still being made has no address, or
-    one that no traffic passes to yet.
+    instance's model says are blocks.
     """
     properties = raw["properties"]
     configs = configs_of(raw, blocks=blocks)
-    pods = {c.key for c in configs if _is_pods(c) and c.key not in hidden}
+    pods = {c.key for c in configs if _is_pods(c) and c.key not in told.hidden}
     primary = next(c for c in configs if c.is_primary)
     if not isinstance(primary.carries, IPv4Address):
         raise ValueError(f"the primary ipConfiguration {primary.name!r} has no IPv4 address")
-    ours = [c for c in configs if c.key in pods and c.is_usable and _has_known_size(c)]
+    ours = [c for c in configs if c.key in pods and told.counts(c) and _has_known_size(c)]
     return NicShape(
         eni_id=_eni_id(raw),
         mac=mac_of(properties["macAddress"]),
@@ -174,9 +207,9 @@ def joined(
     views: Iterable[Body],
     instance: Body,
     *,
-    hidden: Callable[[EniId], Container[str]] = lambda _: frozenset(),
+    told: Callable[[EniId], Told] = lambda _: NOTHING_TOLD,
 ) -> tuple[NicShape, ...]:
-    """The NICs of an instance as views, with what their names mean in its model; `hidden` by NIC.
+    """The NICs of an instance as views, with what their names mean in its model; `told` by NIC.
 
     A configuration of ours that the model no longer has is being removed, and left out: what it was
     cannot be told, and it is no pod's any more.
@@ -186,7 +219,7 @@ def joined(
         nic(
             _only(view, modelled.get(key_of(view), frozenset())),
             blocks=blocks.get(key_of(view), frozenset()),
-            hidden=hidden(_eni_id(view)),
+            told=told(_eni_id(view)),
         )
         for view in views
     )

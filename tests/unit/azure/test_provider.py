@@ -304,6 +304,15 @@ def test_what_a_write_is_removing_is_not_shown(
     assert made.provider.snapshot().enis[0].addresses == ()
 
 
+def test_addresses_stay_while_their_nic_is_changed(tmp_path: Path) -> None:
+    made = on_vm(tmp_path, config("ipamd-1", "10.0.0.9"))
+    made.provider.snapshot()
+    busy = {"provisioningState": "Updating"}
+    changed = nic(config("ipamd-1", "10.0.0.9", **busy), config("ipamd-2", "10.0.0.10", **busy))
+    made.put(NIC, changed)
+    assert made.provider.snapshot().enis[0].addresses == (IPv4Address("10.0.0.9"),)
+
+
 def test_a_subnet_without_the_right_to_read_it_has_imdss_network(tmp_path: Path) -> None:
     made = on_vm(tmp_path)
     made.put(SUBNET, refused(403, "AuthorizationFailed"))

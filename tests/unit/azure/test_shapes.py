@@ -15,7 +15,7 @@ from providers.azure import shapes
 from providers.azure.imds import ShownInterface
 from providers.azure.pipeline import understood
 from providers.azure.purse import Api
-from providers.azure.shapes import NicShape, SubnetFacts
+from providers.azure.shapes import NicShape, SubnetFacts, Told
 from tests.unit.azure.arm_fakes import (
     INSTANCE,
     NIC,
@@ -30,6 +30,7 @@ from tests.unit.azure.arm_fakes import (
 
 FACTS = SubnetFacts(subnet_id=SubnetId(SUBNET.lower()), cidrs=(IPv4Network("10.0.0.0/24"),))
 OURS = "ipamd-00000001"
+NOT_KNOWN = frozenset[object]()
 BLOCK = IPv4Network("10.0.0.32/28")
 
 
@@ -73,15 +74,49 @@ def test_a_block_is_read_in_each_of_its_forms(carried: Json) -> None:
     ],
 )
 def test_what_no_pod_may_use_is_left_out(carried: Json) -> None:
-    shape = shapes.nic(nic(carried))
+    shape = shapes.nic(nic(carried), told=Told(known=NOT_KNOWN))
     assert (shape.addresses, shape.blocks) == ((), ())
 
 
 def test_what_is_hidden_is_left_out_whatever_its_case() -> None:
     raw = nic(config("IPAMD-00000001", "10.0.0.9"), config("ipamd-2", "10.0.0.10"))
-    shape = shapes.nic(raw, hidden={"ipamd-00000001"})
+    shape = shapes.nic(raw, told=Told(hidden=frozenset({OURS})))
     assert shape.addresses == v4("10.0.0.10")
     assert IPv4Address("10.0.0.9") in shape.foreign
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "is_shown"),
+    [
+        pytest.param("Updating", Told(known=v4("10.0.0.9")), True, id="was usable before"),
+        pytest.param("Failed", Told(known=v4("10.0.0.9")), True, id="was, and a change failed"),
+        pytest.param("Updating", Told(known=NOT_KNOWN), False, id="is being made"),
+        pytest.param("Failed", Told(known=NOT_KNOWN), False, id="could not be made"),
+        pytest.param("Updating", Told(), True, id="the first look, and no write of ours adds it"),
+        pytest.param("Updating", Told(adding=frozenset({OURS})), False, id="a write adds it"),
+        pytest.param(
+            "Succeeded", Told(adding=frozenset({OURS})), True, id="a write has just added it"
+        ),
+        pytest.param(
+            "Updating",
+            Told(known=v4("10.0.0.9"), adding=frozenset({OURS})),
+            False,
+            id="a write adds what was somebody's before",
+        ),
+        pytest.param(
+            "Updating",
+            Told(known=v4("10.0.0.9"), hidden=frozenset({OURS})),
+            False,
+            id="a write removes it",
+        ),
+    ],
+)
+def test_an_address_that_was_usable_stays_while_its_nic_is_changed(
+    state: str, told: Told, is_shown: bool
+) -> None:
+    raw = nic(config(OURS, "10.0.0.9", provisioningState=state))
+    raw["properties"]["provisioningState"] = state
+    assert shapes.nic(raw, told=told).addresses == (v4("10.0.0.9") if is_shown else ())
 
 
 def test_the_primary_configuration_is_never_a_pods_even_with_our_name() -> None:
@@ -181,16 +216,24 @@ def test_what_the_model_has_no_more_is_on_its_way_out() -> None:
     assert (shape.addresses, shape.blocks) == ((), ())
 
 
-def test_what_is_hidden_is_asked_by_nic() -> None:
+def test_what_is_told_is_asked_by_nic() -> None:
     asked: list[EniId] = []
 
-    def hidden(eni_id: EniId) -> frozenset[str]:
+    def told(eni_id: EniId) -> Told:
         asked.append(eni_id)
-        return frozenset({OURS})
+        return Told(hidden=frozenset({OURS}))
 
     raw = [view(config(OURS, "10.0.0.9"))]
-    (shape,) = shapes.joined(raw, model(model_config(OURS)), hidden=hidden)
+    (shape,) = shapes.joined(raw, model(model_config(OURS)), told=told)
     assert (shape.addresses, asked) == ((), [shape.eni_id])
+
+
+def test_what_is_told_before_and_after_a_look_holds_for_it() -> None:
+    before = Told(hidden=frozenset("a"), adding=frozenset("b"), known=NOT_KNOWN)
+    after = Told(hidden=frozenset("c"), adding=frozenset("d"), known=v4("10.0.0.9"))
+    assert before.joined(after) == Told(
+        hidden=frozenset("ac"), adding=frozenset("bd"), known=v4("10.0.0.9")
+    )
 
 
 def test_the_primary_nic_of_a_machine_comes_first() -> None:
