@@ -8,6 +8,7 @@ ever made for an endpoint without TLS.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -68,6 +69,9 @@ def default_credential(client_id: str) -> Any:
     """The credential of this machine: of the workload identity where its webhook has set
     AZURE_FEDERATED_TOKEN_FILE, else of the managed identity (`client_id` "": the system-assigned
     one). Denied where the environment names half an identity."""
+    # What they would say on stderr, each refused token on several lines, is in our errors.
+    for name in ("azure", "msal"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     # Late, because it loads MSAL: what needs no token (a tool, a test) does without.
     from azure.core.pipeline.transport import RequestsTransport
     from azure.identity import ManagedIdentityCredential, WorkloadIdentityCredential
