@@ -191,9 +191,11 @@ def serving(lab: AzureLab, directory: Path) -> Iterator[Doors]:
     )
     for door in doors:
         door.open()
+    arm_url = f"https://127.0.0.1:{arm_port}"
+    lab.world.tokens.issuer.audiences.add(arm_url)  # whom clients ask a token for
     try:
         yield Doors(
-            arm_url=f"https://127.0.0.1:{arm_port}",
+            arm_url=arm_url,
             imds_url=f"http://127.0.0.1:{imds_port}",
             ca_path=files.ca_path,
         )
