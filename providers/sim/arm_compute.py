@@ -14,6 +14,18 @@ from typing import Any
 
 from providers.sim import arm_requests
 from providers.sim.arm import Arm
+from providers.sim.arm_compute_answers import (
+    GROUP,
+    VM,
+    VMS,
+    accepted,
+    check_etag,
+    etag_headers,
+    has_etags,
+    id_of,
+    operation_headers,
+    rows_answer,
+)
 from providers.sim.arm_compute_records import Power, Vm
 from providers.sim.arm_compute_sizes import DEFAULT_SIZE, NETWORK_INTERFACES, check_nics, sku
 from providers.sim.arm_compute_state import ComputeState
@@ -22,16 +34,11 @@ from providers.sim.arm_errors import (
     JsonObject,
     bad_request,
     no_reference,
-    precondition_failed,
 )
 from providers.sim.arm_operations import Operation
 from providers.sim.arm_requests import ArmRequest
-from providers.sim.arm_scale_sets import GROUP, has_etags, operation_headers
 from providers.sim.arm_state import LOCATION
 from providers.sim.http_door import Answer
-
-_VMS = f"{GROUP}/Microsoft.Compute/virtualMachines"
-_VM = f"{_VMS}/{{vm}}"
 
 
 def add_routes(arm: Arm, state: ComputeState) -> None:
@@ -39,12 +46,12 @@ def add_routes(arm: Arm, state: ComputeState) -> None:
     handlers = _Handlers(state)
     skus = "/subscriptions/{sub}/providers/Microsoft.Compute/skus"
     for method, template, handler, name in (
-        ("GET", _VMS, handlers.list, "virtualMachines.list"),
-        ("GET", _VM, handlers.get, "virtualMachines.get"),
-        ("PUT", _VM, handlers.put, "virtualMachines.put"),
-        ("DELETE", _VM, handlers.delete, "virtualMachines.delete"),
-        ("POST", f"{_VM}/deallocate", handlers.deallocate, "virtualMachines.deallocate"),
-        ("POST", f"{_VM}/start", handlers.start, "virtualMachines.start"),
+        ("GET", VMS, handlers.list, "virtualMachines.list"),
+        ("GET", VM, handlers.get, "virtualMachines.get"),
+        ("PUT", VM, handlers.put, "virtualMachines.put"),
+        ("DELETE", VM, handlers.delete, "virtualMachines.delete"),
+        ("POST", f"{VM}/deallocate", handlers.deallocate, "virtualMachines.deallocate"),
+        ("POST", f"{VM}/start", handlers.start, "virtualMachines.start"),
         ("GET", skus, handlers.skus, "skus.list"),
     ):
         arm.route(method, template, handler, name)
@@ -108,10 +115,9 @@ class _Handlers:
 
     def list(self, request: ArmRequest) -> Answer:
         """The VMs of a resource group."""
-        inside = f"{GROUP.format(**request.params)}/".lower()
+        inside = f"{id_of(GROUP, request)}/".lower()
         vms = [vm for vm in self._state.vms.values() if vm.key.startswith(inside)]
-        rows = [shown(self._state, vm, request.api_version) for vm in vms]
-        return arm_requests.answer(200, {"value": rows})
+        return rows_answer([shown(self._state, vm, request.api_version) for vm in vms])
 
     def get(self, request: ArmRequest) -> Answer:
         """One VM; with expand=instanceView also whether it runs."""
@@ -119,7 +125,8 @@ class _Handlers:
         document = shown(self._state, vm, request.api_version)
         if request.query.get("$expand") == "instanceView":
             document["properties"]["instanceView"] = _instance_view(vm)
-        return arm_requests.answer(200, document, self._etag(request, vm))
+        headers = etag_headers(self._state, request, vm.etag)
+        return arm_requests.answer(200, document, headers)
 
     def put(self, request: ArmRequest) -> Answer:
         """Make a VM of NICs that exist, or change one: tags, size, and NICs if it does not run."""
@@ -132,19 +139,20 @@ class _Handlers:
             vm = self._made(request.path, asked, body)
             status = 201
         else:
-            self._check_etag(request, before)
+            check_etag(state, request, before.etag)
             vm = self._changed(before, asked, body)
             status = 200
         operation = self._operation(vm)
-        headers = operation_headers(state, request, operation) | self._etag(request, vm)
+        headers = operation_headers(state, request, operation) | etag_headers(
+            state, request, vm.etag
+        )
         return arm_requests.answer(status, shown(state, vm, request.api_version), headers)
 
     def delete(self, request: ArmRequest) -> Answer:
         """Delete a VM; its NICs stay, detached."""
         vm = self._state.vm(request.path)
         self._state.drop(vm.key)
-        headers = operation_headers(self._state, request, self._operation(vm))
-        return arm_requests.answer(202, None, headers)
+        return accepted(self._state, request, self._operation(vm))
 
     def deallocate(self, request: ArmRequest) -> Answer:
         """Stop a VM so that its NICs can come and go."""
@@ -156,8 +164,7 @@ class _Handlers:
 
     def skus(self, _request: ArmRequest) -> Answer:
         """Every size with its capabilities; $filter is not looked at: there is one location."""
-        rows = [sku(size, LOCATION) for size in NETWORK_INTERFACES]
-        return arm_requests.answer(200, {"value": rows})
+        return rows_answer([sku(size, LOCATION) for size in NETWORK_INTERFACES])
 
     def _made(self, vm_id: str, nic_ids: Sequence[str], body: JsonObject) -> Vm:
         properties = body.get("properties", {})
@@ -203,19 +210,10 @@ class _Handlers:
         if nic.vm_id and nic.vm_id.lower() != vm_id.lower():
             raise bad_request("NicInUse", f"Network Interface {nic_id} is used by {nic.vm_id}.")
 
-    def _check_etag(self, request: ArmRequest, vm: Vm) -> None:
-        asked = request.headers.get("if-match", "")
-        if asked and has_etags(self._state, request.api_version) and asked not in ("*", vm.etag):
-            raise precondition_failed(vm.etag)
-
-    def _etag(self, request: ArmRequest, vm: Vm) -> dict[str, str]:
-        return {"ETag": vm.etag} if has_etags(self._state, request.api_version) else {}
-
     def _switch(self, request: ArmRequest, power: Power) -> Answer:
         vm = replace(self._state.vm(request.path.rpartition("/")[0]), power=power)
         self._state.put(vm)
-        headers = operation_headers(self._state, request, self._operation(vm))
-        return arm_requests.answer(202, None, headers)
+        return accepted(self._state, request, self._operation(vm))
 
     def _operation(self, vm: Vm) -> Operation:
         """One that is over: what changes a VM here is no matter of time."""

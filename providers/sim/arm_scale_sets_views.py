@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from providers.sim import arm_nic_shapes, arm_requests
 from providers.sim.arm import Arm
+from providers.sim.arm_compute_answers import INSTANCE, SET, id_of
 from providers.sim.arm_compute_state import ComputeState
 from providers.sim.arm_errors import no_parent, no_resource
 from providers.sim.arm_network import listed, nic_answer
 from providers.sim.arm_records import Nic
 from providers.sim.arm_requests import ArmRequest
-from providers.sim.arm_scale_sets import INSTANCE, SET
 from providers.sim.http_door import Answer
 
 _NIC = f"{INSTANCE}/networkInterfaces/{{nic}}"
@@ -40,7 +40,7 @@ class _Views:
     def of_set(self, request: ArmRequest) -> Answer:
         """The NICs of all instances."""
         self._check_version(request)
-        scale_set = self._state.scale_set(SET.format(**request.params))
+        scale_set = self._state.scale_set(id_of(SET, request))
         nics = [
             nic
             for instance in self._state.instances_of(scale_set)
@@ -51,7 +51,7 @@ class _Views:
     def of_instance(self, request: ArmRequest) -> Answer:
         """The NICs of one instance, the primary one first."""
         self._check_version(request)
-        instance_id = INSTANCE.format(**request.params)
+        instance_id = id_of(INSTANCE, request)
         if instance_id.lower() not in self._state.instances:
             raise no_parent(request.path)
         return self._listed(self._state.arm.attached_to(instance_id), request)
@@ -77,7 +77,7 @@ class _Views:
 
     def _nic(self, request: ArmRequest) -> Nic:
         self._check_version(request)
-        return self._state.arm.nic(_NIC.format(**request.params))
+        return self._state.arm.nic(id_of(_NIC, request))
 
     def _listed(self, nics: list[Nic], request: ArmRequest) -> Answer:
         arm, version = self._state.arm, request.api_version

@@ -26,6 +26,7 @@ from providers.sim import (
     arm_nics,
     arm_scale_sets,
     arm_scale_sets_model,
+    arm_scale_sets_requests,
     arm_scale_sets_views,
     arm_status,
 )
@@ -100,7 +101,7 @@ class AzureWorld:
         arm_network.add_routes(self.arm)
         arm_status.add_routes(self.arm)
         arm_compute.add_routes(self.arm, self.compute)
-        arm_scale_sets.add_routes(self.arm, self.compute)
+        arm_scale_sets_requests.add_routes(self.arm, self.compute)
         arm_scale_sets_views.add_routes(self.arm, self.compute)
         self.arm.throttles.append(self._throttle)
         self.arm.on_reset.append(self._forget)
