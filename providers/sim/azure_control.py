@@ -11,16 +11,14 @@ Errors are ARM's own or ValueError; `control` turns them into the client's Contr
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from providers.sim.arm_compute_records import Instance, Vm
 from providers.sim.arm_compute_sizes import DEFAULT_SIZE
 from providers.sim.arm_faults import Applies
-from providers.sim.arm_records import Nic
 from providers.sim.azure_control_faults import fault_of, machine_pattern
+from providers.sim.azure_control_rows import eni_row, machine_row, plain, subnet_row, typed
 from providers.sim.azure_imds import AzureImdsFault, AzureImdsFaultKind
 from providers.sim.azure_world import AzureWorld
 from providers.sim.model import Fabric
@@ -126,7 +124,7 @@ class AzureControlCalls:
             case _:
                 raise ValueError(f"a machine's kind is vm or scale-set, not {kind}")
         with world.state.lock:
-            rows = [self._eni_row(nic) for nic in world.state.attached_to(machine_id)]
+            rows = [eni_row(world.state, nic) for nic in world.state.attached_to(machine_id)]
             primary = world.state.attached_to(machine_id)[0].primary
             cidr = world.state.subnet(primary.subnet_key).cidr
         return {
@@ -298,19 +296,9 @@ class AzureControlCalls:
             world.settle()
             state = world.state
             return {
-                "enis": [self._eni_row(nic) for nic in state.nics.values()],
-                "machines": [_machine_row(one) for one in world.compute.machines()],
-                "subnets": [
-                    {
-                        "subnet_id": one.subnet_id,
-                        "cidr": str(one.cidr),
-                        "cidr_v6": "",
-                        "free": one.pool.free_count,
-                        "free_blocks": one.pool.free_blocks(),
-                        "tenants": len(state.tenants.get(one.key, ())),
-                    }
-                    for one in state.subnets.values()
-                ],
+                "enis": [eni_row(world.state, nic) for nic in state.nics.values()],
+                "machines": [machine_row(one) for one in world.compute.machines()],
+                "subnets": [subnet_row(state, one) for one in state.subnets.values()],
                 "delays": self._delays(),
                 "fabric_failures": list(state.fabric_failures),
             }
@@ -326,15 +314,15 @@ class AzureControlCalls:
         Enums are given by their value. Returns all of them, as they are then.
         """
         world = self._world
-        world.set_behaviour(**_typed(world.state.behaviour, network or {}))
-        world.set_compute_behaviour(**_typed(world.compute.behaviour, compute or {}))
+        world.set_behaviour(**typed(world.state.behaviour, network or {}))
+        world.set_compute_behaviour(**typed(world.compute.behaviour, compute or {}))
         settings = world.imds.settings
-        for name, value in _typed(settings, imds or {}).items():
+        for name, value in typed(settings, imds or {}).items():
             setattr(settings, name, value)
         return {
-            "network": _plain(world.state.behaviour),
-            "compute": _plain(world.compute.behaviour),
-            "imds": _plain(settings) | {"faults": len(settings.faults)},
+            "network": plain(world.state.behaviour),
+            "compute": plain(world.compute.behaviour),
+            "imds": plain(settings) | {"faults": len(settings.faults)},
         }
 
     def out_of_band(self, eni_id: str, change: str, value: str = "") -> None:
@@ -399,67 +387,3 @@ class AzureControlCalls:
         if self._fabric is None:
             raise ValueError("this emulator runs without a fabric")
         return self._fabric
-
-    def _eni_row(self, nic: Nic) -> dict[str, Any]:
-        """EC2's row of an ENI; "configs" and "state" are Azure's own."""
-        properties = nic.document.get("properties", {})
-        return {
-            "eni_id": nic.nic_id,
-            "mac": nic.mac.lower().replace("-", ":"),
-            "subnet_id": self._world.state.subnet(nic.primary.subnet_key).subnet_id,
-            "status": "attached" if nic.vm_id else "available",
-            "instance_id": nic.vm_id,
-            "device_index": nic.device_index if nic.vm_id else -1,
-            "deletes_on_termination": nic.is_of_scale_set,
-            "has_source_check": not properties.get("enableIPForwarding", False),
-            "interface_type": "interface",
-            "network_card": 0 if nic.vm_id else -1,
-            "addresses": [str(one.address) for one in nic.configs if not one.is_block],
-            "prefixes": [str(one.cidr) for one in nic.configs if one.is_block],
-            "addresses_v6": [],
-            "prefixes_v6": [],
-            "state": nic.state.value,
-            "configs": [
-                {
-                    "name": one.name,
-                    "cidr": str(one.cidr),
-                    "is_primary": one.is_primary,
-                    "state": one.state.value,
-                }
-                for one in nic.configs
-            ],
-        }
-
-
-def _machine_row(machine: Vm | Instance) -> dict[str, Any]:
-    """EC2's row of a machine; "kind", "scale_set" and "state" are Azure's own."""
-    is_vm = isinstance(machine, Vm)
-    scale_set = machine.scale_set_id if isinstance(machine, Vm) else machine.set_id
-    return {
-        "instance_id": machine.vm_id if isinstance(machine, Vm) else machine.instance_id,
-        "name": machine.name,
-        "instance_type": machine.size,
-        "netns_path": machine.netns_path,
-        "kind": "vm" if is_vm else "scale-set",
-        "scale_set": scale_set.rsplit("/", 1)[-1],
-        "state": machine.state.value,
-    }
-
-
-def _typed(current: object, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as the fields of a dataclass take them; ValueError for a field it has not."""
-    assert is_dataclass(current)
-    known = {one.name for one in fields(current)} - {"faults"}
-    if strange := set(values) - known:
-        raise ValueError(f"no option {min(strange)}; there are {', '.join(sorted(known))}")
-    return {
-        name: type(had)(value) if isinstance(had := getattr(current, name), enum.Enum) else value
-        for name, value in values.items()
-    }
-
-
-def _plain(current: Any) -> dict[str, Any]:
-    return {
-        name: value.value if isinstance(value, enum.Enum) else value
-        for name, value in asdict(current).items()
-    }
