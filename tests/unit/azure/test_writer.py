@@ -421,6 +421,21 @@ def test_what_a_failed_operation_left_is_tried_again_when_it_is_asked_for(scene:
     assert scene.writer.hidden(scene.eni_id) == frozenset()
 
 
+def test_what_a_failed_operation_left_makes_room_for_what_comes(scene: Scene) -> None:
+    scene.arm.cidr = IPv4Network("10.0.0.0/22")
+    scene.arm.failing = [("SomethingElse", "none")]
+    with pytest.raises(CloudError):
+        scene.add(200)
+    assert len(scene.add(100, token="t2")) == 100
+
+
+def test_what_a_failed_operation_applied_may_show_late(instance: Scene) -> None:
+    late = [instance.arm.instance_nics(INSTANCE)] * 2
+    instance.arm.shown = lambda views: late.pop() if late else views
+    instance.arm.failing = [("SomethingElse", "all")]
+    assert len(instance.add(1)) == 1
+
+
 def test_a_removal_that_failed_without_effect_is_refused(nic: Scene) -> None:
     (address,) = nic.add(1)
     nic.arm.faults["put_nic"] = [CloudError("locked model", code="OperationNotAllowed")]

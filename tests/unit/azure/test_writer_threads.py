@@ -26,6 +26,7 @@ class Crowd:
     def __init__(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         self._scene = scene
         self._asked = 0
+        self.later: list[Future[AddressOutcome]] = []
         self._changed = threading.Condition()
         ask = Lane.ask
 
@@ -45,7 +46,7 @@ class Crowd:
         """What each is told; all but the first come during the pause number `at`."""
         writer, scene, before = self._scene.writer, self._scene, self._asked
         with ThreadPoolExecutor(len(changes)) as pool:
-            told: list[Future[AddressOutcome]] = []
+            told = self.later = []
 
             def come() -> None:
                 for number, change in enumerate(changes[1:], 2):
@@ -144,6 +145,21 @@ def test_a_removal_is_not_held_up_by_a_growth_that_cannot_be_had(
     assert added(told[1]) == []
     assert len(added(told[2])) == 1
     assert scene.arm.collisions == 0
+
+
+def test_a_removal_is_told_before_the_growth_beside_it_is_tried_again(
+    scene: Scene, crowd: Crowd
+) -> None:
+    (old,) = scene.add(1, token="before")
+    full = SubnetExhausted("full", code="SubnetIsFull")
+
+    def removed_first() -> None:
+        assert added(_result(crowd.later[0])) == []
+
+    scene.arm.faults[scene.put] = [full, lambda: None, removed_first]
+    told = crowd.all({"add": 1}, {"remove": (old,), "token": "t2"})
+    assert len(added(told[0])) == 1
+    assert scene.arm.puts == 4
 
 
 def test_a_growth_that_fails_late_does_not_hold_up_a_removal(scene: Scene, crowd: Crowd) -> None:
