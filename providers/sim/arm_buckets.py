@@ -50,11 +50,12 @@ class ComputePolicy:
     per_subscription: BucketSize | None
 
 
-_SET = r"/virtualmachinescalesets/(?P<set>[^/]+)"
-_INSTANCE = _SET + r"/virtualmachines/(?P<instance>[^/]+)"
-_VM = r"/virtualmachines/(?P<vm>[^/]+)"
+_SET = r"(?P<resource>/virtualmachinescalesets/[^/]+)"
+_INSTANCE = r"(?P<resource>/virtualmachinescalesets/[^/]+/virtualmachines/[^/]+)"
+_VM = r"(?P<resource>/virtualmachines/[^/]+)"
 
-# (methods, path below the provider, policy); the first that fits counts.
+# (methods, path below the provider, policy); the first that fits counts. What follows the resource
+# is something that is done to it, and spends from its bucket.
 _COMPUTE: tuple[tuple[frozenset[str], re.Pattern[str], ComputePolicy], ...] = tuple(
     (
         frozenset(methods.split()),
@@ -64,7 +65,7 @@ _COMPUTE: tuple[tuple[frozenset[str], re.Pattern[str], ComputePolicy], ...] = tu
     for methods, path, name, resource, subscription in (
         (
             "GET",
-            r"/locations/[^/]+/operations/[^/]+",
+            r"(?P<resource>/locations/[^/]+/operations/[^/]+)",
             "GetOperation",
             _a_minute(15, 45),
             _a_minute(5_000, 15_000),
@@ -193,19 +194,17 @@ def _network(method: str, spender: Spender) -> Charge:
 
 
 def _compute(method: str, below: str, path: str, spender: Spender) -> tuple[Charge, ...]:
-    policy = next(
-        (
-            policy
-            for methods, shape, policy in _COMPUTE
-            if method in methods and shape.fullmatch(below)
-        ),
-        None,
+    fits = (
+        (policy, found)
+        for methods, shape, policy in _COMPUTE
+        if method in methods and (found := shape.fullmatch(below))
     )
-    if policy is None:
+    policy, found = next(fits, (None, None))
+    if policy is None or found is None:
         return ()
-    resource = path.lower().rstrip("/")
+    group = path.lower().rpartition("/providers/")[0]
     asked = (
-        ("PerResource", policy.per_resource, resource),
+        ("PerResource", policy.per_resource, group + found.groupdict().get("resource", "")),
         ("PerSubscription", policy.per_subscription, f"{spender.subscription} {spender.region}"),
     )
     return tuple(

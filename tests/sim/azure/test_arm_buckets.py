@@ -66,6 +66,12 @@ def test_instances_have_buckets_of_their_own_whatever_the_case_of_their_path() -
     assert passed(buckets, "PUT", f"{SET}/virtualMachines/4", 12, now=0) == 12
 
 
+def test_what_is_done_to_an_instance_spends_from_the_bucket_of_its_writes() -> None:
+    buckets = ArmBuckets()
+    assert passed(buckets, "POST", f"{INSTANCE}/reimage", 5, now=0) == 5
+    assert passed(buckets, "PUT", INSTANCE, 12, now=0) == 7
+
+
 def test_the_front_door_is_kept_apart_by_principal_and_class_of_operation() -> None:
     buckets = ArmBuckets()
     assert passed(buckets, "PUT", NIC, 300, now=0) == 200

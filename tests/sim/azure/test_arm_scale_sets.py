@@ -302,6 +302,20 @@ def test_an_instance_that_is_reset_has_the_sets_model_again(
     assert lab.model(node)["properties"]["latestModelApplied"] is True
 
 
+def test_a_reimage_that_fails_leaves_the_instance_failed_with_its_addresses(
+    lab: AzureLab, node: Instance
+) -> None:
+    lab.write_model(node, config("a"))
+    lab.advance(SLOW)
+    lab.world.arm.faults.add("POST", "*/reimage", ArmFaultKind.OPERATION_FAILS, code="Broken")
+    accepted = lab.call("POST", f"{node.instance_id}/reimage")
+    lab.advance(SLOW)
+    failed = lab.follow(accepted.headers["azure-asyncoperation"]).body
+    assert (failed["status"], failed["error"]["code"]) == ("Failed", "Broken")
+    assert list(lab.view(node).addresses) == ["ipconfig1", "a"]
+    assert lab.model(node)["properties"]["provisioningState"] == "Failed"
+
+
 def test_a_deleted_instance_is_not_found_and_its_addresses_are_free(
     lab: AzureLab, node: Instance
 ) -> None:
