@@ -74,7 +74,12 @@ SCRIPTS = {
     "aws": _script(
         Ec2Side,
         demo_ec2_modes.MODES,
-        (*demo_steps.STEPS, *demo_kinds.STEPS, *demo_break.CUTTING, *demo_break.STATUSES),
+        (
+            *demo_steps.STEPS,
+            *demo_kinds.STEPS,
+            *demo_break.cutting(demo_break.CUT),
+            *demo_break.STATUSES,
+        ),
         (*demo_end.DOWN, *demo_end.GONE),
     ),
     "azure": _script(
@@ -82,9 +87,10 @@ SCRIPTS = {
         demo_azure_modes.MODES,
         (
             *demo_steps.STEPS,
-            *demo_azure.PODS,
             *demo_kinds.STEPS,
-            *demo_break.CUTTING,
+            *demo_azure.PODS,
+            *demo_break.SPOOFING,
+            *demo_break.cutting(demo_break.CUT_OFF),
             *demo_kill.STEPS,
             *demo_break.STATUSES,
         ),

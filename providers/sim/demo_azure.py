@@ -12,11 +12,10 @@ from providers.sim.demo_arm import Arm, Document
 from providers.sim.demo_http import http as ask
 from providers.sim.demo_looks import key, short
 from providers.sim.demo_run import CheckFailed, Seen, Step
-from providers.sim.demo_steps import AGREE
+from providers.sim.demo_steps import AGREE, one_on_each_eni
 from providers.sim.demo_world import (
     DemoWorld,
     Look,
-    Placement,
     Words,
     at_once,
     identity_of,
@@ -139,7 +138,7 @@ def ask_platform(world: DemoWorld) -> Seen:
     Both answer a machine's primary address alone. The port of the wireserver that is no pod's
     business shows it: there a pod comes with its own address, and gets no answer.
     """
-    askers = _one_on_each_eni(world)
+    askers = one_on_each_eni(world)
     machines = {node.name: str(_in(node, demo_arm.own_machine)["name"]) for node in world.nodes}
     for one in askers:
         far = next(node for node in world.nodes if node.name != one.node)
@@ -159,11 +158,6 @@ def ask_platform(world: DemoWorld) -> Seen:
         text=f"{where}: {WIRESERVER}:53 knows the other node, 169.254.169.254:80 the own one; both"
         f" answer a node's own address alone. {WIRESERVER}:80 saw the pod and said nothing."
     )
-
-
-def _one_on_each_eni(world: DemoWorld) -> tuple[Placement, ...]:
-    first = {(one.node, one.eni_id): one for one in reversed(world.placements)}
-    return tuple(sorted(first.values(), key=lambda one: (one.node, one.eni_link)))
 
 
 def _wireserver_answers() -> bool:

@@ -5,7 +5,8 @@ A VPC drops a packet that leaves by an ENI which does not have its source addres
 rules can be missed, one in each direction. Without the one that sends the packets of a secondary
 ENI's pods to that ENI's own route table they leave by the primary ENI. Without the one that leads
 to the pods' routes, which pods on the primary ENI need, what comes for them is sent out again, with
-the source of whoever sent it. vpc-cnid would put a rule back, so it is stopped (SIGSTOP) meanwhile.
+the source of whoever sent it (by IPv6; by IPv4 the node asks for the pod by ARP on its own wire,
+and nobody answers). vpc-cnid would put a rule back, so it is stopped (SIGSTOP) meanwhile.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from providers.sim import demo_looks, ping
+from providers.sim import demo_looks, netns, ping
 from providers.sim.demo_looks import NodeKernel, RoutingRule, short
 from providers.sim.demo_run import CheckFailed, Seen, Step
 from providers.sim.demo_steps import (
@@ -27,11 +29,20 @@ from providers.sim.demo_steps import (
     router_probe,
     wait_until_none,
 )
-from providers.sim.demo_world import DemoWorld, Placement, identity_of, refuse_any, router_of
+from providers.sim.demo_world import (
+    DemoWorld,
+    Placement,
+    at_once,
+    identity_of,
+    refuse_any,
+    router_of,
+)
 from providers.sim.lab_node import Node
 from providers.sim.ping import Probe
 
 CUT = "without a routing rule a pod's packets are dropped by the {vpc}"
+CUT_OFF = "without a routing rule a pod is cut off"
+SPOOFED = "a packet from an address that is not the {eni}'s is dropped by the {vpc}"
 REPAIR = "vpc-cnid puts the rule back and the pod is reachable again"
 STATUS = "ipamctl status says that both nodes are well"
 
@@ -56,28 +67,71 @@ def cut_off(world: DemoWorld) -> Seen:
         raise CheckFailed(f"{victim.name} still gets answers: {lost}")
     if kept == [None]:
         raise CheckFailed(f"{name} is cut off as well")
-    primary = identity_of(node).eni_id
-    sources = {victim.address} if not victim.is_primary else {probe.target for probe in probes}
-    packets = sum(
-        row["packets"]
-        for row in dropped
-        if (row["eni_id"], row["kind"]) == (primary, "ip") and row["source"] in sources
-    )
-    if packets < len(lost):
-        raise CheckFailed(
-            f"{len(lost)} packets of {victim.address} did not come through: {dropped}"
-        )
-    if victim.is_primary:
-        fate = (
-            f"that had come for pods and were sent out again by {short(primary)}, with the sources"
-        )
-    else:
-        fate = f"of {short(victim.eni_id)} that left by {short(primary)} (primary) with the source"
     return Seen(
         text=f"{victim.name} on {victim.node} got 0 of {len(lost)} answers, {name} still 1 of 1."
-        f" The {world.words.vpc} dropped {packets} packets {fate} {' and '.join(sorted(sources))}."
-        " vpc-cnid was held (SIGSTOP) meanwhile."
+        f" {_fate(world, victim, probes, dropped)} vpc-cnid was held (SIGSTOP) meanwhile."
     )
+
+
+def _fate(
+    world: DemoWorld, victim: Placement, probes: list[Probe], dropped: list[dict[str, Any]]
+) -> str:
+    """What became of the packets, in a sentence. CheckFailed if the VPC should have dropped them
+    and has not."""
+    if victim.is_primary and not world.mode.is_v6:
+        return "The node had no way to it for what came back."
+    primary = identity_of(world.lab.nodes[victim.node]).eni_id
+    sources = {probe.target for probe in probes} if victim.is_primary else {victim.address}
+    packets = _packets(dropped, primary, sources)
+    if packets < len(probes):
+        raise CheckFailed(
+            f"{len(probes)} packets of {victim.address} did not come through: {dropped}"
+        )
+    by = short(primary)
+    if victim.is_primary:
+        what = f"that had come for pods and were sent out again by {by}, with the sources"
+    else:
+        what = f"of {short(victim.eni_id)} that left by {by} (primary) with the source"
+    whose = " and ".join(sorted(sources))
+    return f"The {world.words.vpc} dropped {packets} packets {what} {whose}."
+
+
+def _packets(dropped: list[dict[str, Any]], eni_id: str, sources: set[str]) -> int:
+    """How many packets with one of these sources were dropped as they left the ENI."""
+    return sum(
+        row["packets"]
+        for row in dropped
+        if (row["eni_id"], row["kind"]) == (eni_id, "ip") and row["source"] in sources
+    )
+
+
+def spoof(world: DemoWorld) -> Seen:
+    """Let a program on each node, and a pod, use an address of the subnet that nobody has."""
+    world.lab.control.call("reset_dropped")
+    said = at_once(lambda node: _spoof_on(world, node), world.nodes)
+    return Seen(
+        text=f"dropped and counted: {', '.join(said)}; a pod's own attempt got no answer either"
+    )
+
+
+def _spoof_on(world: DemoWorld, node: Node) -> str:
+    identity, pod = identity_of(node), placed_on(world, node)[0]
+    stolen = str(identity.subnet_cidr[-2])  # the last that a host can have
+    places = ((node.netns_path, "lo"), (pod.netns_path, "eth0"))
+    answers = at_once(lambda place: _ping_from(*place, stolen, str(identity.gateway)), places)
+    packets = _packets(world.dropped(), identity.eni_id, {stolen})
+    if answers != [None, None] or not packets:
+        raise CheckFailed(f"{node.name} used {stolen}: {answers}, dropped: {world.dropped()}")
+    return f"{packets} of {node.name} from {stolen}"
+
+
+def _ping_from(netns_path: str, link: str, source: str, target: str) -> float | None:
+    """Have an address for as long as an echo takes."""
+    netns.run_in(netns_path, ["ip", "address", "add", f"{source}/32", "dev", link])
+    try:
+        return ping.ping(netns_path, source, target, _PING_SECONDS)
+    finally:
+        netns.run_in(netns_path, ["ip", "address", "del", f"{source}/32", "dev", link])
 
 
 def _choose(world: DemoWorld) -> Placement:
@@ -180,8 +234,13 @@ def _pool(ledger: demo_looks.Ledger) -> str:
     return ", ".join(f"{count} {state}" for state, count in sorted(ledger.pool.items()) if count)
 
 
-CUTTING: tuple[Step[DemoWorld], ...] = (
-    Step(name=CUT, act=cut_off, needs=(AGREE, PING_ROUTER)),
-    Step(name=REPAIR, act=repaired, needs=(CUT,)),
-)
+def cutting(name: str) -> tuple[Step[DemoWorld], ...]:
+    """The cut and its repair: what the cut comes to depends on the ENIs that the pods are on."""
+    return (
+        Step(name=name, act=cut_off, needs=(AGREE, PING_ROUTER)),
+        Step(name=REPAIR, act=repaired, needs=(name,)),
+    )
+
+
+SPOOFING: tuple[Step[DemoWorld], ...] = (Step(name=SPOOFED, act=spoof, needs=(AGREE,)),)
 STATUSES: tuple[Step[DemoWorld], ...] = (Step(name=STATUS, act=show_status, needs=(NODES,)),)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 
-from providers.sim.demo_looks import Cloud, CloudEni, short
+from providers.sim.demo_looks import Cloud, CloudEni, counted, short
 from providers.sim.demo_run import CheckFailed, Seen, Step, Table
 from providers.sim.demo_steps import AGREE
 from providers.sim.demo_world import CloudSide, DemoWorld, Look, identity_of, refuse_any
@@ -39,7 +39,7 @@ def _addresses(world: DemoWorld, cloud: Cloud, nodes: tuple[Node, ...]) -> Seen:
     refuse_any(f"{eni.eni_id} has prefixes: {eni.prefixes}" for eni in enis if eni.prefixes)
     assigned = sum(len(_assigned(world, eni)) for eni in enis)
     return Seen(
-        text=f"{pods} pods use {assigned} secondary addresses of {len(enis)} {name}s;"
+        text=f"{pods} pods use {assigned} secondary addresses of {counted(len(enis), name)};"
         f" no {name} has a prefix"
     )
 
@@ -54,8 +54,8 @@ def _prefixes(world: DemoWorld, cloud: Cloud, nodes: tuple[Node, ...]) -> Seen:
     table = prefix_table(world, nodes, enis, _PREFIX_LENGTH)
     used = {(row[0], row[2]) for row in table.rows if row[-1] != "0"}
     return Seen(
-        text=f"{len(table.rows)} prefixes on {len(enis)} {name}s, {len(used)} of the {name}s with"
-        f" pods; no {name} has a secondary address",
+        text=f"{counted(len(table.rows), 'prefix')} on {counted(len(enis), name)}, {len(used)} of"
+        f" the {name}s with pods; no {name} has a secondary address",
         table=table,
     )
 

@@ -168,8 +168,15 @@ def key(cloud_id: str) -> str:
 
 
 def short(cloud_id: str) -> str:
-    """An id for people: the last part of one that is a path, as Azure's are."""
-    return cloud_id.rpartition("/")[2]
+    """An id for people: the last part of one that is a path, as Azure's are; an instance's is a
+    number, and stands behind the name of its scale set."""
+    *_, owner, _, last = ("", "", *cloud_id.split("/"))
+    return f"{owner}_{last}" if last.isdecimal() and owner else last
+
+
+def counted(number: int, noun: str) -> str:
+    """3 NICs, 1 NIC."""
+    return f"{number} {noun}" + ("" if number == 1 else "s" if not noun.endswith("x") else "es")
 
 
 def node_kernel(netns_path: str) -> NodeKernel:

@@ -309,6 +309,12 @@ def placed_on(world: DemoWorld, node: Node) -> tuple[Placement, ...]:
     return tuple(one for one in world.placements if one.node == node.name)
 
 
+def one_on_each_eni(world: DemoWorld) -> tuple[Placement, ...]:
+    """The first pod of each ENI that has any, by node and link."""
+    first = {(one.node, one.eni_id): one for one in reversed(world.placements)}
+    return tuple(sorted(first.values(), key=lambda one: (one.node, one.eni_link)))
+
+
 def router_probe(world: DemoWorld, node: Node, one: Placement) -> Probe:
     """Ask the router of the node's subnet from the pod."""
     return _probe(one, str(router_of(world, node)))

@@ -193,8 +193,8 @@ class DemoWorld:
 
     def dropped(self) -> list[dict[str, Any]]:
         """What the VPC dropped since it was last reset."""
-        rows: list[dict[str, Any]] = self.lab.control.call("dropped")
-        return rows
+        rows = self.lab.control.call("dropped")
+        return [{**row, "eni_id": demo_looks.key(row["eni_id"])} for row in rows]
 
     def start_pods(self, names_by_node: Sequence[tuple[str, str]]) -> None:
         """Start pods ((node, name) each), some at once; CheckFailed names each that failed."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.sim import demo, demo_arm, demo_dns, demo_kinds
+from providers.sim import demo, demo_arm, demo_dns, demo_kinds, demo_looks
 from providers.sim.azure_machines import Machine, MachineNic
 from providers.sim.demo_modes import Mode
 from providers.sim.demo_run import Seen, Step, worded
@@ -73,11 +73,39 @@ def test_azures_words_name_no_thing_of_ec2s() -> None:
     assert not {"ENI", "VPC", "EC2"} & set(words.split())
 
 
+@pytest.mark.parametrize(
+    ("cloud_id", "shown"),
+    [
+        ("eni-0123", "eni-0123"),
+        ("/subscriptions/s/providers/microsoft.network/networkinterfaces/a-nic-0", "a-nic-0"),
+        ("/g/microsoft.compute/virtualmachinescalesets/pool/virtualmachines/12", "pool_12"),
+        ("7", "7"),
+        ("", ""),
+    ],
+)
+def test_an_id_is_shown_short(cloud_id: str, shown: str) -> None:
+    assert demo_looks.short(cloud_id) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "shown"),
+    [
+        (0, "NIC", "0 NICs"),
+        (1, "NIC", "1 NIC"),
+        (1, "prefix", "1 prefix"),
+        (2, "prefix", "2 prefixes"),
+    ],
+)
+def test_things_are_counted_in_words(number: int, noun: str, shown: str) -> None:
+    assert demo_looks.counted(number, noun) == shown
+
+
 # --- DNS ------------------------------------------------------------------------------------------
 
 NODE = Machine(
     machine_id="/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/a",
     name="node-a",
+    host_name="node-a",
     scale_set="",
     vm_id="1",
     vm_size="Standard_D2s_v5",
