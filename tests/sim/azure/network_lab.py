@@ -164,6 +164,10 @@ class NetworkLab:
         row = next(row for row in rows if row["id"] == subnet)
         return row["currentValue"], row["limit"]
 
+    def free(self, subnet: str = PODS) -> int:
+        """How many addresses the subnet could still give, whatever is shown of it."""
+        return self.state.subnet(subnet).pool.free_count
+
     def attach(self, name: str = "nic1", *, index: int = 0, wired: bool = True) -> None:
         path = "/run/netns/vm1" if wired else ""
         self.state.attach(nic_id(name), VM, device_index=index, netns_path=path)

@@ -182,6 +182,12 @@ def test_a_block_of_any_other_length_is_a_400(network: NetworkLab, length: int) 
     assert refused.refusal == (400, "InvalidPrivateIPAddressPrefixLength")
 
 
+def test_an_address_may_become_a_block_under_the_same_name(network: NetworkLab) -> None:
+    network.put(primary(), config("a"))
+    assert network.put(primary(), block("a")).addresses["a"] == "10.0.1.16/28"
+    assert network.free() == 251 - 1 - 16
+
+
 def test_a_block_without_a_subnet_is_in_that_of_the_primary_one(network: NetworkLab) -> None:
     row = {"name": "b", "properties": {"privateIPAddressPrefixLength": 28}}
     assert network.put(primary(), row).addresses["b"] == "10.0.1.16/28"
@@ -344,6 +350,14 @@ def test_a_vnet_holds_65536_addresses_and_a_block_counts_one(network: NetworkLab
     assert refused.refusal == (400, "VirtualNetworkPrivateIPAddressLimitExceeded")
 
 
+def test_a_block_that_is_held_counts_as_set_too(network: NetworkLab) -> None:
+    network.set(vnet_limit=18, counts_blocks_once=False)
+    assert network.put(primary(), block("b")).status == 201
+    refused = network.put(primary(), block("b"), config("c"), config("d"))
+    assert refused.refusal == (400, "VirtualNetworkPrivateIPAddressLimitExceeded")
+    assert network.put(primary(), block("b"), config("c")).status == 200
+
+
 def test_a_block_may_count_sixteen_of_the_vnets_limit(network: NetworkLab) -> None:
     network.set(vnet_limit=16, counts_blocks_once=False)
     refused = network.put(primary(), block("b"))
@@ -384,5 +398,4 @@ def test_no_address_has_two_owners_and_the_count_is_exact(
         now = held(network)
         assert set(now.values()) <= {1}
         assert network.usage()[0] == others + now.total()
-        pool = network.state.subnet(PODS).pool
-        assert pool.free_count == 251 - others - now.total()
+        assert network.free() == 251 - others - now.total()
