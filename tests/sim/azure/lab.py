@@ -8,9 +8,10 @@
     lab.addresses(instance.instance_id)       # {"ipconfig1": "10.0.1.4", "a": "10.0.1.5"}
 
 For clients that need sockets, `serving(lab, directory)` opens ARM over TLS and the metadata service
-on loopback; `Doors.environment` is what points azure-identity and azure-mgmt-* to them. Machines
-are alone on loopback: with several of them a client has to name its own to the metadata service,
-see `Doors.imds_of`.
+on loopback; `Doors.environment` is what points azure-identity and azure-mgmt-* to them. Where there
+are several machines, name the one that the metadata service shall take its clients for:
+`serving(lab, directory, machine="vm1")`. A client that waits for an operation by asking again gets
+there in virtual time when each request takes some: `AzureLab(request_seconds=1)`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,14 @@ def block(name: str) -> Json:
 
 @dataclass(slots=True)
 class AzureLab:
-    """An `AzureWorld` with virtual time and a VNET of one /24 and one /28."""
+    """An `AzureWorld` with virtual time and a VNET of one /24 and one /28.
+
+    `request_seconds`: how much virtual time passes before each request to ARM.
+    """
 
     clock: ManualClock = field(default_factory=ManualClock)
     seed: int = 7
+    request_seconds: float = 0.0
     world: AzureWorld = field(init=False)
     vnet_id: str = field(init=False)
     subnet_id: str = field(init=False)
@@ -87,6 +92,11 @@ class AzureLab:
         self.clock.advance(seconds)
         self.world.settle()
 
+    def respond(self, call: Call) -> Answer | None:
+        """ARM, as a door asks it."""
+        self.clock.advance(self.request_seconds)
+        return self.world.respond(call)
+
     def nics(self, machine_id: str) -> list[Nic]:
         """A machine's NICs as the cloud has them, the primary one first."""
         return self.world.state.attached_to(machine_id)
@@ -117,7 +127,7 @@ class AzureLab:
             body=b"" if body is None else json.dumps(body).encode(),
             peer="127.0.0.1",
         )
-        return self.world.respond(call)
+        return self.respond(call)
 
     def call(self, method: str, path: str, body: Any = None, **more: Any) -> Reply:
         """As `answer`, for a request that is answered."""
@@ -174,20 +184,24 @@ class Doors:
             "REQUESTS_CA_BUNDLE": str(self.ca_path),
         }
 
-    def imds_of(self, machine_name: str) -> str:
-        """The metadata service as that machine sees it."""
-        return f"{self.imds_url}/instance/{machine_name}"
-
 
 @contextmanager
-def serving(lab: AzureLab, directory: Path) -> Iterator[Doors]:
-    """Serve a lab on loopback; `directory` is for the certificates."""
+def serving(lab: AzureLab, directory: Path, machine: str = "") -> Iterator[Doors]:
+    """Serve a lab on loopback; `directory` is for the certificates.
+
+    `machine`: whose metadata is served, by name or ARM id; empty: that of the only one.
+    """
+
+    def metadata(call: Call) -> Answer | None:
+        named = {**call.headers, **({"x-sim-instance": machine} if machine else {})}
+        return lab.world.imds.respond(replace(call, headers=named))
+
     files = make_authority(directory, now=datetime.now(UTC))
     arm_socket, imds_socket = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
     arm_port, imds_port = (one.getsockname()[1] for one in (arm_socket, imds_socket))
     doors = (
-        TlsDoor(arm_socket, lab.world.respond, server_context(files)),
-        Door(imds_socket, lab.world.imds.respond),
+        TlsDoor(arm_socket, lab.respond, server_context(files)),
+        Door(imds_socket, metadata),
     )
     for door in doors:
         door.open()

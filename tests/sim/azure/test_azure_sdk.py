@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,3 +196,26 @@ def test_the_sdk_finds_how_many_nics_a_size_takes(site: Site) -> None:
     skus = {sku.name: sku.capabilities for sku in site.compute.resource_skus.list()}
     found = {one.name: one.value for one in skus["Standard_D8s_v5"] or ()}
     assert found["MaxNetworkInterfaces"] == "4"
+
+
+def test_the_sdk_waits_for_an_operation_in_virtual_time(site: Site) -> None:
+    site.lab.compute(write_seconds=60)
+    node = site.lab.instance()
+    site.lab.request_seconds = 5
+    model, began = site.read(node), site.lab.clock.now
+    add(model, "a")
+    site.write(node, model).result()
+    assert site.view(node)["a"] == "10.0.1.5"
+    assert 60 <= site.lab.clock.now - began <= 90
+
+
+def test_the_metadata_service_can_be_one_of_several_machines(tmp_path: Path) -> None:
+    lab = AzureLab()
+    lab.vm("vm1")
+    lab.vm("vm2")
+    with serving(lab, tmp_path, machine="vm2") as doors:
+        connection = http.client.HTTPConnection(doors.imds_url.removeprefix("http://"), timeout=10)
+        path = "/metadata/instance/compute/name?api-version=2021-02-01&format=text"
+        connection.request("GET", path, headers={"Metadata": "true"})
+        assert connection.getresponse().read() == b"vm2"
+        connection.close()
