@@ -47,7 +47,7 @@ class LiveConfig:
         made = derived.derive(self._explicit, self._capabilities)
         is_news = made.sentences != self.derived
         self.settings, self.derived = made.settings, made.sentences
-        if is_news:
+        if is_news and self._capabilities is not None:  # else there is more to be said soon
             log.info("settings_derived", derived=list(self.derived))
 
     @property

@@ -93,6 +93,7 @@ class Reconciler:
         self._questions = Questions(self._answered)
         self._failures = 0
         self.cloud_error = ""
+        self._told_failure: tuple[str, str] | None = None  # what was logged last
         self.missing_allocated: tuple[str, ...] = ()
         self.has_observed = False
         self._has_resumed = False
@@ -384,9 +385,11 @@ class Reconciler:
     def _cloud_failed(self, error: CloudError) -> float:
         """Count a failed look, tell it when it is news, and return how long to wait."""
         self._failures += 1
-        if str(error) != self.cloud_error:
+        # By the code, since the words may differ each time ("the next one is due in 7.8 s").
+        news = (error.operation, error.code or str(error))
+        if news != self._told_failure:
             log.warning("cloud_failed", error=str(error), code=error.code)
-        self.cloud_error = str(error)
+        self.cloud_error, self._told_failure = str(error), news
         self._metrics.cloud_error(error.operation or "observe", error.code)
         chance = random.random()  # noqa: S311 - jitter
         pacing = backoff.THROTTLED if isinstance(error, Throttled) else backoff.TRANSIENT
@@ -396,6 +399,7 @@ class Reconciler:
         if self.cloud_error:
             log.info("cloud_recovered", after_failures=self._failures)
         self._failures, self.cloud_error, self.has_observed = 0, "", True
+        self._told_failure = None
 
     def _plan_and_start(self) -> None:
         summaries, calls = [], 0
