@@ -115,6 +115,7 @@ class Transport(HttpTransport[Any, Any]):
         self.answers = list(answers)
         self.otherwise = otherwise
         self.sent: list[Sent] = []
+        self.closed = 0
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         sent = Sent(
@@ -138,10 +139,10 @@ class Transport(HttpTransport[Any, Any]):
         """Nothing to open."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        self.closed += 1
 
     def __exit__(self, *args: object) -> None:
-        """Nothing to close."""
+        self.close()
 
 
 class Credential:

@@ -442,3 +442,4 @@ def test_both_clients_close() -> None:
     api.nic(NIC)
     api.vm(VM)
     api.close()
+    assert made.transport.closed == 2

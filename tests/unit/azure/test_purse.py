@@ -123,6 +123,7 @@ def test_odd_headers_never_end_a_call(text: str, api: Api) -> None:
             "x-ms-ratelimit-remaining-subscription-reads": text,
         },
     )
+    assert all(made.per_second(share) > 0 for share in Share)
 
 
 def test_a_pause_ends_at_different_times_on_different_nodes() -> None:
