@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ from ipam_api.v1 import ipam_pb2_grpc as pb_grpc
 
 STATES = ("allocated", "available", "cooling", "preparing", "quarantined", "unassigning")
 TIMEOUT_SECONDS = 5.0
+
+_ARM_ID = re.compile(r"/subscriptions/[\w./()-]*\w", re.IGNORECASE)
+"""Resource groups may have parentheses in their names; NICs and subnets have none, and no period at
+their end."""
 
 
 def run(socket: Path, output: str) -> int:
@@ -49,7 +54,7 @@ def screen(status: pb.Status) -> str:
     """The screen for people (pure)."""
     parts = [_head(status), _pool(status), _enis(status), _subnets(status), _plan(status)]
     if status.problems:
-        parts.append("Problems\n" + "".join(f"  ! {p}\n" for p in status.problems))
+        parts.append("Problems\n" + "".join(f"  ! {_short(p)}\n" for p in status.problems))
     if status.notes:
         parts.append("Notes\n" + "".join(f"  - {n}\n" for n in status.notes))
     return "\n".join(p for p in parts if p)
@@ -144,9 +149,11 @@ def _subnet_state(subnet: pb.SubnetStatus) -> str:
 
 def _plan(status: pb.Status) -> str:
     plan = status.last_plan
-    text = f"Last plan, {_span(plan.made_seconds_ago)} ago\n  {plan.summary}\n"
+    text = f"Last plan, {_span(plan.made_seconds_ago)} ago\n  {_short(plan.summary)}\n"
     if plan.actions:
-        rows = [(a.verb, _name(a.subject), a.state, a.error or a.reason) for a in plan.actions]
+        rows = [
+            (a.verb, _name(a.subject), a.state, _short(a.error or a.reason)) for a in plan.actions
+        ]
         text += table(("action", "on", "state", "why"), rows)
     return text
 
@@ -154,6 +161,11 @@ def _plan(status: pb.Status) -> str:
 def _name(resource_id: str) -> str:
     """What people call it: of a path, as ARM's ids are, the last part. JSON has the whole."""
     return resource_id.rpartition("/")[2]
+
+
+def _short(sentence: str) -> str:
+    """A sentence with such names in place of ARM ids."""
+    return _ARM_ID.sub(lambda found: _name(found.group()), sentence)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

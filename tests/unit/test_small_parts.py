@@ -185,3 +185,21 @@ def test_the_screen_calls_things_by_the_last_part_of_their_path() -> None:
     assert "subscriptions" not in shown
     assert "nic0 (primary)" in shown
     assert "nodes" in shown
+
+
+def test_the_screen_says_such_names_in_sentences_too() -> None:
+    group = "/subscriptions/0-1/resourceGroups/r(g)/providers/Microsoft.Network"
+    subnet = f"{group}/virtualNetworks/v/subnets/pods-1"
+    action = pb.PlannedAction(verb="assign", subject="x", error=f"{subnet}: full")
+    shown = screen(
+        pb.Status(
+            problems=[f"subnet {subnet} is exhausted; next try in 3 s"],
+            last_plan=pb.PlanStatus(
+                summary=f"2 short (in {subnet.lower()}, which is scarce).", actions=[action]
+            ),
+        )
+    )
+    assert "! subnet pods-1 is exhausted; next try in 3 s" in shown
+    assert "2 short (in pods-1, which is scarce)." in shown
+    assert "pods-1: full" in shown
+    assert "subscriptions" not in shown
