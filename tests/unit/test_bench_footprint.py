@@ -10,8 +10,10 @@ import botocore.parsers
 import pytest
 
 from providers.aws import ec2_model
+from providers.sim import bench_footprint_azure
 from providers.sim.bench_agent import Memory, memory_of
 from providers.sim.bench_footprint import Latency, Result, document, table
+from providers.sim.bench_footprint_azure import KINDS, AzureResult, Footprint
 from providers.sim.bench_front import Front, crowd
 from providers.sim.http_door import Call
 
@@ -84,3 +86,24 @@ def test_an_eni_of_the_crowd_has_ten_addresses() -> None:
     (eni,) = look(front, **{"Filter.1.Value.1": "available"})["NetworkInterfaces"]
     assert len({one["PrivateIpAddress"] for one in eni["PrivateIpAddresses"]}) == 10
     assert [one["Primary"] for one in eni["PrivateIpAddresses"]].count(True) == 1
+
+
+def on_azure(*, rss_kb: int = 90_000, seconds: float = 0.4) -> AzureResult:
+    memory = Memory(rss_kb=rss_kb, pss_kb=60_000)
+    footprints = tuple(Footprint(kind=kind, ipamd=memory, child=memory) for kind in KINDS)
+    return AzureResult(import_seconds=(seconds, seconds), footprints=footprints)
+
+
+@pytest.mark.parametrize(
+    ("measured", "missed"),
+    [
+        (on_azure(), []),
+        (on_azure(rss_kb=98_000), ["memory on a vm", "memory on a scale-set"]),
+        (on_azure(seconds=0.7), ["import"]),
+    ],
+    ids=["all met", "memory", "import"],
+)
+def test_a_missed_goal_on_azure_is_named(measured: AzureResult, missed: list[str]) -> None:
+    assert measured.missed() == missed
+    assert json.loads(bench_footprint_azure.document(measured))["missed"] == missed
+    assert "cloud child, scale-set" in bench_footprint_azure.table(measured)

@@ -1,0 +1,175 @@
+"""What the cloud child costs a node in Azure: its imports, and its memory with 110 pods.
+
+`scripts/bench/footprint --cloud azure` starts it. Real processes against the emulated Azure on
+loopback, over TLS; no rights are needed. On EC2's side Allocate beside the child and the time to
+the first address are measured too (`bench_footprint`): they are ipamd's, whatever the cloud.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from providers.sim.bench_agent import Agent, AgentError, Memory, memory_of
+from providers.sim.control import ControlClient
+
+PODS = 110  # kubelet's default limit
+QUIET_SECONDS = 8.0
+RSS_GOAL_MB = 100.0  # of a million bytes
+IMPORT_GOAL_SECONDS = 0.6
+
+KINDS = ("vm", "scale-set")
+
+IMPORTS = """
+import time
+began = time.perf_counter()
+import ipamd.cloud_process, providers.azure.provider
+import azure.identity, azure.mgmt.compute, azure.mgmt.network
+print(time.perf_counter() - began)
+"""
+"""All that the child has loaded after its first calls on a scale set, which needs both SDKs."""
+
+SETTINGS = {
+    "VPC_IPAMD_CLOUD": "azure",
+    "WARM_IP_TARGET": "10",
+    "MINIMUM_IP_TARGET": "120",
+    "ENABLE_PREFIX_DELEGATION": "false",
+    "VPC_IPAMD_METRICS_PORT": "0",
+    "INTROSPECTION_BIND_ADDRESS": "",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """One kind of machine: memory of both processes once its pods have their addresses."""
+
+    kind: str
+    ipamd: Memory
+    child: Memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AzureResult:
+    """All that was measured."""
+
+    import_seconds: tuple[float, ...]
+    footprints: tuple[Footprint, ...]
+
+    def missed(self) -> list[str]:
+        """The goals that were not met."""
+        goals = [(statistics.median(self.import_seconds) <= IMPORT_GOAL_SECONDS, "import")]
+        goals += [
+            (one.child.rss_kb * 1024 / 1e6 <= RSS_GOAL_MB, f"memory on a {one.kind}")
+            for one in self.footprints
+        ]
+        return [name for is_met, name in goals if not is_met]
+
+
+def measure(rounds: int) -> AzureResult:
+    """Imports in fresh processes, then a node of each kind."""
+    imports = tuple(_import_seconds() for _ in range(rounds + 1))
+    # The first may compile bytecode, or find the disk's cache cold.
+    return AzureResult(
+        import_seconds=imports[1:], footprints=tuple(_footprint(kind) for kind in KINDS)
+    )
+
+
+def _import_seconds() -> float:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True, timeout=60
+    )
+    return round(float(done.stdout), 3)
+
+
+def _footprint(kind: str) -> Footprint:
+    shm = Path("/dev/shm")  # noqa: S108 - the store's default place, /run, is a tmpfs too
+    place = shm if shm.is_dir() else None
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fp-", dir=place)))
+        control, doors = stack.enter_context(_emulated_cloud(root))
+        made = control.call("make_vpc", cidr="10.0.0.0/16", subnets=[{"cidr": "10.0.0.0/22"}])
+        subnet_id = made["subnets"][0]["subnet_id"]
+        control.call("add_node", name="n", kind=kind, subnet_id=subnet_id)
+        agent = Agent(
+            root,
+            {
+                **SETTINGS,
+                "AZURE_ARM_ENDPOINT": doors["arm"],
+                "AZURE_POD_IDENTITY_AUTHORITY_HOST": doors["imds"],
+                "REQUESTS_CA_BUNDLE": doors["ca"],
+            },
+        )
+        stack.callback(agent.stop)
+        agent.start()
+        _fill(agent)
+        time.sleep(QUIET_SECONDS)
+        return Footprint(kind=kind, ipamd=memory_of(agent.pid), child=memory_of(agent.child_pid))
+
+
+def _fill(agent: Agent) -> None:
+    """The node's pods."""
+    caller = agent.caller()
+    for number in range(PODS):
+        deadline = time.monotonic() + 60
+        while not caller.allocate(f"pod-{number}", wait_seconds=20.0):
+            if time.monotonic() > deadline:
+                raise agent.error(f"pod {number} got no address")
+            time.sleep(0.05)
+    caller.close()
+
+
+@contextmanager
+def _emulated_cloud(directory: Path) -> Iterator[tuple[ControlClient, dict[str, Any]]]:
+    """The emulator as a process: its control socket, and where its doors are."""
+    server = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "providers.sim.azure_server",
+            "--dir",
+            str(directory),
+            "--seed",
+            "7",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert server.stdout is not None
+        ready = json.loads(server.stdout.readline() or b"{}")
+        if not ready:
+            raise AgentError("the emulated Azure did not start")
+        yield ControlClient(directory / "control.sock"), ready
+    finally:
+        server.terminate()
+        server.wait(timeout=15)
+
+
+def _shown(memory: Memory) -> tuple[str, str]:
+    return f"{memory.rss_kb * 1024 / 1e6:.1f}", f"{memory.pss_kb * 1024 / 1e6:.1f}"
+
+
+def table(result: AzureResult) -> str:
+    """The figures for people."""
+    rows = [("memory, MB", "Rss", "Pss")]
+    goal = f" (goal: Rss <= {RSS_GOAL_MB:.0f})"
+    for one in result.footprints:
+        rows.append((f"ipamd, {one.kind}", *_shown(one.ipamd)))
+        rows.append((f"cloud child, {one.kind}{goal}", *_shown(one.child)))
+    middle, most = statistics.median(result.import_seconds), max(result.import_seconds)
+    goal = f"imports of the child (goal: <= {IMPORT_GOAL_SECONDS:.1f} s)"
+    rows += [("", "", ""), (goal, f"{middle:.3f} s", f"most {most:.3f} s")]
+    return "\n".join(f"{a:<58}{b!s:>12}{c!s:>15}".rstrip() for a, b, c in rows)
+
+
+def document(result: AzureResult) -> str:
+    """The figures for programs."""
+    return json.dumps(asdict(result) | {"missed": result.missed()}, indent=2)
