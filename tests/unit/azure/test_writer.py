@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,22 @@ def test_an_answer_that_has_all_needs_no_look(nic: Scene) -> None:
     nic.arm.write_seconds = 0
     nic.add(2)
     assert nic.arm.calls == ["nic", "put_nic"]
+
+
+def test_views_of_2018_without_lengths_are_read_with_the_model(instance: Scene) -> None:
+    def without_lengths(views: tuple[Any, ...]) -> tuple[Any, ...]:
+        for view in views:
+            for raw in view["properties"]["ipConfigurations"]:
+                raw["properties"].pop("privateIPAddressPrefixLength", None)
+                address = raw["properties"]["privateIPAddress"]
+                raw["properties"]["privateIPAddress"] = address.partition("/")[0]
+        return views
+
+    instance.arm.shown = without_lengths
+    blocks = instance.add_blocks(2)
+    assert [block.prefixlen for block in blocks if isinstance(block, IPv4Network)] == [28, 28]
+    instance.writer.apply(instance.change(remove_prefixes=blocks, token="t2"))
+    assert instance.held() == []
 
 
 def test_addresses_and_blocks_go(scene: Scene) -> None:
