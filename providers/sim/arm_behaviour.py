@@ -16,6 +16,9 @@ NIC_LIMIT = 256
 VNET_LIMIT = 65_536
 
 
+_ANOTHER = "Operation on the resource cannot proceed: another operation is in progress on it."
+
+
 class Busy(enum.Enum):
     """What a write of a resource that is `Updating` is answered with (unverified)."""
 
@@ -62,8 +65,8 @@ class Behaviour:
             raise ValueError(f"a block counts 1 or 16 in usages, not {self.usage_of_block}")
 
     @property
-    def is_busy(self) -> ArmError:
-        """The refusal of a write during another one."""
+    def busy_refusal(self) -> ArmError:
+        """What a write during another one is answered with."""
         match self.busy:
             case Busy.RETRYABLE:
                 headers = {"Retry-After": str(max(1, self.retry_after_seconds))}
@@ -74,6 +77,3 @@ class Behaviour:
                 return ArmError(409, "ConflictingConcurrentWriteNotAllowed", _ANOTHER)
             case Busy.PRECONDITION:
                 return ArmError(412, "PreconditionFailed", _ANOTHER)
-
-
-_ANOTHER = "Operation on the resource cannot proceed: another operation is in progress on it."

@@ -68,7 +68,7 @@ class Wish:
 
 def wishes(state: ArmState, nic_id: str, before: Nic | None, body: JsonObject) -> list[Wish]:
     """The configurations of a body, the primary one first; ArmError when they cannot be."""
-    rows = body.get("properties", {}).get("ipConfigurations") or []
+    rows = _rows(nic_id, body)
     if not rows:
         raise bad_request(
             "NetworkInterfaceMustHaveAtLeastOneIpConfiguration",  # invented
@@ -90,6 +90,21 @@ def wishes(state: ArmState, nic_id: str, before: Nic | None, body: JsonObject) -
     return sorted(asked, key=lambda wish: not wish.is_primary)
 
 
+def _rows(nic_id: str, body: JsonObject) -> list[JsonObject]:
+    """The ipConfigurations of a body, each with properties."""
+    properties = body.get("properties") or {}
+    rows = properties.get("ipConfigurations") or [] if isinstance(properties, dict) else None
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
+        raise bad_request(
+            "InvalidRequestFormat", f"{nic_id}: properties.ipConfigurations cannot be read."
+        )
+    return [{**row, "properties": row.get("properties") or {}} for row in rows]
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("properties") or {}, dict)
+
+
 def _check_names(nic_id: str, rows: list[JsonObject]) -> None:
     names = Counter(str(row.get("name") or "").lower() for row in rows)
     if names[""]:
@@ -101,7 +116,7 @@ def _check_names(nic_id: str, rows: list[JsonObject]) -> None:
 
 def _primary_name(nic_id: str, before: Nic | None, rows: list[JsonObject]) -> str:
     """Who is primary: the one that says so, or the only one that can be."""
-    marked = [row for row in rows if row.get("properties", {}).get("primary")]
+    marked = [row for row in rows if row["properties"].get("primary")]
     able = [row for row in rows if not _is_block(row, before)]
     if not marked and len(able) == 1:
         marked = able
@@ -132,7 +147,7 @@ def _is_block(row: JsonObject, before: Nic | None) -> bool:
 
     A client of an old api-version sees no length and sends none; its block stays one.
     """
-    if row.get("properties", {}).get("privateIPAddressPrefixLength") is not None:
+    if row["properties"].get("privateIPAddressPrefixLength") is not None:
         return True
     existing = before.config(str(row["name"])) if before else None
     return existing is not None and existing.is_block
@@ -141,7 +156,7 @@ def _is_block(row: JsonObject, before: Nic | None) -> bool:
 def _wish(
     state: ArmState, nic_id: str, before: Nic | None, row: JsonObject, primary: str, home: Subnet
 ) -> Wish:
-    properties = row.get("properties", {})
+    properties = row["properties"]
     length = properties.get("privateIPAddressPrefixLength")
     if length not in (None, BLOCK_LENGTH):
         raise bad_request(
@@ -194,7 +209,7 @@ def _subnet(state: ArmState, nic_id: str, row: JsonObject, home: Subnet | None) 
 
     The published example of NetworkInterfaces_CreateOrUpdate has a block without a subnet.
     """
-    named = (row.get("properties", {}).get("subnet") or {}).get("id")
+    named = (row["properties"].get("subnet") or {}).get("id")
     if named is None:
         if home is None:
             raise bad_request(
@@ -247,6 +262,6 @@ def _stored(row: JsonObject) -> JsonObject:
     """What is kept of a row beside the record's fields; unknown fields are among it."""
     kept = {name: value for name, value in row.items() if name not in _READ_ONLY}
     hidden = (*_READ_ONLY_PROPERTIES, *_OWN_PROPERTIES)
-    properties = row.get("properties", {})
+    properties = row["properties"]
     kept["properties"] = {name: one for name, one in properties.items() if name not in hidden}
     return copy.deepcopy(kept)

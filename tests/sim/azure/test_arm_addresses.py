@@ -288,6 +288,22 @@ def test_what_cannot_be_a_nic_is_a_400(network: NetworkLab, rows: list[Json], co
     assert network.state.nics == {}
 
 
+@pytest.mark.parametrize(
+    "properties",
+    [
+        [],
+        {"ipConfigurations": {}},
+        {"ipConfigurations": ["a"]},
+        {"ipConfigurations": [{"properties": 1}]},
+    ],
+    ids=["list", "object", "text", "number"],
+)
+def test_a_body_of_another_shape_is_a_400(network: NetworkLab, properties: object) -> None:
+    reply = network.call("PUT", nic_id(), {"location": "westeurope", "properties": properties})
+    assert reply.status == 400
+    assert network.state.nics == {}
+
+
 def test_a_name_that_comes_twice_is_told_in_the_details(network: NetworkLab) -> None:
     (detail,) = network.put(primary("a"), config("A")).body["error"]["details"]
     assert detail["code"] == "DuplicateResourceName"
