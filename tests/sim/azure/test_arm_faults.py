@@ -42,6 +42,12 @@ def test_a_fault_can_wait_for_the_nth_call_and_end_after_its_count(network: Netw
     assert [network.get(VNET).status for _ in range(5)] == [200, 503, 503, 200, 200]
 
 
+def test_of_two_faults_the_older_one_goes_first_and_the_other_waits(network: NetworkLab) -> None:
+    network.arm.faults.add("GET", VNET, ArmFaultKind.ERROR, status=503)
+    network.arm.faults.add("GET", VNET, ArmFaultKind.ERROR, status=504)
+    assert [network.get(VNET).status for _ in range(3)] == [503, 504, 200]
+
+
 def test_a_fault_of_any_method_stays_until_it_is_cleared(network: NetworkLab) -> None:
     network.arm.faults.add("*", "*", ArmFaultKind.ERROR, count=None, status=502)
     assert (network.get(VNET).status, network.put(primary()).status) == (502, 502)

@@ -135,14 +135,17 @@ def test_a_nic_that_is_being_deleted_is_not_written(slow: NetworkLab) -> None:
 
 
 def test_a_write_that_is_under_way_at_a_reset_has_no_effect_any_more(slow: NetworkLab) -> None:
-    slow.put(primary(), config("a"))
+    slow.set(write_seconds=0)
+    slow.put(primary(), config("old"))
+    slow.set(write_seconds=30)
+    slow.put(primary(), config("new"))
     slow.arm.reset()
     slow.build()
-    slow.put(primary(), nic="other")
+    slow.put(primary(), config("on-the-address-of-old"), nic="other")
     slow.clock.advance(30)
     slow.arm.settle()
     assert list(slow.state.nics) == [nic_id("other").lower()]
-    assert slow.free() == 250
+    assert slow.free() == 249
 
 
 def test_a_write_can_last_for_ever(slow: NetworkLab) -> None:
