@@ -90,7 +90,7 @@ class Pacer:
             creation_paused_seconds=max(self._creating.boottime - now, 0.0),
             shrink_paused_seconds=max(self._shrinking.boottime - now, 0.0),
             exhausted_subnets=_running(self._exhausted, now),
-            prefixless_subnets=_running(self._prefixless, now),
+            prefixless_subnets=self._too_small(now) | _running(self._prefixless, now),
             scarce_subnets=frozenset(s for s, seen in self.subnets.items() if seen.is_scarce)
             | frozenset(self._exhausted),
             subnet_spare={
@@ -98,11 +98,28 @@ class Pacer:
                 for s, seen in self.subnets.items()
                 if seen.free.free_addresses >= 0
             },
-            subnet_room={s: u.amount for s, u in self._room.items() if u.boottime > now},
+            subnet_room=self._counted()
+            | {s: u.amount for s, u in self._room.items() if u.boottime > now},
             eni_caps={e: u.amount for e, u in self._caps.items() if u.boottime > now},
             resting_enis=frozenset(e for e, u in self._busy.items() if u.boottime > now),
             seconds_since_change=now - self._changed_at,
         )
+
+    def _counted(self) -> dict[SubnetId, int]:
+        """Free counts that bound requests: where a refusal takes as long as a change, more than is
+        counted is asked for only of a subnet that counts as empty. Else it costs nothing to try."""
+        if not self.counts_are_hints:
+            return {}
+        counts = {s: seen.free.free_addresses for s, seen in self.subnets.items()}
+        return {s: free for s, free in counts.items() if free > 0}
+
+    def _too_small(self, now: float) -> dict[SubnetId, float]:
+        """For the same reason, subnets that cannot have a /28, until they are counted again."""
+        return {
+            s: max(self._remeasure.get(s, _Until()).boottime - now, 0.0)
+            for s, free in self._counted().items()
+            if free < PREFIX_ADDRESSES
+        }
 
     def exhausted(self, now: float) -> dict[SubnetId, float]:
         """Subnets that refused last, with the seconds until the next try (0: it is under way)."""
@@ -152,7 +169,8 @@ class Pacer:
             has_more = full is not None and seen.free_addresses > full.amount and not is_scarce
             if full is not None and full.boottime <= now and has_more and not is_refusal:
                 del self._exhausted[seen.subnet_id]
-            if is_scarce or seen.subnet_id in self._exhausted:
+            is_small = self.counts_are_hints and 0 <= seen.free_addresses < PREFIX_ADDRESSES
+            if is_scarce or is_small or seen.subnet_id in self._exhausted:
                 self._plan_remeasure(seen.subnet_id, now, chance)
             else:
                 self._remeasure.pop(seen.subnet_id, None)
@@ -204,7 +222,10 @@ class Pacer:
         less = replace(seen.free, free_addresses=max(seen.free.free_addresses - taken, 0))
         is_scarce = _is_scarce(less, seen.is_scarce)
         self.subnets[intent.subnet_id] = replace(seen, free=less, is_scarce=is_scarce)
-        if is_scarce and not seen.is_scarce:
+        is_small = self.counts_are_hints and less.free_addresses < PREFIX_ADDRESSES
+        if (is_scarce and not seen.is_scarce) or (
+            is_small and intent.subnet_id not in self._remeasure
+        ):
             self._remeasure[intent.subnet_id] = _Until()  # at once: it is an estimate
 
     def refused(self, intent: Intent, error: CloudError, now: float, chance: float) -> None:

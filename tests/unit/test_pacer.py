@@ -191,15 +191,14 @@ def asked_until_exhausted(pacer: Pacer, free: int | None, wanted: int, **kind: i
     unit = 16 if kind else 1
     asked: list[int] = []
     for now in range(100, 130):
-        if free is not None:
-            seen(pacer, free, now, is_refusal=True)
-        pace = pacer.pace(now)
-        if pace.exhausted_subnets or pace.prefixless_subnets:
-            return asked
-        count = min(pace.subnet_room.get(b.SUBNET, wanted * unit) // unit, wanted)
+        count = min(pacer.pace(now).subnet_room.get(b.SUBNET, wanted * unit) // unit, wanted)
         asked.append(count)
         made = intent(addresses=0, prefixes=count) if kind else intent(addresses=count)
+        if free is not None:
+            seen(pacer, free, now, is_refusal=True)
         pacer.refused(made, SubnetExhausted("SubnetIsFull"), now, CHANCE)
+        if pacer.exhausted(now) or pacer.prefixless(now):
+            return asked
     raise AssertionError(f"never exhausted: {asked}")
 
 
@@ -236,13 +235,35 @@ def test_no_free_block_is_asked_for_in_halves_too() -> None:
     assert b.SUBNET in pacer.pace(100.0).prefixless_subnets
 
 
+def test_where_a_refusal_is_slow_no_more_is_asked_for_than_is_counted() -> None:
+    for hints, room in ((True, {b.SUBNET: 40}), (False, {})):
+        pacer = Pacer(counts_are_hints=hints)
+        seen(pacer, 40, 100.0)
+        assert pacer.pace(100.0).subnet_room == room
+        seen(pacer, 0, 101.0)
+        assert pacer.pace(101.0).subnet_room == {}, "only a refusal proves that there is nothing"
+
+
+def test_a_subnet_with_fewer_than_16_addresses_has_no_block_and_is_counted_again() -> None:
+    pacer = Pacer(counts_are_hints=True)
+    seen(pacer, 20, 100.0)
+    assert pacer.pace(100.0).prefixless_subnets == {}
+    pacer.succeeded(intent(addresses=5), 101.0)
+    assert b.SUBNET in pacer.pace(101.0).prefixless_subnets
+    assert pacer.to_measure(101.0) == (b.SUBNET,)
+    seen(pacer, 15, 102.0)
+    assert pacer.pace(102.0).prefixless_subnets == {b.SUBNET: pytest.approx(60.0, rel=0.01)}
+    seen(pacer, 16, 162.0)
+    assert pacer.pace(162.0).prefixless_subnets == {}
+
+
 def test_what_a_refusal_left_to_ask_for_ends_with_a_success_and_not_with_a_count() -> None:
     pacer = Pacer(counts_are_hints=True)
     pacer.refused(intent(addresses=12), SubnetExhausted("n"), 100.0, CHANCE)
     seen(pacer, 200, 101.0)
     assert pacer.pace(101.0).subnet_room == {b.SUBNET: 6}
     pacer.succeeded(intent(addresses=6), 102.0)
-    assert pacer.pace(102.0).subnet_room == {}
+    assert pacer.pace(102.0).subnet_room == {b.SUBNET: 194}
 
 
 def test_a_full_subnet_is_not_tried_again_before_the_next_write_may_come() -> None:

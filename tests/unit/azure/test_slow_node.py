@@ -111,3 +111,20 @@ def test_ten_minutes_of_throttling_stop_no_pod_that_the_pool_can_serve(
         assert node.engine.count(AddressState.ALLOCATED) == held + 6
 
     play(tmp_path, machine, scenario)
+
+
+def test_a_subnet_that_runs_out_is_asked_for_what_it_has_and_no_block(tmp_path: Path) -> None:
+    def small(lab: AzureLab) -> Instance:
+        lab.compute(write_seconds=60.0)
+        return lab.instance(subnet_id=lab.small_subnet_id)  # a /28: 10 addresses for pods
+
+    async def scenario(node: Node) -> None:
+        await asyncio.sleep(QUIET)
+        since = node.lab.clock()
+        burst = await node.burst(14, 2.0, 240.0)
+        print("\n" + node.figures("a full /28", burst, len(node.cloud.wire.writes(since))))
+        assert len(burst.waits) == 10
+        assert max(burst.ended) < 150.0
+        assert any("is exhausted" in said for said in node.engine.reconciler.problems())
+
+    play(tmp_path, small, scenario)
