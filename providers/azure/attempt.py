@@ -112,14 +112,15 @@ class Attempt:
         raise lost
 
     def _keep_stuck(self, goals: Sequence[Goal], settled: Settled) -> None:
-        """Remember what is left behind, until it has gone or is asked for and usable."""
+        """Remember what is left behind, until it has gone or is asked for and usable. Only what
+        this write itself added can be: whatever else a NIC calls Failed may carry pods."""
         failed = settled.failure is not None and settled.failure.code not in NOT_OVER
         unreached = [goal for goal in goals if not merge.is_reached(goal, settled.picture)]
         useless = merge.left_behind(unreached if failed else (), settled.picture)
         for eni_id, nic in settled.picture.nics.items():
-            asked = {name for goal in goals if goal.eni_id == eni_id for name, _ in goal.adding}
+            had = merge.usable_names(goals, nic)
             held = nic.written.keys() | nic.shown.keys()
-            kept = (self.journal.stuck(eni_id) - asked) & held
+            kept = (self.journal.stuck(eni_id) - had) & held
             self.journal.set_stuck(eni_id, kept | useless.get(eni_id, frozenset()))
 
     def _share(self, pairs: Sequence[tuple[Want, Goal]], settled: Settled) -> None:

@@ -66,10 +66,12 @@ class Write:
         return tuple(
             Goal(
                 eni_id=eni_id,
-                adding=tuple((n.name, n.kind) for n in self.adding if n.eni_id == eni_id),
+                adding=adding,
                 removing=frozenset(n.name for n in self.removing if n.eni_id == eni_id),
+                missing=adding,
             )
             for eni_id in enis
+            for adding in [tuple((n.name, n.kind) for n in self.adding if n.eni_id == eni_id)]
         )
 
 
@@ -81,7 +83,7 @@ def write_of(target_id: str, goals: Iterable[Goal], etag: str) -> Write:
         adding=tuple(
             Named(eni_id=goal.eni_id, name=name, kind=kind)
             for goal in goals
-            for name, kind in dict(goal.adding).items()
+            for name, kind in goal.missing
         ),
         removing=tuple(
             Named(eni_id=goal.eni_id, name=name) for goal in goals for name in sorted(goal.removing)

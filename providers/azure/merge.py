@@ -148,17 +148,23 @@ def outcome(goal: Goal, picture: Picture) -> AddressOutcome:
 
 
 def left_behind(goals: Iterable[Goal], picture: Picture) -> dict[EniId, frozenset[str]]:
-    """What a failed write left of its additions that is of no use, by NIC."""
+    """What a failed write left of what it added itself that is of no use, by NIC."""
     found: dict[EniId, frozenset[str]] = {}
     for goal in goals:
         nic = picture.nics.get(goal.eni_id)
         if nic is None:
             continue
-        names = {name.lower() for name, _ in goal.adding}
+        names = {name.lower() for name, _ in goal.missing}
         useless = {key for key in names if key in nic.written or key in nic.shown}
         useless -= {config.key for config in _usable(goal, nic)}
         found[goal.eni_id] = found.get(goal.eni_id, frozenset()) | useless
     return {eni_id: keys for eni_id, keys in found.items() if keys}
+
+
+def usable_names(goals: Iterable[Goal], nic: NicPicture) -> frozenset[str]:
+    """What the goals of a NIC add and may be told of by now."""
+    mine = [goal for goal in goals if goal.eni_id == nic.eni_id]
+    return frozenset(config.key for goal in mine for config in _usable(goal, nic))
 
 
 def _usable(goal: Goal, nic: NicPicture) -> list[Config]:

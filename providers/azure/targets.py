@@ -193,9 +193,16 @@ class InstanceTarget:
 def target_of(door: Door, eni_id: EniId) -> Target:
     """What has to be PUT to change a NIC; ValueError for what is not the id of one."""
     parsed = ids.arm_id(eni_id, ids.Kind.NIC, ids.Kind.INSTANCE_NIC)
+    is_nic = parsed.kind is ids.Kind.NIC
+    return target_by_id(door, parsed.text if is_nic else parsed.parent.text)
+
+
+def target_by_id(door: Door, target_id: str) -> Target:
+    """The target of an id that the journal kept; ValueError for what is none's."""
+    parsed = ids.arm_id(target_id, ids.Kind.NIC, ids.Kind.INSTANCE)
     if parsed.kind is ids.Kind.NIC:
         return NicTarget(door=door, eni_id=EniId(parsed.text))
-    return InstanceTarget(door=door, instance_id=parsed.parent.text)
+    return InstanceTarget(door=door, instance_id=parsed.text)
 
 
 def _kinds(nic: Body) -> dict[str, Kind]:

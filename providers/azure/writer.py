@@ -23,7 +23,7 @@ from providers.azure.journal import Journal, Note, Write, silent
 from providers.azure.lanes import Lane, Want
 from providers.azure.names import Kind, names_of
 from providers.azure.settle import Awaited, Clock
-from providers.azure.targets import Door, Target, target_of
+from providers.azure.targets import Door, Target, target_by_id, target_of
 
 MERGE_SECONDS = 0.1
 """How long a write waits for company: pods of one deployment come within it, and a NIC's write
@@ -101,11 +101,10 @@ class Writer:
         Never needed: the next write of a target waits for the one before. Raises nothing.
         """
         for write in self._journal.writes():
-            changed = (named.eni_id for named in (*write.adding, *write.removing))
-            eni_id = next(changed, None)
-            target = self._target(eni_id) if eni_id else None
-            if target is None or target.target_id != write.target_id:
-                self._journal.end(write.target_id)
+            try:
+                target = target_by_id(self._door, write.target_id)
+            except ValueError:
+                self._journal.end(write.target_id)  # no write of this build's
                 continue
             with self._lane(target).held():
                 try:

@@ -294,9 +294,10 @@ class MemoryArm:
 
         def finish(applied: str | int = "all") -> None:
             keep = len(new) if applied == "all" else 0 if applied == "none" else int(applied)
-            for raw in (*new[:keep], *healing):
+            healed = healing if applied == "all" else []
+            for raw in (*new[:keep], *healed):
                 raw["properties"]["provisioningState"] = "Succeeded"
-            for raw in new[keep:]:
+            for raw in (*new[keep:], *(one for one in healing if not healed)):
                 raw["properties"]["provisioningState"] = "Failed"
 
         self._run(target, url, finish)

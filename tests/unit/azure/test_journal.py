@@ -56,8 +56,9 @@ def test_a_write_that_has_ended_is_gone(path: Path) -> None:
 
 
 def test_the_goals_of_a_write_come_back_from_its_note() -> None:
+    added = (("ipamd-00000001", Kind.BLOCK),)
     goals = (
-        Goal(eni_id=ENI, adding=(("ipamd-00000001", Kind.BLOCK),)),
+        Goal(eni_id=ENI, adding=added, missing=added),
         Goal(eni_id=EniId("/other"), removing=frozenset({"ipamd-00000002"})),
     )
     assert write_of("/instance", goals, "").goals == goals

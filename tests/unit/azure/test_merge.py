@@ -216,13 +216,12 @@ def test_what_was_asked_for_is_reached_by_the_write_and_asks_for_no_other(
 
 
 def test_what_a_failed_write_left_is_what_cannot_be_used() -> None:
-    wanted = Goal(
-        eni_id=ENI,
-        adding=tuple((f"ipamd-0000000{n}", Kind.ADDRESS) for n in range(4)),
-    )
+    added = tuple((f"ipamd-0000000{n}", Kind.ADDRESS) for n in range(5))
+    wanted = Goal(eni_id=ENI, adding=added, missing=added[:4])
     seen = picture(
         held("ipamd-00000000", "10.0.0.9"),
         held("ipamd-00000001", "10.0.0.10", state="failed"),
         held("ipamd-00000002", None),
+        held("ipamd-00000004", "10.0.0.11", state="failed"),
     )
     assert merge.left_behind([wanted], seen) == {ENI: {"ipamd-00000001", "ipamd-00000002"}}

@@ -438,6 +438,35 @@ def test_what_a_failed_operation_left_is_tried_again_when_it_is_asked_for(scene:
     assert scene.writer.hidden(scene.eni_id) == frozenset()
 
 
+def test_what_was_told_before_is_never_left_behind(nic: Scene) -> None:
+    """A NIC may call all that it has Failed, for the one that is."""
+    (address,) = nic.add(1)
+    listed = nic.arm.resources[nic.target]["properties"]["ipConfigurations"]
+    listed[1]["properties"]["provisioningState"] = "Failed"
+
+    def fail_all() -> None:
+        listed = nic.arm.resources[nic.target]["properties"]["ipConfigurations"]
+        for raw in listed:
+            raw["properties"]["provisioningState"] = "Failed"
+
+    nic.arm.failing = [("SubnetIsFull", "none")]
+    nic.arm.faults["operation"] = [fail_all]
+    with pytest.raises(SubnetExhausted):
+        nic.add(2)
+    left = names_of("t1", Kind.ADDRESS, 2)[1]
+    assert nic.writer.hidden(NIC_ENI) == {left}
+    nic.add(1, token="t2")
+    assert str(address) in nic.held()
+
+
+def test_what_is_left_behind_stays_so_when_it_fails_again(scene: Scene) -> None:
+    scene.arm.failing = [("SomethingElse", "none")] * 2
+    for _ in range(2):
+        with pytest.raises(CloudError):
+            scene.add(1)
+    assert scene.writer.hidden(scene.eni_id) == set(names_of("t1", Kind.ADDRESS, 1))
+
+
 def test_what_a_failed_operation_left_makes_room_for_what_comes(scene: Scene) -> None:
     scene.arm.cidr = IPv4Network("10.0.0.0/22")
     scene.arm.failing = [("SomethingElse", "none")]
