@@ -101,8 +101,8 @@ class CloudSide(Protocol):
     slow_seconds: float  # a pod that waited for the cloud waited for longer than this
 
     def begin(self, world: DemoWorld) -> str:
-        """Make the cloud as slow as it is to be, and what the mode needs beside the VPC; what the
-        API said meanwhile, in words."""
+        """Make what the mode needs beside the VPC; what the API said, and how slow it is to be, in
+        words."""
 
     def node_env(self, world: DemoWorld, number: int) -> Mapping[str, str]:
         """What the n-th node's daemons get beside the mode's variables."""
