@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from providers.sim import arm_nic_shapes, arm_nics
 from tests.sim.azure.network_lab import (
     ASG,
+    GROUP,
     NETWORK,
     NSG,
+    SUBSCRIPTION,
     VM,
     NetworkLab,
     block,
@@ -226,3 +229,19 @@ def test_a_delete_heeds_the_etag(network: NetworkLab) -> None:
     network.put(primary())
     refused = network.call("DELETE", nic_id(), if_match='W/"stale"')
     assert refused.refusal == (412, "PreconditionFailed")
+
+
+def test_a_scale_sets_nic_has_no_type_no_location_and_is_in_no_list(network: NetworkLab) -> None:
+    sets = f"{GROUP}/providers/Microsoft.Compute/virtualMachineScaleSets"
+    name = f"{sets}/pool/virtualMachines/0/networkInterfaces/eth0"
+    body = {"properties": {"ipConfigurations": [primary()]}}
+    with network.state.lock:
+        nic = arm_nics.replace_nic(network.state, name, body)
+        shown = arm_nic_shapes.nic(network.state, nic, "2018-10-01")
+    assert not {"type", "location", "kind"} & set(shown)
+    assert "type" not in shown["properties"]["ipConfigurations"][0]
+    assert shown["id"] == name
+    for within in (GROUP, f"/subscriptions/{SUBSCRIPTION}"):
+        path = f"{within}/providers/Microsoft.Network/networkInterfaces"
+        assert network.get(path).body == {"value": []}
+    assert network.arm.calls == {"networkInterfaces.list": 1, "networkInterfaces.listAll": 1}

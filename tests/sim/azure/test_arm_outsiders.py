@@ -178,3 +178,11 @@ def test_other_tenants_are_among_the_configurations_of_a_subnet(written: Network
 def test_a_subnet_that_cannot_be_is_refused(network: NetworkLab, cidr: str) -> None:
     with pytest.raises(ValueError, match="VNET vnet1"):
         network.state.add_subnet(f"{VNET}/subnets/bad", cidr)
+
+
+def test_what_is_due_is_over_before_others_act(written: NetworkLab) -> None:
+    written.set(write_seconds=30)
+    written.put(primary())
+    written.clock.advance(30)
+    written.outsiders.leave_free(PODS, 0)
+    assert written.usage() == (251, 251)
