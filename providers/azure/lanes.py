@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ipamd.cloud import AddressChange, AddressOutcome
-from ipamd.errors import CloudError, Transient
+from ipamd.errors import CloudError, NoPrefixFree, SubnetExhausted, Transient
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -39,6 +39,8 @@ class Want:
         """An error of its own for each caller: threads that raise one object would share its
         traceback."""
         own = copy.copy(error)
+        if isinstance(own, SubnetExhausted):
+            own = _shortage(own, self.change)
         own.__cause__ = error.__cause__
         own.eni_id = self.change.eni_id
         self.result = own
@@ -49,6 +51,15 @@ class Want:
             return self.result
         assert self.result is not None  # a lane lets nobody go before
         raise self.result
+
+
+def _shortage(error: SubnetExhausted, change: AddressChange) -> SubnetExhausted:
+    """What is short is what was asked for: ARM has several codes for it (cilium's operator takes
+    each for a lack of blocks), and a subnet that is too full for a block may have addresses."""
+    if change.add and change.add_prefixes:
+        return error
+    kind = NoPrefixFree if change.add_prefixes else SubnetExhausted
+    return kind(error.args[0], **vars(error))
 
 
 @dataclass(slots=True, kw_only=True)

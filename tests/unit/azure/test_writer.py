@@ -222,7 +222,6 @@ def test_blocks_of_ipv6_are_unsupported(scene: Scene) -> None:
     [
         pytest.param(Throttled("slow", code="TooManyRequests", retry_after_seconds=90), id="429"),
         pytest.param(SubnetExhausted("full", code="SubnetIsFull"), id="full"),
-        pytest.param(NoPrefixFree("full", code="InsufficientCidrBlocks"), id="no block"),
         pytest.param(Denied("no", code="LinkedAuthorizationFailed"), id="denied"),
         pytest.param(CloudError("bad", code="InvalidRequestFormat"), id="400"),
     ],
@@ -237,6 +236,27 @@ def test_a_refusal_reaches_the_caller_as_it_is(scene: Scene, error: CloudError) 
     assert refusal.value.eni_id == scene.eni_id
     assert scene.arm.puts == 1
     assert scene.journal.writes() == ()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said", "told"),
+    [
+        pytest.param({"add": 1}, NoPrefixFree, SubnetExhausted, id="addresses"),
+        pytest.param({"add_prefixes": 1}, SubnetExhausted, NoPrefixFree, id="blocks"),
+        pytest.param({"add": 1, "add_prefixes": 1}, NoPrefixFree, NoPrefixFree, id="both"),
+        pytest.param(
+            {"add": 1, "add_prefixes": 1}, SubnetExhausted, SubnetExhausted, id="both, full"
+        ),
+    ],
+)
+def test_what_is_short_is_what_was_asked_for(
+    scene: Scene, wanted: dict[str, int], said: type[CloudError], told: type[CloudError]
+) -> None:
+    scene.arm.faults[scene.put] = [said("short", code="Short")]
+    with pytest.raises(told) as refusal:
+        scene.writer.apply(scene.change(**wanted))
+    assert type(refusal.value) is told
+    assert (refusal.value.code, refusal.value.subnet_id) == ("Short", SUBNET.lower())
 
 
 def test_a_full_subnet_is_named(scene: Scene) -> None:
@@ -390,7 +410,6 @@ def test_a_nic_that_goes_while_it_is_written_is_not_found(nic: Scene) -> None:
     ("code", "kind"),
     [
         pytest.param("SubnetIsFull", SubnetExhausted, id="full"),
-        pytest.param("InsufficientCidrBlocks", NoPrefixFree, id="no block"),
         pytest.param("SomethingElse", CloudError, id="unknown"),
         pytest.param("InternalExecutionError", Transient, id="theirs"),
     ],
