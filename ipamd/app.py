@@ -174,24 +174,7 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
     metrics = Metrics()
     cloud.on_api_call = metrics.api_called
     keeper = Keeper(store)
-    config = LiveConfig(settings)
-    arrivals = ArrivalLog()
-    reconciler = Reconciler(
-        keeper,
-        cloud,
-        config,
-        metrics,
-        waiting=lambda: allocations.waiting,
-        pinned=lambda: allocations.pinned,
-        arrivals=arrivals,
-    )
-    allocations = Allocations(
-        keeper,
-        rules=reconciler.rules,
-        explain=reconciler.shortage,
-        wake=reconciler.wake,
-        arrivals=arrivals,
-    )
+    reconciler, allocations = _engine(settings, keeper, cloud, metrics)
     servicer = grpc_server.IpamServicer(keeper, allocations, reconciler, metrics, Leaks(keeper))
     cleaner = OrphanCleaner(
         keeper,
@@ -232,6 +215,31 @@ async def _serve(settings: Settings, store: Store, cloud: CloudChild) -> None:
         await asyncio.gather(*(server.stop(STOP_GRACE_SECONDS) for server in servers))
         for listener in listeners:
             listener.close()
+
+
+def _engine(
+    settings: Settings, keeper: Keeper, cloud: CloudChild, metrics: Metrics
+) -> tuple[Reconciler, Allocations]:
+    """Who keeps the pool, and who hands out of it."""
+    config = LiveConfig(settings)
+    arrivals = ArrivalLog()
+    reconciler = Reconciler(
+        keeper,
+        cloud,
+        config,
+        metrics,
+        waiting=lambda: allocations.waiting,
+        pinned=lambda: allocations.pinned,
+        arrivals=arrivals,
+    )
+    allocations = Allocations(
+        keeper,
+        rules=reconciler.rules,
+        explain=reconciler.shortage,
+        wake=reconciler.wake,
+        arrivals=arrivals,
+    )
+    return reconciler, allocations
 
 
 def _spare_the_collector() -> None:

@@ -15,14 +15,15 @@ from typing import Never
 
 import structlog
 
-from ipamd import backoff, clock, explain
+from ipamd import clock, explain
 from ipamd.actions import Actions
 from ipamd.allocations import Shortage
 from ipamd.arrivals import ArrivalLog
 from ipamd.cloud import Capabilities, CloudSnapshot
 from ipamd.cloud_child import Cloud
+from ipamd.cloud_health import CloudHealth
 from ipamd.cooldowns import Cooldowns
-from ipamd.errors import CloudError, ForeignStore, StoreError, Throttled
+from ipamd.errors import CloudError, ForeignStore, StoreError
 from ipamd.hints import Hints
 from ipamd.keeper import Keeper
 from ipamd.live_config import LiveConfig
@@ -30,7 +31,7 @@ from ipamd.metrics import Metrics
 from ipamd.model import EniId, IPNetwork, SubnetId
 from ipamd.node import NOTE, NodeFacts, exclusions, from_json, require_own_primary
 from ipamd.pool import attachments, blocks, observe, plan
-from ipamd.pool.ahead import NOBODY, Writes
+from ipamd.pool.ahead import NOBODY, writes_of
 from ipamd.pool.choice import Rules
 from ipamd.pool.cooling import Cooldown
 from ipamd.pool.hint import VpcNetworks
@@ -91,11 +92,8 @@ class Reconciler:
         self._observe_at = 0.0
         self._hints = Hints(keeper, cloud, networks_read=self._networks_read)
         self._questions = Questions(self._answered)
-        self._failures = 0
-        self.cloud_error = ""
-        self._told_failure: tuple[str, str] | None = None  # what was logged last
+        self.health = CloudHealth(metrics)
         self.missing_allocated: tuple[str, ...] = ()
-        self.has_observed = False
         self._has_resumed = False
         self.facts: NodeFacts | None = from_json(keeper.noted(NOTE))
         self._networks = VpcNetworks(known=self.facts.vpc_cidrs if self.facts else ())
@@ -219,7 +217,7 @@ class Reconciler:
             self.cooldowns.step(now)
             await self._learn(now)
             # Not before the kernel was heard: a lost store knows no demand, only cooling.
-            if self.has_observed and self._keeper.ledger.has_heard_node:
+            if self.health.has_answered and self._keeper.ledger.has_heard_node:
                 self._open_more()
                 self._plan_and_start()
         except StoreError as e:
@@ -233,7 +231,7 @@ class Reconciler:
     async def _learn(self, now: float) -> None:
         """What is due to be asked. Only the first look is waited for: an answer may take a minute,
         and pods may need the pool to grow meanwhile."""
-        if not self.has_observed:
+        if not self.health.has_answered:
             if now >= self._observe_at:
                 await self._observe()
             return
@@ -260,7 +258,7 @@ class Reconciler:
         try:
             await self._look()
         except CloudError as e:
-            self.look_soon(self._cloud_failed(e))
+            self.look_soon(self.health.failed(e))
         except StoreError:
             self.look_soon(STORE_RETRY_SECONDS)
             raise
@@ -274,7 +272,7 @@ class Reconciler:
     async def _look(self) -> None:
         mark = self.actions.begin_look()
         was_creating = self._is_creating()
-        if self.has_observed:
+        if self.health.has_answered:
             snapshot = await self._cloud.snapshot()
         else:
             snapshot = await self._ask_who_we_are()
@@ -302,7 +300,7 @@ class Reconciler:
         is_news = missing != self.missing_allocated or not set(seen) <= set(self._strays)
         self._strays = {e: self._strays.get(e, now) for e in seen}
         self.missing_allocated = missing
-        self._cloud_answered()
+        self.health.answered()
         if self.first_look_boottime is None:
             self.first_look_boottime = now
         self.last_look_boottime = now
@@ -382,25 +380,6 @@ class Reconciler:
             stray_enis=list(findings.stray_enis),
         )
 
-    def _cloud_failed(self, error: CloudError) -> float:
-        """Count a failed look, tell it when it is news, and return how long to wait."""
-        self._failures += 1
-        # By the code, since the words may differ each time ("the next one is due in 7.8 s").
-        news = (error.operation, error.code or str(error))
-        if news != self._told_failure:
-            log.warning("cloud_failed", error=str(error), code=error.code)
-        self.cloud_error, self._told_failure = str(error), news
-        self._metrics.cloud_error(error.operation or "observe", error.code)
-        chance = random.random()  # noqa: S311 - jitter
-        pacing = backoff.THROTTLED if isinstance(error, Throttled) else backoff.TRANSIENT
-        return max(pacing.delay(self._failures, chance), error.retry_after_seconds)
-
-    def _cloud_answered(self) -> None:
-        if self.cloud_error:
-            log.info("cloud_recovered", after_failures=self._failures)
-        self._failures, self.cloud_error, self.has_observed = 0, "", True
-        self._told_failure = None
-
     def _plan_and_start(self) -> None:
         summaries, calls = [], 0
         for card in self._cards():
@@ -417,20 +396,11 @@ class Reconciler:
         cards = self.facts_needed().limits.card_enis if self.settings.has_multi_nic else ()
         return (0, *range(1, len(cards)))
 
-    @property
-    def _writes(self) -> Writes:
-        able = self._capabilities
-        return Writes(
-            seconds=able.write_seconds,
-            interval_seconds=able.write_interval_seconds,
-            is_whole=able.replaces_whole_interface,
-        )
-
     def _plan(self, card: int) -> plan.Plan:
         now = clock.boottime()
         facts, pacer = self.facts_needed(), self.actions.pacer
         known = {subnet_id: seen.free for subnet_id, seen in pacer.subnets.items()}
-        pinned, writes = self._pinned(), self._writes
+        pinned, writes = self._pinned(), writes_of(self._capabilities)
         unserved = self._waiting() + (self._arrivals.away(now) if writes.is_slow else 0)
         # Pods that are bound here and attachments that wait are the same pods, seen twice.
         waiting = max(unserved, self._unserved_pods()) - sum(pinned.values())
@@ -509,8 +479,8 @@ class Reconciler:
             facts=self.facts,
             max_pods=self.max_pods,
             cooldown_seconds=self.settings.cooldown_seconds,
-            has_observed=self.has_observed,
-            cloud_error=self.cloud_error,
+            has_observed=self.health.has_answered,
+            cloud_error=self.health.error,
             last_error=self.actions.last_error,
             plan_summary=self.last_plan.summary,
             exhausted=self.actions.pacer.exhausted(now),

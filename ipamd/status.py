@@ -47,7 +47,7 @@ def build(
         max_pods=reconciler.max_pods,
         targets=_targets(reconciler),
         addresses=[_address(ledger, a, now) for a in _ordered(ledger)],
-        is_cloud_answering=reconciler.has_observed and not reconciler.cloud_error,
+        is_cloud_answering=reconciler.health.is_good,
         is_node_reporting=is_reporting,
         uptime_seconds=now - reconciler.started_boottime,
         mode=_mode(reconciler),

@@ -76,13 +76,7 @@ def build_view(
         if (i.eni_id in on_card or (i.kind is IntentKind.CREATE and i.network_card == card))
     )
     creations = [i for i in intents if i.kind is IntentKind.CREATE]
-    is_exact = now - last_activity(ledger) >= QUIET_SECONDS
-    targets = replace(
-        build_targets(facts, settings, network_card=card),
-        is_exact=is_exact,
-        ahead=ahead.expected(situation.arrivals, situation.writes),
-        reserve=ahead.reserve(situation.arrivals, situation.writes),
-    )
+    targets = _targets(ledger, facts, settings, situation, now)
     is_fallback = _is_fallback(targets, enis, situation)
     slots = facts.limits.slots_per_eni
     in_flight = {i.eni_id: i for i in intents}
@@ -91,14 +85,7 @@ def build_view(
     for address in ledger.addresses.values():
         by_eni[address.eni_id].append(address)
     views = tuple(
-        _eni_view(
-            eni,
-            by_eni[eni.eni_id],
-            in_flight.get(eni.eni_id),
-            settings,
-            now,
-            is_resting=eni.eni_id in pace.resting_enis,
-        )
+        _eni_view(eni, by_eni[eni.eni_id], in_flight.get(eni.eni_id), settings, pace, now)
         for eni in sorted(enis, key=lambda e: e.device_index)
     )
     waiting, pinned = _demand(situation, on_card, by_eni, in_flight)
@@ -136,6 +123,18 @@ def build_view(
         has_ipv6=settings.has_ipv6,
         pinned=pinned,
         writes=situation.writes,
+    )
+
+
+def _targets(
+    ledger: Ledger, facts: NodeFacts, settings: Settings, situation: Situation, now: float
+) -> Targets:
+    """The targets in force at this moment."""
+    return replace(
+        build_targets(facts, settings, network_card=situation.network_card),
+        is_exact=now - last_activity(ledger) >= QUIET_SECONDS,
+        ahead=ahead.expected(situation.arrivals, situation.writes),
+        reserve=ahead.reserve(situation.arrivals, situation.writes),
     )
 
 
@@ -290,9 +289,8 @@ def _eni_view(
     addresses: list[Address],
     in_flight: Intent | None,
     settings: Settings,
+    pace: Pace,
     now: float,
-    *,
-    is_resting: bool,
 ) -> EniView:
     v4 = [a for a in addresses if a.address.version == 4]
     singles = [a for a in v4 if a.prefix is None]
@@ -314,7 +312,7 @@ def _eni_view(
         device_index=eni.device_index,
         is_primary=eni.is_primary,
         is_managed=eni.is_managed,
-        is_busy=in_flight is not None or is_resting,
+        is_busy=in_flight is not None or eni.eni_id in pace.resting_enis,
         allocated=states[AddressState.ALLOCATED],
         idle=tuple(a.address for a in idle),
         held=len(singles) - states[AddressState.ALLOCATED] - len(idle) - leaving,

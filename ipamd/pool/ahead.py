@@ -16,6 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from ipamd.cloud import Capabilities
+
 WINDOW_SECONDS = 10.0
 """The pace is that of the pods of the last so many seconds. A deployment's pods reach a node within
 seconds: over much longer a burst is half over before it shows, over much less every single pod
@@ -55,6 +57,15 @@ class Arrivals:
 
 
 INSTANT, NOBODY = Writes(), Arrivals()
+
+
+def writes_of(able: Capabilities) -> Writes:
+    """How slow a cloud's writes are."""
+    return Writes(
+        seconds=able.write_seconds,
+        interval_seconds=able.write_interval_seconds,
+        is_whole=able.replaces_whole_interface,
+    )
 
 
 def expected(arrivals: Arrivals, writes: Writes) -> int:
