@@ -5,21 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cni_shim.add import ADD_WAIT_SECONDS
 
-from ipamd import backoff
+from ipamd import backoff, derived
 from ipamd.actions import LOOK_SECONDS
+from ipamd.arrivals import BACK_SECONDS
 from ipamd.backoff import Backoff
 from ipamd.cloud import Capabilities
 from ipamd.hints import CALM_SECONDS, HINT_SECONDS
 from ipamd.pacer import SCARCE_LEAST, SCARCE_SHARE
 from ipamd.pool import blocks, cooling, shrink
+from ipamd.pool.ahead import WINDOW_SECONDS
 from ipamd.pool.observe import SECOND_LOOK_SECONDS
 from ipamd.reconciler import SUBNETS_STALE_SECONDS
 from ipamd.view import QUIET_SECONDS, UNREADY_SECONDS
+from providers.azure.node import MachineKind
+from providers.azure.provider import WRITE_INTERVAL_SECONDS, WRITE_SECONDS
+from tests import builders as b
 
 RESYNC_SECONDS = Capabilities(
     can_create_interfaces=True, has_prefixes=True, replaces_whole_interface=False
 ).resync_seconds
+
+PERIOD_SECONDS = (
+    WRITE_SECONDS[MachineKind.SCALE_SET] + WRITE_INTERVAL_SECONDS[MachineKind.SCALE_SET]
+)
 
 PAGE = " ".join((Path(__file__).parents[2] / "docs" / "pool.md").read_text().split())
 
@@ -82,6 +92,48 @@ def test_every_wait_on_the_page_is_the_wait(pacing: Backoff, sentence: str) -> N
 )
 def test_every_number_on_the_page_is_the_number(sentence: str) -> None:
     assert sentence in PAGE
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        f"A burst of {derived.PODS_PER_SECOND:g} pods a second",
+        f"where {derived.IDLE_ADDRESSES} are kept idle",
+        f"| `VPC_IPAMD_MAX_PODS` | {derived.AZURE_MAX_PODS} | {derived.AZURE_MAX_PODS} |",
+        f"the pods of the last {WINDOW_SECONDS:g} s as a pace",
+        f"counts as waiting for {BACK_SECONDS:g} s more",
+        f"({shrink.SLOW_HOLDS * PERIOD_SECONDS:g} s on a scale set)",
+        f"held for four of these ({shrink.SLOW_PREFIX_HOLDS * PERIOD_SECONDS / 60:g} min)",
+        f"or {backoff.BUSY.delay(1, 0.0):g}-{backoff.BUSY.cap_seconds:g} s",
+        f"an ADD waits {ADD_WAIT_SECONDS:g} s",
+        f"about {WRITE_SECONDS[MachineKind.VM]:g} s, and that of a scale set's instance about a",
+    ],
+)
+def test_every_number_about_slow_changes_is_the_number(sentence: str) -> None:
+    assert sentence in PAGE
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (MachineKind.VM, ["WARM_IP_TARGET` 16"]),
+        (MachineKind.SCALE_SET, ["WARM_PREFIX_TARGET` 2"]),
+    ],
+)
+def test_the_targets_on_the_page_are_those_that_are_derived(
+    kind: MachineKind, names: list[str]
+) -> None:
+    able = Capabilities(
+        can_create_interfaces=False,
+        has_prefixes=True,
+        replaces_whole_interface=True,
+        write_seconds=WRITE_SECONDS[kind],
+        write_interval_seconds=WRITE_INTERVAL_SECONDS[kind],
+    )
+    said = derived.derive(b.settings(VPC_IPAMD_CLOUD="azure"), able).sentences
+    for name in names:
+        assert f"`{name}" in PAGE
+        assert any(s.startswith(name.replace("`", "") + ":") for s in said)
 
 
 def test_the_half_minute_and_the_half_hour_on_the_page_are_that_long() -> None:
