@@ -1,11 +1,17 @@
-"""The clouds that the contract suite judges: EC2's provider on the emulator, the memory fake."""
+"""The clouds that the contract suite judges, each by what its row says that it can.
+
+They are the memory fake, EC2's provider on its emulator, and Azure's on its own with both kinds of
+machine. A test for some of them says for which (`creating`, `not_creating`, `with_ipv6`,
+`without_ipv6`); what a row says is itself judged in test_provider.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Network
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,22 +23,51 @@ from ipamd.model import EniId, InstanceId, SubnetId
 from providers.aws import tags as t
 from providers.aws.config import AwsConfig
 from providers.aws.provider import AwsProvider
+from providers.sim.arm_nics import replace_nic
+from providers.sim.azure_world_documents import GROUP, nic_document
 from providers.sim.ec2 import Emulator
 from providers.sim.ec2_state import Delays
 from providers.sim.imds import Imds, ImdsSettings
+from tests.contract.azure_node import AzureNode, azure_node
 from tests.memory_cloud import MemoryCloud
 from tests.memory_vpc import MemorySubnet
 from tests.sim.lab import OTHER_ZONE, Lab, ec2_client, serve
 
 NO_GOOD = EniId("eni-0123456789abcdef0")
+NO_SUBNET = SubnetId("subnet-0123456789abcdef0")
 ORPHAN_OF = InstanceId("i-0dead00000000dead")
 CIDR_V6 = IPv6Network("2001:db8:0:101::/64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """A provider on a node with an m5.large's limits in a /24, and hands on its surroundings."""
+class Traits:
+    """What a cloud can do, as far as the contract depends on it.
 
+    `counted_per_prefix`: how many addresses of a subnet's free count a /28 takes.
+    """
+
+    can_create_interfaces: bool
+    replaces_whole_interface: bool
+    cidr_v6: IPv6Network | None = None  # of the node's subnet
+    max_enis: int = 3  # an m5.large's
+    addresses_per_eni: int = 10
+    counted_per_prefix: int = 16
+
+
+ADDITIVE = Traits(can_create_interfaces=True, replaces_whole_interface=False, cidr_v6=CIDR_V6)
+WHOLE = Traits(
+    can_create_interfaces=False,
+    replaces_whole_interface=True,
+    max_enis=1,
+    addresses_per_eni=256,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A provider on a node in a subnet of its own, and hands on its surroundings."""
+
+    traits: Traits
     provider: CloudProvider
     leave_free: Callable[[int], None]  # others take the subnet's addresses but so many
     strew: Callable[[], None]  # others take one address of every block
@@ -40,6 +75,8 @@ class Judged:
     tagged_subnet: SubnetId  # role 1: a candidate
     excluded_subnet: SubnetId  # role 0
     other_subnet: SubnetId  # no tag
+    no_subnet: SubnetId = NO_SUBNET  # there is none of that name
+    no_eni: EniId = NO_GOOD
     calls: list[ApiCall] = field(default_factory=list)
 
     def request(
@@ -61,7 +98,8 @@ class Judged:
         )
 
 
-def memory() -> Iterator[Judged]:
+def memory(traits: Traits, directory: Path) -> Iterator[Judged]:
+    del directory  # it keeps nothing on disk
     cloud = MemoryCloud(cidr_v6=CIDR_V6)
     subnet = cloud.vpc.subnets[cloud.node.primary_subnet_id]
     others = [
@@ -84,6 +122,7 @@ def memory() -> Iterator[Judged]:
         return eni_id
 
     yield Judged(
+        traits=traits,
         provider=cloud,
         leave_free=leave_free,
         strew=subnet.fragment,
@@ -156,12 +195,14 @@ def emulated(instance_type: str = "m5.large") -> Iterator[Emulated]:
     imds_door.close()
 
 
-def ec2() -> Iterator[Judged]:
+def ec2(traits: Traits, directory: Path) -> Iterator[Judged]:
+    del directory
     for cloud in emulated():
         calls: list[ApiCall] = []
         with mock.patch.dict(os.environ, cloud.environ):
             provider = AwsProvider(AwsConfig(cluster_name="c1"), tell=calls.append)
             yield Judged(
+                traits=traits,
                 provider=provider,
                 leave_free=cloud.leave_free,
                 strew=cloud.strew,
@@ -174,12 +215,79 @@ def ec2() -> Iterator[Judged]:
             provider.close()
 
 
-CLOUDS = {"memory": memory, "ec2": ec2}
+A_MOMENT = 2.0
+"""What others do is seen after it: a subnet's count of a second ago is still an answer."""
 
 
-@pytest.fixture(params=list(CLOUDS))
-def cloud(request: pytest.FixtureRequest) -> Iterator[Judged]:
-    yield from CLOUDS[request.param]()
+def azure_vm(traits: Traits, directory: Path) -> Iterator[Judged]:
+    """A NIC of its own, written through Microsoft.Network; a block counts as 16 of its subnet."""
+    for node in azure_node("vm", directory):
+        node.lab.set(usage_of_block=16)
+        yield _azure(traits, node)
+
+
+def azure_scale_set(traits: Traits, directory: Path) -> Iterator[Judged]:
+    """A NIC that follows its instance's model; a block counts as 1."""
+    for node in azure_node("scale-set", directory):
+        yield _azure(traits, node)
+
+
+def _azure(traits: Traits, node: AzureNode) -> Judged:
+    outsiders, own = node.lab.world.outsiders, node.subnet_ids[0]
+
+    def leave_free(count: int) -> None:
+        outsiders.leave_free(own, count)
+        node.lab.advance(A_MOMENT)
+
+    def strew() -> None:
+        outsiders.strew(own)
+        node.lab.advance(A_MOMENT)
+
+    def make_orphan(created_unix: float | None) -> EniId:
+        del created_unix  # nothing on a NIC could say so
+        nic_id = f"{GROUP}/Microsoft.Network/networkInterfaces/loose"
+        made = replace_nic(node.lab.world.state, nic_id, nic_document(own))
+        return EniId(made.nic_id.lower())
+
+    return Judged(
+        traits=traits,
+        provider=node.provider,
+        leave_free=leave_free,
+        strew=strew,
+        make_orphan=make_orphan,
+        tagged_subnet=node.subnet(1),
+        excluded_subnet=node.subnet(2),
+        other_subnet=node.subnet(3),
+        no_subnet=SubnetId(f"{node.subnet(0)}-gone"),
+        no_eni=EniId(f"{node.eni_id}-gone"),
+        calls=node.calls,
+    )
+
+
+CLOUDS: dict[str, tuple[Callable[[Traits, Path], Iterator[Judged]], Traits]] = {
+    "memory": (memory, ADDITIVE),
+    "ec2": (ec2, ADDITIVE),
+    "azure-vm": (azure_vm, WHOLE),
+    "azure-scale-set": (azure_scale_set, replace(WHOLE, counted_per_prefix=1)),
+}
+
+
+@pytest.fixture(params=CLOUDS)
+def cloud(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Judged]:
+    """Every cloud, unless a test names those that it is for."""
+    make, traits = CLOUDS[request.param]
+    yield from make(traits, tmp_path)
+
+
+def _those(can: Callable[[Traits], bool]) -> pytest.MarkDecorator:
+    names = [name for name, (_, traits) in CLOUDS.items() if can(traits)]
+    return pytest.mark.parametrize("cloud", names, indirect=True)
+
+
+creating = _those(lambda traits: traits.can_create_interfaces)
+not_creating = _those(lambda traits: not traits.can_create_interfaces)
+with_ipv6 = _those(lambda traits: traits.cidr_v6 is not None)
+without_ipv6 = _those(lambda traits: traits.cidr_v6 is None)
 
 
 @pytest.fixture

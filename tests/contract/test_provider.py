@@ -7,9 +7,23 @@ from ipaddress import IPv6Network
 import pytest
 
 from ipamd.cloud import AddressChange, CloudEni, EniStatus, Subnet
-from ipamd.errors import CloudError, LimitReached, NoPrefixFree, NotFound, SubnetExhausted
+from ipamd.errors import (
+    CloudError,
+    LimitReached,
+    NoPrefixFree,
+    NotFound,
+    SubnetExhausted,
+    Unsupported,
+)
 from ipamd.model import EniId, IPAddress, IPNetwork, SubnetId
-from tests.contract.conftest import NO_GOOD, ORPHAN_OF, Judged
+from tests.contract.conftest import (
+    ORPHAN_OF,
+    Judged,
+    creating,
+    not_creating,
+    with_ipv6,
+    without_ipv6,
+)
 
 TOKEN = "5f000000-0123456789abcdef0123"
 
@@ -40,6 +54,19 @@ def assign_prefixes(cloud: Judged, count: int = 0, v6: int = 0) -> tuple[IPNetwo
     return cloud.provider.apply(change).added_prefixes
 
 
+def slots(cloud: Judged) -> int:
+    return cloud.provider.limits().slots_per_eni
+
+
+def test_the_cloud_can_what_its_row_says(cloud: Judged) -> None:
+    node = cloud.provider.discover_node()
+    can = cloud.provider.capabilities()
+    assert can.can_create_interfaces is cloud.traits.can_create_interfaces
+    assert can.replaces_whole_interface is cloud.traits.replaces_whole_interface
+    assert can.has_prefixes
+    assert seen(cloud, node.primary_subnet_id).cidr_v6 == cloud.traits.cidr_v6
+
+
 def test_the_node_knows_itself(cloud: Judged) -> None:
     node = cloud.provider.discover_node()
     first = primary(cloud)
@@ -54,8 +81,12 @@ def test_the_node_knows_itself(cloud: Judged) -> None:
 
 
 def test_the_limits_are_the_instance_types(cloud: Judged) -> None:
-    limits = cloud.provider.limits()
-    assert (limits.max_enis, limits.addresses_per_eni, limits.slots_per_eni) == (3, 10, 9)
+    limits, traits = cloud.provider.limits(), cloud.traits
+    assert (limits.max_enis, limits.addresses_per_eni) == (
+        traits.max_enis,
+        traits.addresses_per_eni,
+    )
+    assert limits.slots_per_eni == traits.addresses_per_eni - 1
 
 
 def test_the_vpc_has_cidrs_that_hold_the_node(cloud: Judged) -> None:
@@ -64,7 +95,15 @@ def test_the_vpc_has_cidrs_that_hold_the_node(cloud: Judged) -> None:
 
 
 def test_the_metadata_service_names_the_same_cidrs_as_a_look(cloud: Judged) -> None:
-    assert cloud.provider.hint().vpc_cidrs == cloud.provider.snapshot().vpc_cidrs
+    look = cloud.provider.snapshot()  # a hint may be in terms of one
+    assert cloud.provider.hint().vpc_cidrs == look.vpc_cidrs
+
+
+def test_the_metadata_service_shows_what_is_assigned(cloud: Judged) -> None:
+    added = (*assign(cloud, 2), *assign_prefixes(cloud, 1))
+    eni_id = primary(cloud).eni_id
+    shown_by_it = {e.eni_id: e.items for e in cloud.provider.hint().enis}
+    assert shown_by_it == {eni_id: tuple(sorted(map(str, added)))}
 
 
 def test_an_assign_answers_with_the_new_addresses_only(cloud: Judged) -> None:
@@ -95,18 +134,18 @@ def test_an_unassign_is_idempotent(cloud: Judged) -> None:
 
 
 def test_unassign_and_assign_in_one_change(cloud: Judged) -> None:
-    added = assign(cloud, 9)
+    added = assign(cloud, slots(cloud))
     eni_id = primary(cloud).eni_id
     outcome = cloud.provider.apply(AddressChange(eni_id=eni_id, add=2, remove=added[:2]))
     assert len(outcome.added) == 2
-    assert len(primary(cloud).addresses) == 9
+    assert len(primary(cloud).addresses) == slots(cloud)
 
 
 def test_more_than_the_eni_holds_is_a_limit(cloud: Judged) -> None:
-    assign(cloud, 8)
+    assign(cloud, slots(cloud) - 1)
     with pytest.raises(LimitReached):
         assign(cloud, 2)
-    assert len(primary(cloud).addresses) == 8
+    assert len(primary(cloud).addresses) == slots(cloud) - 1
 
 
 def test_a_full_subnet_is_exhausted_and_gives_nothing(cloud: Judged) -> None:
@@ -119,9 +158,10 @@ def test_a_full_subnet_is_exhausted_and_gives_nothing(cloud: Judged) -> None:
 
 def test_an_unknown_eni_is_not_found(cloud: Judged) -> None:
     with pytest.raises(NotFound):
-        cloud.provider.apply(AddressChange(eni_id=NO_GOOD, add=1))
+        cloud.provider.apply(AddressChange(eni_id=cloud.no_eni, add=1))
 
 
+@creating
 def test_a_created_eni_is_attached_with_its_addresses(cloud: Judged) -> None:
     made = cloud.provider.create_interface(cloud.request(TOKEN))
     assert made.status is EniStatus.ATTACHED
@@ -132,6 +172,7 @@ def test_a_created_eni_is_attached_with_its_addresses(cloud: Judged) -> None:
     assert shown(cloud, made.eni_id) == made
 
 
+@creating
 def test_a_repeated_creation_gives_the_same_eni(cloud: Judged) -> None:
     before = free(cloud)
     first = cloud.provider.create_interface(cloud.request(TOKEN))
@@ -140,6 +181,7 @@ def test_a_repeated_creation_gives_the_same_eni(cloud: Judged) -> None:
     assert free(cloud) == before - 4
 
 
+@creating
 def test_a_creation_in_a_full_subnet_leaves_nothing(cloud: Judged) -> None:
     cloud.leave_free(2)
     with pytest.raises(SubnetExhausted):
@@ -148,6 +190,7 @@ def test_a_creation_in_a_full_subnet_leaves_nothing(cloud: Judged) -> None:
     assert free(cloud) == 2
 
 
+@creating
 def test_a_taken_device_index_is_refused_and_leaves_nothing(cloud: Judged) -> None:
     cloud.provider.create_interface(cloud.request(TOKEN))
     before = free(cloud)
@@ -157,6 +200,7 @@ def test_a_taken_device_index_is_refused_and_leaves_nothing(cloud: Judged) -> No
     assert len(cloud.provider.snapshot().enis) == 2
 
 
+@creating
 def test_one_eni_too_many_is_a_limit_and_leaves_nothing(cloud: Judged) -> None:
     for index in (1, 2):
         cloud.provider.create_interface(cloud.request(f"{TOKEN}{index}", index))
@@ -166,6 +210,7 @@ def test_one_eni_too_many_is_a_limit_and_leaves_nothing(cloud: Judged) -> None:
     assert free(cloud) == before
 
 
+@creating
 def test_a_deleted_eni_gives_everything_back(cloud: Judged) -> None:
     before = free(cloud)
     made = cloud.provider.create_interface(cloud.request(TOKEN))
@@ -174,6 +219,7 @@ def test_a_deleted_eni_gives_everything_back(cloud: Judged) -> None:
     assert free(cloud) == before
 
 
+@creating
 def test_deleting_what_is_gone_is_success(cloud: Judged) -> None:
     made = cloud.provider.create_interface(cloud.request(TOKEN))
     cloud.provider.delete_interface(made.eni_id)
@@ -189,11 +235,11 @@ def test_the_primary_eni_cannot_be_deleted(cloud: Judged) -> None:
 
 def test_an_unknown_subnet_is_not_found(cloud: Judged) -> None:
     with pytest.raises(NotFound):
-        cloud.provider.subnets((SubnetId("subnet-0123456789abcdef0"),))
+        cloud.provider.subnets((cloud.no_subnet,))
 
 
 def test_one_named_unknown_subnet_among_known_ones_is_not_found(cloud: Judged) -> None:
-    named = (cloud.provider.discover_node().primary_subnet_id, SubnetId("subnet-0123456789abcdef0"))
+    named = (cloud.provider.discover_node().primary_subnet_id, cloud.no_subnet)
     with pytest.raises(NotFound):
         cloud.provider.subnets(named)
 
@@ -205,7 +251,7 @@ def test_a_prefix_is_sixteen_aligned_addresses_of_the_subnet(cloud: Judged) -> N
     assert all(p.subnet_of(primary(cloud).subnet_cidr) for p in added)  # type: ignore[arg-type]
     assert set(primary(cloud).prefixes) == set(added)
     assert primary(cloud).addresses == ()
-    assert free(cloud) == before - 32
+    assert free(cloud) == before - 2 * cloud.traits.counted_per_prefix
 
 
 def test_prefixes_and_addresses_live_on_one_eni(cloud: Judged) -> None:
@@ -216,7 +262,7 @@ def test_prefixes_and_addresses_live_on_one_eni(cloud: Judged) -> None:
 
 
 def test_a_prefix_takes_one_slot(cloud: Judged) -> None:
-    assign(cloud, 5)
+    assign(cloud, slots(cloud) - 4)
     assign_prefixes(cloud, 3)
     with pytest.raises(LimitReached):
         assign_prefixes(cloud, 2)
@@ -231,7 +277,7 @@ def test_prefixes_are_unassigned_whole_and_idempotently(cloud: Judged) -> None:
     cloud.provider.apply(gone)
     cloud.provider.apply(gone)
     assert primary(cloud).prefixes == added[1:]
-    assert free(cloud) == before - 16
+    assert free(cloud) == before - cloud.traits.counted_per_prefix
 
 
 def test_addresses_and_prefixes_leave_in_one_change(cloud: Judged) -> None:
@@ -257,6 +303,7 @@ def test_a_full_subnet_has_no_prefix(cloud: Judged) -> None:
     assert free(cloud) == 3
 
 
+@with_ipv6
 def test_a_v6_prefix_is_an_80_that_costs_no_ipv4(cloud: Judged) -> None:
     before = free(cloud)
     (added,) = assign_prefixes(cloud, v6=1)
@@ -269,6 +316,7 @@ def test_a_v6_prefix_is_an_80_that_costs_no_ipv4(cloud: Judged) -> None:
     assert free(cloud) == before
 
 
+@with_ipv6
 def test_a_v6_prefix_is_unassigned(cloud: Judged) -> None:
     added = assign_prefixes(cloud, v6=1)
     change = AddressChange(eni_id=primary(cloud).eni_id, remove_prefixes=added)
@@ -277,30 +325,49 @@ def test_a_v6_prefix_is_unassigned(cloud: Judged) -> None:
     assert primary(cloud).prefixes == ()
 
 
+@with_ipv6
 def test_both_families_come_in_one_change(cloud: Judged) -> None:
     added = assign_prefixes(cloud, 1, v6=1)
     assert sorted(p.version for p in added) == [4, 6]
 
 
-def test_what_was_given_before_a_refusal_is_the_answer(cloud: Judged) -> None:
+@without_ipv6
+def test_a_v6_prefix_is_unsupported_and_nothing_is_assigned(cloud: Judged) -> None:
+    for count in (0, 1):
+        with pytest.raises(Unsupported):
+            assign_prefixes(cloud, count, v6=1)
+    assert primary(cloud).prefixes == ()
+
+
+def test_a_change_that_is_refused_in_part_is_refused_whole_or_answered_in_part(
+    cloud: Judged,
+) -> None:
     cloud.strew()
     change = AddressChange(eni_id=primary(cloud).eni_id, add=2, add_prefixes=1)
+    if cloud.provider.capabilities().replaces_whole_interface:  # one write, all or nothing
+        with pytest.raises(NoPrefixFree):
+            cloud.provider.apply(change)
+        assert primary(cloud).addresses == ()
+        return
     outcome = cloud.provider.apply(change)
     assert (len(outcome.added), outcome.added_prefixes) == (2, ())
     assert set(primary(cloud).addresses) == set(outcome.added)
 
 
+@creating
 def test_an_eni_is_made_with_its_prefixes(cloud: Judged) -> None:
     made = cloud.provider.create_interface(cloud.request(TOKEN, prefixes=2))
     assert (len(made.prefixes), made.addresses) == (2, ())
     assert shown(cloud, made.eni_id) == made
 
 
+@creating
 def test_an_eni_is_made_with_a_v6_prefix(cloud: Judged) -> None:
     made = cloud.provider.create_interface(cloud.request(TOKEN, addresses=0, prefixes_v6=1))
     assert [p.prefixlen for p in made.prefixes] == [80]
 
 
+@creating
 def test_an_eni_with_a_prefix_in_a_strewn_subnet_leaves_nothing(cloud: Judged) -> None:
     cloud.strew()
     before = free(cloud)
@@ -310,6 +377,7 @@ def test_an_eni_with_a_prefix_in_a_strewn_subnet_leaves_nothing(cloud: Judged) -
     assert len(cloud.provider.snapshot().enis) == 1
 
 
+@creating
 def test_an_eni_is_made_in_the_subnet_that_is_asked_for(cloud: Judged) -> None:
     before = free(cloud)
     made = cloud.provider.create_interface(cloud.request(TOKEN, subnet_id=cloud.tagged_subnet))
@@ -319,6 +387,7 @@ def test_an_eni_is_made_in_the_subnet_that_is_asked_for(cloud: Judged) -> None:
     assert free(cloud) == before
 
 
+@creating
 def test_the_same_token_with_other_wishes_is_refused(cloud: Judged) -> None:
     cloud.provider.create_interface(cloud.request(TOKEN))
     with pytest.raises(CloudError):
@@ -326,6 +395,7 @@ def test_the_same_token_with_other_wishes_is_refused(cloud: Judged) -> None:
     assert len(cloud.provider.snapshot().enis) == 2
 
 
+@creating
 def test_more_addresses_than_an_eni_holds_leave_no_eni(cloud: Judged) -> None:
     before = free(cloud)
     with pytest.raises(LimitReached):
@@ -334,12 +404,14 @@ def test_more_addresses_than_an_eni_holds_leave_no_eni(cloud: Judged) -> None:
     assert len(cloud.provider.snapshot().enis) == 1
 
 
+@creating
 def test_candidates_come_with_the_named_subnets(cloud: Judged) -> None:
     own = cloud.provider.discover_node().primary_subnet_id
     found = {s.subnet_id: (s.is_candidate, s.is_excluded) for s in cloud.provider.subnets((own,))}
     assert found == {own: (True, False), cloud.tagged_subnet: (True, False)}
 
 
+@creating
 def test_named_subnets_say_what_their_tags_forbid(cloud: Judged) -> None:
     assert seen(cloud, cloud.excluded_subnet).is_excluded
     assert not seen(cloud, cloud.excluded_subnet).is_candidate
@@ -349,10 +421,11 @@ def test_named_subnets_say_what_their_tags_forbid(cloud: Judged) -> None:
 
 def test_a_subnet_shows_its_v6_block_where_it_has_one(cloud: Judged) -> None:
     own = cloud.provider.discover_node().primary_subnet_id
-    assert str(seen(cloud, own).cidr_v6) == "2001:db8:0:101::/64"
+    assert seen(cloud, own).cidr_v6 == cloud.traits.cidr_v6
     assert seen(cloud, cloud.other_subnet).cidr_v6 is None
 
 
+@creating
 def test_an_orphan_is_found_with_its_maker_and_its_age(cloud: Judged) -> None:
     eni_id = cloud.make_orphan(1_700_000_000.0)
     (found,) = cloud.provider.orphans()
@@ -360,11 +433,13 @@ def test_an_orphan_is_found_with_its_maker_and_its_age(cloud: Judged) -> None:
     assert found.created_unix == 1_700_000_000.0
 
 
+@creating
 def test_an_attached_eni_is_no_orphan(cloud: Judged) -> None:
     cloud.provider.create_interface(cloud.request(TOKEN))
     assert cloud.provider.orphans() == ()
 
 
+@creating
 def test_an_orphan_without_an_age_gets_one(cloud: Judged) -> None:
     eni_id = cloud.make_orphan(None)
     (found,) = cloud.provider.orphans()
@@ -374,6 +449,7 @@ def test_an_orphan_without_an_age_gets_one(cloud: Judged) -> None:
     assert found.created_unix == 1_700_000_000.0
 
 
+@creating
 def test_a_deleted_orphan_is_gone_and_deleting_it_again_is_success(cloud: Judged) -> None:
     eni_id = cloud.make_orphan(0.0)
     cloud.provider.delete_orphan(eni_id)
@@ -381,8 +457,55 @@ def test_a_deleted_orphan_is_gone_and_deleting_it_again_is_success(cloud: Judged
     cloud.provider.delete_orphan(eni_id)
 
 
+@creating
 def test_an_orphan_that_was_attached_meanwhile_is_left_alone(cloud: Judged) -> None:
     made = cloud.provider.create_interface(cloud.request(TOKEN))
     with pytest.raises(CloudError):
         cloud.provider.delete_orphan(made.eni_id)
     assert shown(cloud, made.eni_id) == made
+
+
+# Where no ENI is made or deleted at run time.
+
+
+@not_creating
+def test_an_eni_that_cannot_be_made_is_unsupported_and_asks_the_cloud_for_nothing(
+    cloud: Judged,
+) -> None:
+    request, look = cloud.request(TOKEN), cloud.provider.snapshot()
+    asked = len(cloud.calls)
+    with pytest.raises(Unsupported):
+        cloud.provider.create_interface(request)
+    assert len(cloud.calls) == asked
+    assert cloud.provider.snapshot() == look
+
+
+@not_creating
+def test_an_eni_that_cannot_be_deleted_stays_with_its_addresses(cloud: Judged) -> None:
+    assign(cloud, 2)
+    look, asked = cloud.provider.snapshot(), len(cloud.calls)
+    with pytest.raises(Unsupported):
+        cloud.provider.delete_interface(look.enis[0].eni_id)
+    assert len(cloud.calls) == asked
+    assert cloud.provider.snapshot() == look
+
+
+@not_creating
+def test_a_loose_eni_is_somebody_elses_and_left_alone(cloud: Judged) -> None:
+    eni_id = cloud.make_orphan(None)
+    assert cloud.provider.orphans() == ()
+    assert shown(cloud, eni_id) is None
+    asked = len(cloud.calls)
+    with pytest.raises(Unsupported):
+        cloud.provider.mark_created(eni_id, 1.0)
+    with pytest.raises(Unsupported):
+        cloud.provider.delete_orphan(eni_id)
+    assert len(cloud.calls) == asked
+
+
+@not_creating
+def test_named_subnets_come_alone_and_no_eni_will_be_made_in_them(cloud: Judged) -> None:
+    own = cloud.provider.discover_node().primary_subnet_id
+    named = (own, cloud.tagged_subnet, cloud.excluded_subnet)
+    found = {s.subnet_id: (s.is_candidate, s.is_excluded) for s in cloud.provider.subnets(named)}
+    assert found == dict.fromkeys(named, (False, False))
