@@ -42,6 +42,8 @@ class Behaviour:
     azure-cli, test_multiple_ipconfigs_update_with_asg).
     `shows_suffix_to_old`: a block is shown as "10.0.0.16/28" and not as "10.0.0.16" to
     api-versions that have no length (unverified).
+    `fails_configurations`: what a failed write has added all the same is `Failed`, and of no use
+    (unverified).
     `counts_blocks_once`: a block is 1 and not 16 of the VNET's limit (documented for AKS).
     """
 
@@ -53,6 +55,7 @@ class Behaviour:
     keeps_unsent_addresses: bool = True
     has_new_etag_at_end: bool = True
     shows_suffix_to_old: bool = False
+    fails_configurations: bool = False
     counts_blocks_once: bool = True
     nic_limit: int = NIC_LIMIT
     vnet_limit: int = VNET_LIMIT

@@ -177,16 +177,18 @@ def _end(state: ArmState, written: Written, failed: State | None, applies: Appli
         _release(state, written.removed)
         return
     etag = state.guids.new_etag() if state.behaviour.has_new_etag_at_end else now.etag
+    added = written.added
     if failed is None or applies is Applies.ALL:
-        state.put_nic(replace(now.settled(failed or State.SUCCEEDED), etag=etag))
+        ended = now.settled(failed or State.SUCCEEDED)
+        state.put_nic(replace(_blighted(state, ended, added), etag=etag))
         _release(state, written.removed)
         return
-    added = written.added
     lost = added if applies is Applies.NOTHING else added[math.ceil(len(added) / 2) :]
     if applies is Applies.PART:
         gone = {config.cidr for config in lost}
         configs = tuple(config for config in now.configs if config.cidr not in gone)
-        state.put_nic(replace(replace(now, configs=configs).settled(State.FAILED), etag=etag))
+        ended = replace(now, configs=configs).settled(State.FAILED)
+        state.put_nic(replace(_blighted(state, ended, added), etag=etag))
         _release(state, lost + written.removed)
     elif written.before is None:
         state.drop_nic(now.key)
@@ -196,6 +198,17 @@ def _end(state: ArmState, written: Written, failed: State | None, applies: Appli
         ).settled(State.FAILED)
         state.put_nic(replace(undone, etag=etag))
         _release(state, lost)
+
+
+def _blighted(state: ArmState, ended: Nic, added: tuple[NicConfig, ...]) -> Nic:
+    """The NIC, with what a failed write has added as `Failed` as the NIC itself, where it is so."""
+    if ended.state is not State.FAILED or not state.behaviour.fails_configurations:
+        return ended
+    new = {config.cidr for config in added}
+    configs = (
+        replace(one, state=State.FAILED) if one.cidr in new else one for one in ended.configs
+    )
+    return replace(ended, configs=tuple(configs))
 
 
 def _release(state: ArmState, configs: tuple[NicConfig, ...]) -> None:

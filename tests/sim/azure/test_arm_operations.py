@@ -203,6 +203,20 @@ def test_a_failed_operation_may_have_been_applied_in_part(network: NetworkLab) -
     assert (network.usage(), network.free()) == ((3, 251), 248)
 
 
+@pytest.mark.parametrize("applies", [Applies.PART, Applies.ALL])
+def test_what_a_failed_write_leaves_may_be_failed_itself(
+    network: NetworkLab, applies: Applies
+) -> None:
+    network.put(primary(), config("before"))
+    network.set(fails_configurations=True)
+    network.arm.faults.add("PUT", "*", ArmFaultKind.OPERATION_FAILS, applies=applies)
+    network.put(primary(), config("before"), config("a"))
+    left = {"ipconfig1": "Succeeded", "before": "Succeeded", "a": "Failed"}
+    assert states(network.get()) == ("Failed", left)
+    network.put(primary(), config("before"), config("b"))
+    assert states(network.get())[1] == dict.fromkeys(("ipconfig1", "before", "b"), "Succeeded")
+
+
 def test_a_failed_creation_without_effect_leaves_no_nic(network: NetworkLab) -> None:
     network.arm.faults.add("PUT", "*", ArmFaultKind.OPERATION_FAILS)
     assert network.put(primary()).status == 201
