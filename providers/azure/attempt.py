@@ -43,7 +43,7 @@ class Attempt:
         if not pairs:
             return
         if deadline - self.clock.monotonic() < LEAST_SECONDS:
-            raise _no_time(target)
+            raise no_time(target)
         goals = [goal for _, goal in pairs]
         answered, first = Answered(), None
         if merged.edits or not picture.is_moving:  # else a write that nobody noted brings it about
@@ -160,7 +160,8 @@ def _moved_by_others(target: Target) -> Busy:
     )
 
 
-def _no_time(target: Target) -> Busy:
+def no_time(target: Target) -> Busy:
+    """The refusal of what comes too late for a write."""
     return Busy(
         f"no time is left for a write of {target.target_id}; nothing was sent",
         operation="write",

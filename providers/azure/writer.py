@@ -18,7 +18,7 @@ from ipamd.cloud import AddressChange, AddressOutcome
 from ipamd.errors import Busy, CloudError, Denied, NotFound, Throttled, Transient
 from ipamd.model import EniId
 from providers.azure import ids
-from providers.azure.attempt import LEAST_SECONDS, Attempt
+from providers.azure.attempt import LEAST_SECONDS, Attempt, no_time
 from providers.azure.journal import Journal, Note, Write, silent
 from providers.azure.lanes import Lane, Want
 from providers.azure.names import Kind, names_of
@@ -108,7 +108,7 @@ class Writer:
                 continue
             with self._lane(target).held():
                 try:
-                    self._finish_earlier(target, (), self._clock.monotonic())
+                    self._finish_earlier(target, ())
                 except CloudError as e:
                     self._note("azure_write_awaited", target=target.target_id, error=str(e))
 
@@ -130,9 +130,11 @@ class Writer:
 
     def _serve(self, lane: Lane, target: Target) -> None:
         wants = lane.take()
-        deadline = min(want.deadline for want in wants)
+        late = [want for want in wants if not self._has_time([want])]
+        _fail(late, no_time(target))
+        wants = [want for want in wants if want.is_open]
         try:
-            self._finish_earlier(target, wants, deadline)
+            self._finish_earlier(target, wants)
         except CloudError as e:
             _fail(wants, e)
         else:
@@ -140,11 +142,11 @@ class Writer:
         finally:
             lane.tell()
 
-    def _finish_earlier(self, target: Target, wants: Sequence[Want], deadline: float) -> None:
+    def _finish_earlier(self, target: Target, wants: Sequence[Want]) -> None:
         """Wait for a write that is still under way: ours must not displace it.
 
         The reason of its failure is the result of a want with the same token, and for the log
-        otherwise. Raises Transient when it does not end in time.
+        otherwise. Raises Transient when it does not end in time: at once where nobody waits.
         """
         write = self._journal.write(target.target_id)
         if write is None:
@@ -154,7 +156,7 @@ class Writer:
                 target=target,
                 goals=write.goals,
                 operation_url=write.operation_url,
-                deadline=deadline,
+                deadline=min((w.deadline for w in wants), default=self._clock.monotonic()),
             )
         )
         failure = settled.failure
@@ -190,7 +192,7 @@ class Writer:
         pause = max(own, error.retry_after_seconds)
         return pause if pause <= LONGEST_TRY_PAUSE_SECONDS else None
 
-    def _has_time(self, wants: Iterable[Want], pause: float) -> bool:
+    def _has_time(self, wants: Iterable[Want], pause: float = 0.0) -> bool:
         deadline = min(want.deadline for want in wants)
         return self._clock.monotonic() + pause + LEAST_SECONDS <= deadline
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -42,8 +43,14 @@ class Crowd:
         with self._changed:
             assert self._changed.wait_for(lambda: self._asked >= count, WAIT_SECONDS)
 
-    def all(self, *changes: dict[str, Any], at: int = 0) -> list[AddressOutcome | CloudError]:
-        """What each is told; all but the first come during the pause number `at`."""
+    def all(
+        self,
+        *changes: dict[str, Any],
+        at: int = 0,
+        then: Callable[[], None] = lambda: None,
+    ) -> list[AddressOutcome | CloudError]:
+        """What each is told; all but the first come during the pause number `at`, which ends with
+        `then`."""
         writer, scene, before = self._scene.writer, self._scene, self._asked
         with ThreadPoolExecutor(len(changes)) as pool:
             told = self.later = []
@@ -52,6 +59,7 @@ class Crowd:
                 for number, change in enumerate(changes[1:], 2):
                     told.append(pool.submit(writer.apply, scene.change(**change)))
                     self.wait(before + number)
+                then()
 
             scene.clock.during = [*[lambda: None] * at, come]
             first = pool.submit(writer.apply, scene.change(**changes[0]))
@@ -126,6 +134,16 @@ def test_who_comes_later_is_in_the_next_write(scene: Scene, crowd: Crowd) -> Non
     assert [len(added(one)) for one in told] == [1, 2, 3]
     assert scene.arm.puts == 2
     assert scene.arm.collisions == 0
+
+
+def test_who_has_waited_for_too_long_does_not_hurry_the_others(scene: Scene, crowd: Crowd) -> None:
+    def late() -> None:
+        waiting = scene.writer._lane(scene.writer._target(scene.eni_id))._waiting
+        waiting[1].deadline = scene.clock.now + 1
+
+    told = crowd.all({"add": 1}, {"add": 2, "token": "t2"}, then=late)
+    assert len(added(told[0])) == 1
+    assert [getattr(one, "code", "") for one in told[1:]] == ["NoTimeLeft"]
 
 
 def test_who_comes_while_the_budget_is_spent_joins_the_write(scene: Scene, crowd: Crowd) -> None:
