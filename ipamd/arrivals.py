@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from ipamd.pool.ahead import WINDOW_SECONDS, Arrivals
+from ipamd.pool.ahead import Arrivals, Writes
 
 BACK_SECONDS = 20.0
 """A pod that was sent away is back within this time: kubelet waits 10 s, half more or less, before
@@ -61,9 +61,9 @@ class ArrivalLog:
         times = (t for t in self._unserved.values() if t is not None)
         return sum(now - t <= BACK_SECONDS for t in times)
 
-    def seen(self, now: float, write_seconds: float) -> Arrivals:
+    def seen(self, now: float, writes: Writes) -> Arrivals:
         """The pods of the last moments, for `ipamd.pool.ahead`."""
         return Arrivals(
-            lately=sum(now - t <= WINDOW_SECONDS for t in self._times),
-            during_write=sum(now - t <= write_seconds for t in self._times),
+            lately=sum(now - t <= writes.window_seconds for t in self._times),
+            during_write=sum(now - t <= writes.seconds for t in self._times),
         )

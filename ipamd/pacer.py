@@ -115,10 +115,12 @@ class Pacer:
 
     def _too_small(self, now: float) -> dict[SubnetId, float]:
         """For the same reason, subnets that cannot have a /28, until they are counted again."""
+        if not self.counts_are_hints:
+            return {}
         return {
             s: max(self._remeasure.get(s, _Until()).boottime - now, 0.0)
-            for s, free in self._counted().items()
-            if free < PREFIX_ADDRESSES
+            for s, seen in self.subnets.items()
+            if 0 <= seen.free.free_addresses < PREFIX_ADDRESSES
         }
 
     def exhausted(self, now: float) -> dict[SubnetId, float]:

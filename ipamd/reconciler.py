@@ -413,7 +413,7 @@ class Reconciler:
             can_create_interfaces=self._capabilities.can_create_interfaces
             and self._config.can_create,
             network_card=card,
-            arrivals=self._arrivals.seen(now, writes.seconds) if card == 0 else NOBODY,
+            arrivals=self._arrivals.seen(now, writes) if card == 0 else NOBODY,
             writes=writes,
         )
         return plan.plan(build_view(self._keeper.ledger, facts, self.settings, situation, now=now))

@@ -118,7 +118,7 @@ class SlowPool:
     def view(self) -> View:
         arriving = self._flight[0] if self._flight else None
         incoming = arriving.prefixes if isinstance(arriving, AssignAddresses) else 0
-        seen = self._arrivals.seen(self.now, self.known.seconds)
+        seen = self._arrivals.seen(self.now, self.known)
         held = sum(len(block.cooling) for block in self.blocks.values())
         return View(
             targets=replace(

@@ -18,10 +18,11 @@ from math import ceil
 
 from ipamd.cloud import Capabilities
 
-WINDOW_SECONDS = 10.0
-"""The pace is that of the pods of the last so many seconds. A deployment's pods reach a node within
-seconds: over much longer a burst is half over before it shows, over much less every single pod
-makes a pace of its own."""
+WINDOW_SECONDS, WINDOW_SHARE = 10.0, 0.5
+"""The pace is that of the pods of the last half write, and of 10 s at least. A deployment's pods
+reach a node within seconds: over much less than 10 s every pod makes a pace of its own. And how far
+one looks ahead bounds how short a look back may be: a new node whose 30 pods come at once buys 75
+beside them where a write takes a minute, and not 225, which its neighbours may need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,11 @@ class Writes:
         return self.seconds > 0
 
     @property
+    def window_seconds(self) -> float:
+        """How long pods count for the pace at which they come. Scale set: 30 s, a NIC: 10 s."""
+        return max(WINDOW_SECONDS, self.seconds * WINDOW_SHARE)
+
+    @property
     def period_seconds(self) -> float:
         """From the decision for one write until another may begin after it; 0 where both is free.
 
@@ -49,8 +55,8 @@ class Writes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrivals:
-    """Pods that asked for their first address within WINDOW_SECONDS, and within the time of a
-    write."""
+    """Pods that asked for their first address within the window of the pace, and within the time
+    of a write."""
 
     lately: int = 0
     during_write: int = 0
@@ -71,9 +77,9 @@ def writes_of(able: Capabilities) -> Writes:
 def expected(arrivals: Arrivals, writes: Writes) -> int:
     """Addresses that pods will take until another write can be begun.
 
-    9 pods in 10 s on a scale set: 0.9 x 75 -> 68; on a NIC (5 s): 5.
+    9 pods in half a minute on a scale set: 0.3 x 75 -> 23; in 10 s on a NIC (5 s): 5.
     """
-    return ceil(arrivals.lately / WINDOW_SECONDS * writes.period_seconds)
+    return ceil(arrivals.lately / writes.window_seconds * writes.period_seconds)
 
 
 def reserve(arrivals: Arrivals, writes: Writes) -> int:

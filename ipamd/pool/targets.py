@@ -115,8 +115,8 @@ def deficit(targets: Targets, counts: Counts, *, slots_per_eni: int) -> int:
     Examples: WARM_IP_TARGET 5, 3 allocated, 4 available -> 1. WARM_ENI_TARGET 1 with 9 slots and 4
     available -> 5. WARM_ENI_TARGET 0 with none available -> one ENI's worth (9). WARM_PREFIX_TARGET
     1 with 15 available -> 1, for which the planner asks one /28. While pods come and go,
-    WARM_IP_TARGET 5 with 4 or 3 available -> 0, with 2 -> 3. Where 68 more are expected to be
-    needed until the next write, WARM_PREFIX_TARGET 2 with 23 available -> 24 + 68 - 23 = 69.
+    WARM_IP_TARGET 5 with 4 or 3 available -> 0, with 2 -> 3. Where 23 more are expected to be
+    needed until the next write, WARM_PREFIX_TARGET 2 with 23 available -> 24 + 23 - 23 = 24.
     """
     warm = targets.warm(slots_per_eni)
     # What cools comes back within the cooldown, and is worth that wait (if it is not long), or pods

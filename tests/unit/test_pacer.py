@@ -242,6 +242,7 @@ def test_where_a_refusal_is_slow_no_more_is_asked_for_than_is_counted() -> None:
         assert pacer.pace(100.0).subnet_room == room
         seen(pacer, 0, 101.0)
         assert pacer.pace(101.0).subnet_room == {}, "only a refusal proves that there is nothing"
+        assert bool(pacer.pace(101.0).prefixless_subnets) is hints
 
 
 def test_a_subnet_with_fewer_than_16_addresses_has_no_block_and_is_counted_again() -> None:

@@ -15,7 +15,7 @@ from ipamd.cloud import Capabilities
 from ipamd.hints import CALM_SECONDS, HINT_SECONDS
 from ipamd.pacer import SCARCE_LEAST, SCARCE_SHARE
 from ipamd.pool import blocks, cooling, shrink
-from ipamd.pool.ahead import WINDOW_SECONDS
+from ipamd.pool.ahead import WINDOW_SECONDS, Writes
 from ipamd.pool.observe import SECOND_LOOK_SECONDS
 from ipamd.reconciler import SUBNETS_STALE_SECONDS
 from ipamd.view import QUIET_SECONDS, UNREADY_SECONDS
@@ -27,8 +27,9 @@ RESYNC_SECONDS = Capabilities(
     can_create_interfaces=True, has_prefixes=True, replaces_whole_interface=False
 ).resync_seconds
 
-PERIOD_SECONDS = (
-    WRITE_SECONDS[MachineKind.SCALE_SET] + WRITE_INTERVAL_SECONDS[MachineKind.SCALE_SET]
+SCALE_SET = Writes(
+    seconds=WRITE_SECONDS[MachineKind.SCALE_SET],
+    interval_seconds=WRITE_INTERVAL_SECONDS[MachineKind.SCALE_SET],
 )
 
 PAGE = " ".join((Path(__file__).parents[2] / "docs" / "pool.md").read_text().split())
@@ -100,10 +101,11 @@ def test_every_number_on_the_page_is_the_number(sentence: str) -> None:
         f"A burst of {derived.PODS_PER_SECOND:g} pods a second",
         f"where {derived.IDLE_ADDRESSES} are kept idle",
         f"| `VPC_IPAMD_MAX_PODS` | {derived.AZURE_MAX_PODS} | {derived.AZURE_MAX_PODS} |",
-        f"the pods of the last {WINDOW_SECONDS:g} s as a pace",
+        f"({SCALE_SET.window_seconds:g} s on a scale set, {WINDOW_SECONDS:g} s at least)",
+        f"on a scale set buys {SCALE_SET.period_seconds / SCALE_SET.window_seconds:g} addresses",
         f"counts as waiting for {BACK_SECONDS:g} s more",
-        f"({shrink.SLOW_HOLDS * PERIOD_SECONDS:g} s on a scale set)",
-        f"held for four of these ({shrink.SLOW_PREFIX_HOLDS * PERIOD_SECONDS / 60:g} min)",
+        f"({shrink.SLOW_HOLDS * SCALE_SET.period_seconds:g} s on a scale set)",
+        f"held for four of these ({shrink.SLOW_PREFIX_HOLDS * SCALE_SET.period_seconds / 60:g} min)",
         f"or {backoff.BUSY.delay(1, 0.0):g}-{backoff.BUSY.cap_seconds:g} s",
         f"an ADD waits {ADD_WAIT_SECONDS:g} s",
         f"about {WRITE_SECONDS[MachineKind.VM]:g} s, and that of a scale set's instance about a",

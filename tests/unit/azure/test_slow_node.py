@@ -48,11 +48,11 @@ def test_on_a_scale_set_sixty_pods_have_their_addresses_within_150_seconds(tmp_p
         burst, writes = await sixty_pods(node, "scale set, 60 s per write, one in 15 s")
         assert len(burst.waits) == 60
         assert max(burst.ended) < 75.0, "one write, begun when the pace was known"
-        assert writes == 1
+        assert writes <= 2, "and one for what is to be warm after it"
         since = node.lab.clock()
         await asyncio.sleep(1500.0)
         assert 32 <= node.available() < 48, "what was bought ahead is not kept"
-        assert len(node.cloud.wire.writes(since)) == 1
+        assert len(node.cloud.wire.writes(since)) <= 1
 
     play(tmp_path, scale_set, scenario)
 
