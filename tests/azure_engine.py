@@ -47,7 +47,7 @@ KUBELET_SECONDS = (5.0, 15.0)
 """From a failed sandbox to the next: 10 s, half more or less (pkg/kubelet/pod_workers.go)."""
 
 
-class _LoopClock(ManualClock):
+class LoopClock(ManualClock):
     """The emulator's clock is the loop's."""
 
     def __init__(self, loop: VirtualLoop) -> None:
@@ -64,6 +64,7 @@ class Wire(HttpTransport[Any, Any]):
     def __init__(self, lab: AzureLab) -> None:
         self._lab = lab
         self.sent: list[tuple[float, str, str]] = []
+        self.on_step: Callable[[str], None] = lambda step: None  # beside each write
 
     def send(self, request: Any, **options: Any) -> Any:
         url = urlsplit(request.url)
@@ -77,11 +78,17 @@ class Wire(HttpTransport[Any, Any]):
             body=content if isinstance(content, bytes) else str(content).encode(),
             peer="127.0.0.1",
         )
+        self._step(request.method, "PUT sent")
         answer = _answered(self._lab.world.respond(call))
+        self._step(request.method, "PUT done")
         made = SdkAnswer(answer.status, answer.body)
         made.headers = dict(answer.headers)
         made.request = request
         return made
+
+    def _step(self, method: str, what: str) -> None:
+        if method == "PUT":
+            self.on_step(what)
 
     def writes(self, since: float = 0.0) -> list[float]:
         """When addresses were written."""
@@ -243,7 +250,7 @@ def play(
     store = new_store(directory)
 
     async def main(loop: VirtualLoop) -> None:
-        lab = AzureLab(clock=_LoopClock(loop))
+        lab = AzureLab(clock=LoopClock(loop))
         lab.world.set_buckets("real")
         machine = make(lab)
         machine_id = machine.instance_id if isinstance(machine, Instance) else machine.vm_id

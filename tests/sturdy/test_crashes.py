@@ -160,14 +160,15 @@ async def visit(workflow: Workflow, directory: Path, crash_at: int, fate: str) -
         world.start_engine(store)
     steps.count, steps.crash_at = 0, crash_at
     async with world.running():
-        crashed = await _until_crash(world, workflow.story(world))
+        crashed = await until_crash(world, workflow.story(world))
     store.close()
     if crashed:
         await _next_life(world, directory, steps.landing, fate)
     return crashed, bool(steps.landing)
 
 
-async def _until_crash(world: World, story: Awaitable[None]) -> bool:
+async def until_crash(world: World, story: Awaitable[None]) -> bool:
+    """Whether the story was cut by a crash; what else ends it is raised."""
     task = asyncio.ensure_future(story)
     crash = asyncio.create_task(world.steps.crashed.wait())
     await asyncio.wait({task, crash}, return_when=asyncio.FIRST_COMPLETED)

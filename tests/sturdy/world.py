@@ -17,6 +17,7 @@ from typing import Any
 
 from ipamd import clock
 from ipamd.allocations import Allocations
+from ipamd.arrivals import ArrivalLog
 from ipamd.cloud import CloudEni, EniStatus
 from ipamd.errors import AttachmentConflict, AttemptRevoked, IpamError
 from ipamd.keeper import Keeper
@@ -127,6 +128,7 @@ class World:
         self.cloud.cloud.on_step = lambda step: self.steps.step(f"cloud {step}")
         self.cloud.on_call = lambda method: self.steps.step(f"call {method}")
         self.keeper = Keeper(store)
+        arrivals = ArrivalLog()
         self.reconciler = Reconciler(
             self.keeper,
             self.cloud,
@@ -134,12 +136,14 @@ class World:
             Metrics(),
             waiting=lambda: self.allocations.waiting,
             pinned=lambda: self.allocations.pinned,
+            arrivals=arrivals,
         )
         self.allocations = Allocations(
             self.keeper,
             rules=self.reconciler.rules,
             explain=self.reconciler.shortage,
             wake=self.reconciler.wake,
+            arrivals=arrivals,
         )
         self.keeper.listen(self._on_commit)
         self.reconciler.listen(self._flush_soon)

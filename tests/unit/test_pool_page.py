@@ -105,7 +105,7 @@ def test_every_number_on_the_page_is_the_number(sentence: str) -> None:
         f"on a scale set buys {SCALE_SET.period_seconds / SCALE_SET.window_seconds:g} addresses",
         f"counts as waiting for {BACK_SECONDS:g} s more",
         f"({shrink.SLOW_HOLDS * SCALE_SET.period_seconds:g} s on a scale set)",
-        f"held for four of these ({shrink.SLOW_PREFIX_HOLDS * SCALE_SET.period_seconds / 60:g} min)",
+        f"four of these ({shrink.SLOW_PREFIX_HOLDS * SCALE_SET.period_seconds / 60:g} min)",
         f"or {backoff.BUSY.delay(1, 0.0):g}-{backoff.BUSY.cap_seconds:g} s",
         f"an ADD waits {ADD_WAIT_SECONDS:g} s",
         f"about {WRITE_SECONDS[MachineKind.VM]:g} s, and that of a scale set's instance about a",
