@@ -52,6 +52,9 @@ WRITE_INTERVAL_SECONDS = {MachineKind.VM: 0.0, MachineKind.SCALE_SET: 15.0}
 """Updates of an instance: 4 a minute ("Troubleshooting API throttling errors"). A NIC's are counted
 by subscription alone, where the purse keeps to a share."""
 
+NIC_NOT_SHOWN = "NicNotShown"
+"""The code of the error for a look that lacks a NIC."""
+
 NO_NEW_NICS = (
     "Azure attaches a NIC to a machine that is stopped (deallocated) only: stop it, add a NIC that "
     "exists (az vm nic add) or put one more into the scale set's model, and start it again; "
@@ -109,7 +112,9 @@ class AzureProvider:
             clock=Clock(monotonic=monotonic, sleep=sleep, chance=chance),
             note=note,
         )
+        self._resume_lock = threading.Lock()
         self._has_resumed = False
+        self._kind = MachineKind.VM
 
     def close(self) -> None:
         """Close the connections; the child ends without it, tests do not."""
@@ -118,8 +123,7 @@ class AzureProvider:
 
     def capabilities(self) -> Capabilities:
         """A NIC is written as a whole, slowly; before discovery, as if the machine were a VM."""
-        kind = self._found.kind if self._found else MachineKind.VM
-        config = self._config
+        kind, config = self._kind, self._config
         return Capabilities(
             can_create_interfaces=False,
             has_prefixes=True,
@@ -131,8 +135,8 @@ class AzureProvider:
 
     def discover_node(self) -> NodeIdentity:
         """Who we are, from the metadata service and ARM; see `node.discover`."""
-        self._found = node.discover(self._imds, self._api)
-        return self._found.identity
+        with self._node_lock:
+            return self._discovered().identity
 
     def limits(self) -> NodeLimits:
         """The NICs that are there, since none can be added, and 256 configurations on each: the
@@ -141,7 +145,7 @@ class AzureProvider:
         found = self._node()
         return NodeLimits(
             max_enis=len(found.nic_ids),
-            addresses_per_eni=MAX_CONFIGS - found.others,
+            addresses_per_eni=max(MAX_CONFIGS - found.others, 1),
             has_prefixes=True,
         )
 
@@ -151,13 +155,13 @@ class AzureProvider:
 
     def _looked(self) -> CloudSnapshot:
         found = self._node()
-        if not self._has_resumed:  # what an earlier process left in flight may have ended
-            self._has_resumed = True
-            self._writer.resume()
+        self._resume_once()
         try:
             nics = self._nics(found)
-        except NotFound:
-            self._found = None  # the machine has other NICs than we thought: ask again
+            _check_complete(found, nics)
+        except (NotFound, Transient) as e:
+            if isinstance(e, NotFound) or e.code == NIC_NOT_SHOWN:
+                self._found = None  # the machine has other NICs than we thought: ask again
             raise
         enis = tuple(self._eni(nic, index) for index, nic in enumerate(nics))
         for nic in nics:
@@ -167,10 +171,10 @@ class AzureProvider:
 
     def _nics(self, found: Node) -> tuple[NicShape, ...]:
         if found.kind is MachineKind.VM:
-            return tuple(self._nic(nic_id) for nic_id in found.nic_ids)
+            return tuple(self._nic(found, nic_id) for nic_id in found.nic_ids)
         before = {nic_id: self._told(nic_id) for nic_id in found.nic_ids}
         # The views before the model: what the model does not have any more is on its way out.
-        views = shapes.primary_first(self._api.instance_nics(found.resource.text))
+        views = node.views_in_order(found.resource, self._api, found.nic_ids)
         model = self._api.instance(found.resource.text).body
 
         def told(nic_id: EniId) -> Told:
@@ -180,9 +184,9 @@ class AzureProvider:
             Api.INSTANCE_NICS, lambda raw: shapes.joined(raw, model, told=told), tuple(views)
         )
 
-    def _nic(self, nic_id: EniId) -> NicShape:
+    def _nic(self, found: Node, nic_id: EniId) -> NicShape:
         before = self._told(nic_id)
-        answered = self._api.nic(nic_id)
+        answered = node.nic_of(found.resource, nic_id, self._api)
         told = before.joined(self._told(nic_id))
         return understood(
             Api.NIC_GET, lambda raw: shapes.nic(raw, told=told, etag=answered.etag), answered.body
@@ -209,11 +213,12 @@ class AzureProvider:
             raise Transient("no look at ARM yet to compare with", operation="hint")
         return Hint(
             enis=shapes.hinted(self._imds.interfaces(), known),
-            vpc_cidrs=self._subnets.known_space(self._node().identity.vpc_id),
+            vpc_cidrs=self._subnets.known_space(shapes.vnet_id_of(known[0].subnet_id)),
         )
 
     def apply(self, change: AddressChange) -> AddressOutcome:
         """See `writer.Writer.apply`."""
+        self._resume_once()
         with self._reads.changing():
             outcome = self._writer.apply(change)
             self._known.update(outcome.added, outcome.added_prefixes)
@@ -249,9 +254,32 @@ class AzureProvider:
 
     def _node(self) -> Node:
         with self._node_lock:
-            if self._found is None:
-                self._found = node.discover(self._imds, self._api)
-            return self._found
+            return self._found or self._discovered()
+
+    def _discovered(self) -> Node:
+        found = self._found = node.discover(self._imds, self._api)
+        self._kind = found.kind
+        return found
+
+    def _resume_once(self) -> None:
+        """What an earlier process left in flight may have ended. Before any write of this one: a
+        look that came later would wait for that to end, longer than its caller does."""
+        with self._resume_lock:
+            if not self._has_resumed:
+                self._has_resumed = True
+                self._writer.resume()
+
+
+def _check_complete(found: Node, nics: tuple[NicShape, ...]) -> None:
+    """Transient where one of the node's NICs is not among them: none leaves a running machine, so
+    that the list must have broken off."""
+    missing = set(found.nic_ids) - {nic.eni_id for nic in nics}
+    if missing:
+        raise Transient(
+            f"ARM does not show {', '.join(sorted(missing))}",
+            operation=Api.INSTANCE_NICS.value,
+            code=NIC_NOT_SHOWN,
+        )
 
 
 def _unsupported(operation: str) -> NoReturn:
