@@ -25,6 +25,7 @@ from providers.azure.config import AzureConfig
 from providers.azure.provider import AzureProvider
 from providers.sim.arm_compute_records import Instance
 from providers.sim.arm_faults import ArmFaultKind
+from providers.sim.http_door import Answer, Call
 from tests.sim.azure.lab import AzureLab, Doors, config, serving
 
 KINDS = ("vm", "scale-set")
@@ -51,10 +52,14 @@ class AzureNode:
     calls: list[ApiCall] = field(default_factory=list)
     notes: list[tuple[str, dict[str, object]]] = field(default_factory=list)
     during: list[Callable[[], None]] = field(default_factory=list)
+    intruders: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     provider: AzureProvider = field(init=False)
+    _respond: Callable[[Call], Answer | None] = field(init=False)
 
     def __post_init__(self) -> None:
+        self._respond = self.lab.world.respond
+        self.lab.world.respond = self.respond  # type: ignore[assignment, method-assign]
         self.start()
 
     def start(self) -> None:
@@ -140,30 +145,50 @@ class AzureNode:
     def counted(self) -> Counter[str]:
         return Counter(self.called())
 
-    def write_outside(self, *names: str, without: tuple[str, ...] = (), **headers: str) -> None:
-        """Another client adds and removes configurations, reading and writing as ARM wants it."""
-        if self.is_instance:
-            more = [config(name) for name in names]
-            reply = self.lab.write_model(self.instance, *more, without=without, **headers)
-        else:
-            reply = self._write_nic(names, without, headers)
+    def edit_outside(self, edit: Callable[[Any, Any], None], **headers: str) -> None:
+        """Another client reads what a write replaces, edits it and the primary NIC in it, and
+        writes it back; returns when that is over."""
+        body = self.document
+        edit(body, self.nic_in(body))
+        reply = self.lab.call("PUT", self.target, body, **headers)
         assert reply.status in (200, 202), reply.body
         self.lab.advance(INSTANCE_SECONDS if self.is_instance else NIC_SECONDS)
 
-    def _write_nic(
-        self, names: tuple[str, ...], without: tuple[str, ...], headers: dict[str, str]
-    ) -> Any:
-        body = self.document
-        rows = body["properties"]["ipConfigurations"]
-        subnet = rows[0]["properties"]["subnet"]
-        new = [config(name, subnet=subnet) for name in names]
-        rows[:] = [row for row in rows if row["name"] not in without] + new
-        return self.lab.call("PUT", self.nic_id, body, **headers)
+    def write_outside(self, *names: str, without: tuple[str, ...] = ()) -> None:
+        """Another client adds and removes configurations."""
+
+        def edit(body: Any, nic: Any) -> None:
+            rows = nic["properties"]["ipConfigurations"]
+            subnet = rows[0]["properties"]["subnet"]
+            rows[:] = [row for row in rows if row["name"] not in without]
+            rows += [config(name, subnet=subnet) for name in names]
+
+        self.edit_outside(edit)
 
     @property
     def document(self) -> Any:
         """What a write replaces, as ARM shows it to anybody."""
         return self.lab.get(self.target).body
+
+    def nic_in(self, document: Any) -> Any:
+        """The primary NIC in what a write replaces."""
+        if not self.is_instance:
+            return document
+        profile = document["properties"]["networkProfileConfiguration"]
+        return profile["networkInterfaceConfigurations"][0]
+
+    def before_next(self, method: str, act: Callable[[], None]) -> None:
+        """Let others act when the next such request has arrived and was not looked at yet."""
+        self.intruders.append((method, act))
+
+    def respond(self, call: Call) -> Answer | None:
+        """ARM, with what others do just before."""
+        for intruder in self.intruders:
+            if intruder[0] == call.method:
+                self.intruders.remove(intruder)
+                intruder[1]()
+                break
+        return self._respond(call)
 
 
 def azure_node(kind: str, directory: Path, *, nics: int = 1, **options: Any) -> Iterator[AzureNode]:
