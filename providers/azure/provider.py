@@ -52,9 +52,6 @@ WRITE_INTERVAL_SECONDS = {MachineKind.VM: 0.0, MachineKind.SCALE_SET: 15.0}
 """Updates of an instance: 4 a minute ("Troubleshooting API throttling errors"). A NIC's are counted
 by subscription alone, where the purse keeps to a share."""
 
-NIC_NOT_SHOWN = "NicNotShown"
-"""The code of the error for a look that lacks a NIC."""
-
 NO_NEW_NICS = (
     "Azure attaches a NIC to a machine that is stopped (deallocated) only: stop it, add a NIC that "
     "exists (az vm nic add) or put one more into the scale set's model, and start it again; "
@@ -158,10 +155,8 @@ class AzureProvider:
         self._resume_once()
         try:
             nics = self._nics(found)
-            _check_complete(found, nics)
-        except (NotFound, Transient) as e:
-            if isinstance(e, NotFound) or e.code == NIC_NOT_SHOWN:
-                self._found = None  # the machine has other NICs than we thought: ask again
+        except NotFound:
+            self._found = None  # the machine has other NICs than we thought: ask again
             raise
         enis = tuple(self._eni(nic, index) for index, nic in enumerate(nics))
         for nic in nics:
@@ -268,18 +263,6 @@ class AzureProvider:
             if not self._has_resumed:
                 self._has_resumed = True
                 self._writer.resume()
-
-
-def _check_complete(found: Node, nics: tuple[NicShape, ...]) -> None:
-    """Transient where one of the node's NICs is not among them: none leaves a running machine, so
-    that the list must have broken off."""
-    missing = set(found.nic_ids) - {nic.eni_id for nic in nics}
-    if missing:
-        raise Transient(
-            f"ARM does not show {', '.join(sorted(missing))}",
-            operation=Api.INSTANCE_NICS.value,
-            code=NIC_NOT_SHOWN,
-        )
 
 
 def _unsupported(operation: str) -> NoReturn:
