@@ -57,6 +57,12 @@ class Record:
     reason: str
     state: str = "running"
     error: str = ""
+    began_boottime: float = 0.0
+    ended_boottime: float = 0.0  # 0 while it runs
+
+    def seconds(self, now: float) -> float:
+        """How long it has been running, or took."""
+        return max((self.ended_boottime or now) - self.began_boottime, 0.0)
 
 
 class Actions:
@@ -121,6 +127,7 @@ class Actions:
             verb=intent.kind.value,
             subject=intent.eni_id or f"device index {intent.device_index}",
             reason=intent.reason,
+            began_boottime=intent.began_boottime,
         )
         self.records = [*self.records[-15:], record]
         self.group.create_task(
@@ -173,7 +180,7 @@ class Actions:
             pacing = backoff.REPEATED if is_awaited else backoff.TRANSIENT
             pause = pacing.delay(failures, _chance())
             await asyncio.sleep(max(pause, error.retry_after_seconds))
-            record.state = "running"
+            record.state, record.ended_boottime = "running", 0.0
 
     async def _refused(self, intent: Intent, error: CloudError) -> None:
         """Nothing was done, for a reason that asking again at once does not cure."""
@@ -326,10 +333,11 @@ class Actions:
     def _succeeded(self, intent: Intent, record: Record) -> None:
         if intent.kind is IntentKind.DELETE:
             self.deleted.add(_eni_of(intent))
-        record.state = "done"
+        now = clock.boottime()
+        record.state, record.ended_boottime = "done", now
         self.last_error, self._told = "", None
-        self.pacer.succeeded(intent, clock.boottime())
-        self._metrics.cloud_done(intent.kind.value)
+        self.pacer.succeeded(intent, now)
+        self._metrics.cloud_done(intent.kind.value, record.seconds(now))
         log.info(
             "cloud_action_done",
             action=intent.kind.value,
@@ -342,6 +350,7 @@ class Actions:
 
     def _failed(self, intent: Intent, record: Record, error: CloudError) -> None:
         record.state, record.error = "failed", str(error)
+        record.ended_boottime = clock.boottime()
         # By the code, since EC2's words differ each time (an encoded message for a refusal).
         news = (intent.kind, error.code or str(error))
         if news != self._told:

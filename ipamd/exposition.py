@@ -78,6 +78,33 @@ class Counter:
         yield Family(name=self._name, meaning=self._meaning, kind="counter", samples=tuple(samples))
 
 
+class Newest:
+    """A gauge that keeps the newest value of each label, for names that are somebody else's.
+
+    `most` bounds how many; what is new beyond them is left out.
+    """
+
+    def __init__(self, name: str, meaning: str, label: str, *, most: int) -> None:
+        self._name = name
+        self._meaning = meaning
+        self._label = label
+        self._most = most
+        self._lock = threading.Lock()
+        self._values: dict[str, float] = {}
+
+    def set(self, text: str, value: float) -> None:
+        """This is the value now."""
+        with self._lock:
+            if text in self._values or len(self._values) < self._most:
+                self._values[text] = value
+
+    def collect(self) -> Iterator[Family]:
+        """The values of this moment."""
+        with self._lock:
+            values = dict(self._values)
+        yield gauges(self._name, self._meaning, self._label, values)
+
+
 class Histogram:
     """Counts by upper bounds, and the sum, by the values of its labels."""
 

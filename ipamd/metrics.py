@@ -5,12 +5,15 @@ Gauges are computed when read, from the ledger that stands then; counters are ke
 
 from __future__ import annotations
 
+import collections
+import re
 from collections.abc import Callable, Iterator
 
+from ipamd import clock
 from ipamd.api_calls import ApiCall
-from ipamd.exposition import Counter, Family, Histogram, Registry, gauge, gauges
+from ipamd.exposition import Counter, Family, Histogram, Newest, Registry, gauge, gauges
 from ipamd.model import AddressState, IPNetwork
-from ipamd.pool.ledger import Ledger
+from ipamd.pool.ledger import IntentKind, Ledger
 
 ALLOCATE_BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 30.0)
 """Seconds: a served pool answers in 1 ms; an ENI attach takes 5-15 s; runtimes give up at 30 s+."""
@@ -18,28 +21,42 @@ ALLOCATE_BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 15.0
 API_BOUNDS_MS = (25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0)
 """Milliseconds: EC2 answers most calls in 50-500 ms; the time-out is 10 s (HTTP_TIMEOUT)."""
 
+ACTION_BOUNDS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0, 600.0)
+"""Seconds: EC2 assigns in 0.2-1 s and attaches in 5-15; a NIC of Azure is written in 5 s, a scale
+set's instance in tens of seconds to minutes; a change has 600 s (ipamd.app.APPLY_SECONDS)."""
+
+MOST_BUCKETS = 32
+"""Allowances that the cloud names: three of ARM's and a handful of policies in recorded answers."""
+
+_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
 
 class ApiMetrics:
     """Calls to the cloud's API, as the cloud child reports them."""
 
     def __init__(self, registry: Registry) -> None:
-        self._calls = Counter("awscni_ec2api_req_count", "Calls to EC2 by API", ("fn",))
+        self._calls = Counter("awscni_ec2api_req_count", "Calls to the cloud by API", ("fn",))
         self._errors = Counter(
-            "awscni_ec2api_error_count", "Calls to EC2 that failed, by API", ("fn",)
+            "awscni_ec2api_error_count", "Calls to the cloud that failed, by API", ("fn",)
         )
         self._codes = Counter(
             "awscni_aws_api_error_count",
-            "Calls to EC2 that failed, by API and code",
+            "Calls to the cloud that failed, by API and code",
             ("api", "error"),
         )
         self._latency = Histogram(
             "awscni_aws_api_latency_ms",
-            "Time of calls to EC2 in milliseconds",
+            "Time of calls to the cloud in milliseconds",
             ("api", "error", "status"),
             bounds=API_BOUNDS_MS,
         )
         self._throttles = Counter(
-            "vpc_ipamd_api_throttles_total", "Calls that EC2 refused for their rate", ("api",)
+            "vpc_ipamd_api_throttles_total", "Calls that the cloud refused for their rate", ("api",)
+        )
+        self._busy = Counter(
+            "vpc_ipamd_api_busy_total",
+            "Calls that were refused because what they are for is being changed",
+            ("api",),
         )
         self._waited = Counter(
             "vpc_ipamd_api_budget_wait_seconds_total",
@@ -52,7 +69,15 @@ class ApiMetrics:
             ("api",),
         )
         registry.register(self._calls, self._errors, self._codes, self._latency)
-        registry.register(self._throttles, self._waited, self._held_back)
+        self._left = Newest(
+            "vpc_ipamd_api_remaining",
+            "Calls that the cloud's last answer said are left, by its name of the allowance",
+            "bucket",
+            most=MOST_BUCKETS,
+        )
+        self._rests = Rests()
+        registry.register(self._throttles, self._busy, self._waited, self._held_back)
+        registry.register(self._left, self._rests)
 
     def called(self, call: ApiCall) -> None:
         """One call ended, or was held back."""
@@ -69,9 +94,43 @@ class ApiMetrics:
             self._waited.inc(call.api, by=call.waited_seconds)
         if is_error:
             self._errors.inc(call.api)
-            self._codes.inc(call.api, call.code)
+            self._codes.inc(call.api, _code(call.code))
         if call.is_throttled:
             self._throttles.inc(call.api)
+        if call.is_busy:
+            self._busy.inc(call.api)
+        for left in call.left:
+            self._left.set(left.bucket, left.calls)
+        if call.resting:
+            self._rests.begin(call.resting, call.rest_seconds)
+
+
+class Rests:
+    """How long the calls of a bucket are still held back after a throttle."""
+
+    def __init__(self, now: Callable[[], float] = clock.boottime) -> None:
+        self._now = now
+        self._until: dict[str, float] = {}
+
+    def begin(self, bucket: str, seconds: float) -> None:
+        """Nothing of this bucket is sent for so long."""
+        until = self._now() + seconds
+        self._until = {**self._until, bucket: max(self._until.get(bucket, until), until)}
+
+    def collect(self) -> Iterator[Family]:
+        """What is left of each rest; 0 once it is over."""
+        now = self._now()
+        yield gauges(
+            "vpc_ipamd_api_paused_seconds",
+            "How long calls are still held back after the cloud throttled one",
+            "bucket",
+            {bucket: max(until - now, 0.0) for bucket, until in self._until.items()},
+        )
+
+
+def _code(text: str) -> str:
+    """An error code as a label: a word, or what cannot be one."""
+    return text if _CODE.fullmatch(text) else "odd"
 
 
 class Metrics:
@@ -95,15 +154,24 @@ class Metrics:
             bounds=ALLOCATE_BOUNDS,
         )
         self._release = Counter("vpc_ipamd_releases_total", "Releases by outcome", ("outcome",))
-        self.registry.register(self._actions, self._action_errors, self._allocate, self._release)
+        self._action_seconds = Histogram(
+            "vpc_ipamd_cloud_action_seconds",
+            "Time of cloud actions that ended well, until what they brought could be used",
+            ("action",),
+            bounds=ACTION_BOUNDS,
+        )
+        self.registry.register(self._actions, self._action_errors, self._action_seconds)
+        self.registry.register(self._allocate, self._release)
 
-    def cloud_done(self, action: str) -> None:
-        """A cloud action ended well."""
+    def cloud_done(self, action: str, seconds: float | None = None) -> None:
+        """A cloud action ended well, after so long where that is known."""
         self._actions.inc(action)
+        if seconds is not None:
+            self._action_seconds.observe(action, amount=max(seconds, 0.0))
 
     def cloud_error(self, api: str, error: str) -> None:
         """A cloud action or look failed at this call with this code."""
-        self._action_errors.inc(api, error or "none")
+        self._action_errors.inc(api, _code(error or "none"))
 
     def api_called(self, call: ApiCall) -> None:
         """A call to the cloud's API ended."""
@@ -144,6 +212,13 @@ class LedgerCollector:
             "Addresses by state; the sum is the total",
             "state",
             {state.value: ledger.count(state) for state in AddressState},
+        )
+        running = collections.Counter(i.kind for i in ledger.intents.values() if i.is_open)
+        yield gauges(
+            "vpc_ipamd_cloud_actions_running",
+            "Cloud actions that were begun and have not ended",
+            "action",
+            {kind.value: running[kind] for kind in IntentKind},
         )
         prefixes = {a.prefix for a in ledger.addresses.values() if a.prefix is not None}
         simple = (

@@ -145,7 +145,12 @@ def _plan(reconciler: Reconciler, now: float) -> pb.PlanStatus:
         summary=reconciler.last_plan.summary,
         actions=[
             pb.PlannedAction(
-                verb=r.verb, subject=r.subject, reason=r.reason, state=r.state, error=r.error
+                verb=r.verb,
+                subject=r.subject,
+                reason=r.reason,
+                state=r.state,
+                error=r.error,
+                seconds=r.seconds(now),
             )
             for r in reconciler.actions.records[-5:]
         ],

@@ -152,10 +152,15 @@ def _plan(status: pb.Status) -> str:
     text = f"Last plan, {_span(plan.made_seconds_ago)} ago\n  {_short(plan.summary)}\n"
     if plan.actions:
         rows = [
-            (a.verb, _name(a.subject), a.state, _short(a.error or a.reason)) for a in plan.actions
+            (a.verb, _name(a.subject), _state(a), _short(a.error or a.reason)) for a in plan.actions
         ]
         text += table(("action", "on", "state", "why"), rows)
     return text
+
+
+def _state(action: pb.PlannedAction) -> str:
+    word = {"running": "for", "done": "in", "failed": "after"}.get(action.state)
+    return f"{action.state} {word} {_span(action.seconds)}" if word else action.state
 
 
 def _name(resource_id: str) -> str:

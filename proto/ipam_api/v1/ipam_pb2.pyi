@@ -460,18 +460,20 @@ class PlanStatus(_message.Message):
     def __init__(self, made_seconds_ago: _Optional[float] = ..., summary: _Optional[str] = ..., actions: _Optional[_Iterable[_Union[PlannedAction, _Mapping]]] = ...) -> None: ...
 
 class PlannedAction(_message.Message):
-    __slots__ = ("verb", "subject", "reason", "state", "error")
+    __slots__ = ("verb", "subject", "reason", "state", "error", "seconds")
     VERB_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
     verb: str
     subject: str
     reason: str
     state: str
     error: str
-    def __init__(self, verb: _Optional[str] = ..., subject: _Optional[str] = ..., reason: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+    seconds: float
+    def __init__(self, verb: _Optional[str] = ..., subject: _Optional[str] = ..., reason: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class AddressStatus(_message.Message):
     __slots__ = ("address", "state", "eni_id", "since_seconds", "key", "pod_namespace", "pod_name", "reason", "prefix")
