@@ -82,10 +82,14 @@ class Site:
 
     def settle(self, *, available: int = 1) -> None:
         """Wait until so many addresses are available."""
-        until(
-            lambda: len(self.ledger().in_state("available")) >= available,
-            what=f"{available} available addresses on {self.node.name}",
-        )
+        try:
+            until(
+                lambda: len(self.ledger().in_state("available")) >= available,
+                what=f"{available} available addresses on {self.node.name}",
+            )
+        except AssertionError as e:
+            e.add_note(self.node.ipamd.log_tail())
+            raise
 
     def ledger(self) -> LedgerFile:
         """The store's file."""

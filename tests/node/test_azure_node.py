@@ -39,8 +39,9 @@ WIRE_SERVER = "168.63.129.16"
 WRITE_SECONDS = 0.5
 """So slow that pods wait for a NIC, while another NIC can be changed."""
 
-ON_VM, ON_SCALE_SET = 6, 2
-NIC_LIMIT = 5  # configurations, the NIC's own among them
+ON_VM, ON_SCALE_SET = 4, 2
+MOST_ON_VM = 24  # more than a NIC gets ahead of pods
+FIRST_NIC = "az-vm-nic-0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +89,23 @@ def start_pods(site: Site, count: int, prefix: str) -> tuple[Running, ...]:
 
 @pytest.fixture(scope="module")
 def pods(azure: Lab, launcher: tuple[str, ...]) -> tuple[Running, ...]:
-    """Pods on both machines, and on both NICs of the virtual machine: one has no room for all."""
-    azure.control.call("options", network={"nic_limit": NIC_LIMIT})
+    """Pods on both machines, and on both NICs of the virtual machine: while somebody else works on
+    the first, the other one grows."""
     vm = site_of(azure, launcher, "az-vm", {}, kind="vm", nics=2)
+    on_vm = list(start_pods(vm, ON_VM, "vm"))
+    azure.control.call(
+        "set_fault",
+        action=f"PUT */networkInterfaces/{FIRST_NIC}",
+        kind="error",
+        status=409,
+        code="AnotherOperationInProgress",
+    )
+    while all(one.eni_id.endswith(FIRST_NIC) for one in on_vm):
+        assert len(on_vm) < MOST_ON_VM, "the second NIC never grew"
+        on_vm += start_pods(vm, 1, f"vm-late-{len(on_vm)}")
+    azure.control.call("clear_faults")
     scale_set = site_of(azure, launcher, "az-set", BLOCKS, kind="scale-set", subnet=1)
-    started = (*start_pods(vm, ON_VM, "vm"), *start_pods(scale_set, ON_SCALE_SET, "set"))
-    azure.control.call("options", network={"nic_limit": 256})
-    return started
+    return (*on_vm, *start_pods(scale_set, ON_SCALE_SET, "set"))
 
 
 def test_pods_of_all_nics_reach_each_other_with_their_own_addresses(
