@@ -404,6 +404,7 @@ class Reconciler:
         unserved = self._waiting() + (self._arrivals.away(now) if writes.is_slow else 0)
         # Pods that are bound here and attachments that wait are the same pods, seen twice.
         waiting = max(unserved, self._unserved_pods()) - sum(pinned.values())
+        looks_ahead = card == 0 and writes.is_slow
         situation = Situation(
             pace=pacer.pace(now),
             waiting=waiting if card == 0 else 0,
@@ -413,7 +414,7 @@ class Reconciler:
             can_create_interfaces=self._capabilities.can_create_interfaces
             and self._config.can_create,
             network_card=card,
-            arrivals=self._arrivals.seen(now, writes) if card == 0 else NOBODY,
+            arrivals=self._arrivals.seen(now, writes) if looks_ahead else NOBODY,
             writes=writes,
         )
         return plan.plan(build_view(self._keeper.ledger, facts, self.settings, situation, now=now))
