@@ -109,7 +109,7 @@ def _after_one(seen: ObservedHost, action: Action) -> ObservedHost:
             return replace(seen, sysctls=tuple((dict(seen.sysctls) | {name: value}).items()))
         case SetLink(ifindex=ifindex, mtu=mtu):
             links = (
-                replace(link, mtu=mtu, is_up=True) if link.ifindex == ifindex else link
+                replace(link, mtu=mtu or link.mtu, is_up=True) if link.ifindex == ifindex else link
                 for link in seen.links
             )
             return replace(seen, links=tuple(links))

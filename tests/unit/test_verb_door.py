@@ -579,13 +579,14 @@ def test_lists_and_reports_of_five_thousand_attachments_fit() -> None:
     v6 = "2001:db8:abcd:ef00:1234:5678:9abc:def0"
     held = pb.Allocation(
         key=key, attempt_id="f" * 64, generation=2**60, netns_cookie=2**60, pod_uid="u" * 36,
-        address="10.100.100.100", addresses=["10.100.100.100", v6], eni_id="e" * 21,
+        address="10.100.100.100", addresses=["10.100.100.100", v6], eni_id="e" * 300,
         eni_mac="m" * 17, eni_primary_address="10.100.100.100", device_index=14, network_card=8,
         route_table_id=10999, subnet_cidr="10.100.100.0/24", gateway="10.100.100.1",
         allocated_unix=1.0, subnet_cidr_v6=v6, gateway_v6=v6, wired_by="main-plugin", **names,
     )  # fmt: skip
     seen = pb.ObservedAddress(
-        address=v6, link_name="l" * 15, key=key, netns_cookie=2**60, **names
+        address=v6, link_name="l" * 15, key=key, netns_cookie=2**60, is_on_host=True,
+        network_name="n" * 64, pod_namespace="y" * 63, pod_name="x" * 253,
     )  # fmt: skip
     for message in (
         pb.ListReply(allocations=[held] * 5000),
