@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ipamd.errors import CloudError
+from ipamd.errors import CloudError, NotFound
 from providers.azure.errors import WRONG_VERSION, said
 from providers.azure.headers import retry_after_seconds
 from providers.azure.ids import ArmId, Kind, arm_id
@@ -218,22 +218,29 @@ class ArmApi:
     def _versioned(
         self, api: Api, named: ArmId, call: Callable[[Any, Any], object]
     ) -> tuple[Heard, ...]:
-        """A call with the api-version for NICs of instances; once with the oldest where the newest
-        is refused, and from then on."""
+        """A call with the api-version for NICs of instances; once more with the oldest where the
+        newest is refused, and from then on if that one is taken."""
         version = self._nic_version
 
         def versioned(client: Any, options: dict[str, Any]) -> object:
             return call(client, options | {"api_version": version})
 
         try:
-            return self._pipeline.network(api, named.subscription, versioned)
+            heard = self._pipeline.network(api, named.subscription, versioned)
         except CloudError as e:
-            if not (self._may_fall_back and e.code.lower() in WRONG_VERSION):
+            if version == OLDEST_NICS or not self._may_be_the_version(e):
                 raise
-            if version == OLDEST_NICS:
-                raise
-        version = self._nic_version = OLDEST_NICS
-        return self._pipeline.network(api, named.subscription, versioned)
+            version = OLDEST_NICS
+            heard = self._pipeline.network(api, named.subscription, versioned)
+        self._nic_version, self._may_fall_back = version, False
+        return heard
+
+    def _may_be_the_version(self, error: CloudError) -> bool:
+        """Whether a call may have been refused for its api-version: by its code, or, as nobody
+        could find out with which code, because the thing is not there."""
+        return self._may_fall_back and (
+            error.code.lower() in WRONG_VERSION or type(error) in (CloudError, NotFound)
+        )
 
 
 def _id(text: str, *kinds: Kind) -> ArmId:

@@ -17,7 +17,19 @@ from urllib.parse import urlsplit
 
 from ipamd.errors import Denied
 
+# What they would say on stderr, each refused token on several lines, is in our errors.
+for _name in ("azure", "msal"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+
 FEDERATED_TOKEN_FILE = "AZURE_FEDERATED_TOKEN_FILE"  # noqa: S105 - a variable's name
+
+_TIMEOUTS: dict[str, Any] = {"connection_timeout": 3.0, "read_timeout": 7.0}
+"""Of a token. azure-core's own are 300 s, in which ipamd would end this process and every write
+that it waits for: a call has three times HTTP_TIMEOUT, 30 s."""
+
+_ONCE: dict[str, Any] = {"retry_total": 0, "retry_status": 0}
+"""azure-identity would try for 24 s, after 410 for 75 s, and sleep as long as Retry-After says. Who
+plans asks again."""
 
 _AUDIENCES = {
     # The one ARM endpoint whose audience has another name (azure.mgmt.core.tools).
@@ -69,21 +81,18 @@ def default_credential(client_id: str) -> Any:
     """The credential of this machine: of the workload identity where its webhook has set
     AZURE_FEDERATED_TOKEN_FILE, else of the managed identity (`client_id` "": the system-assigned
     one). Denied where the environment names half an identity."""
-    # What they would say on stderr, each refused token on several lines, is in our errors.
-    for name in ("azure", "msal"):
-        logging.getLogger(name).addHandler(logging.NullHandler())
     # Late, because it loads MSAL: what needs no token (a tool, a test) does without.
     from azure.core.pipeline.transport import RequestsTransport
     from azure.identity import ManagedIdentityCredential, WorkloadIdentityCredential
 
     named: dict[str, Any] = {"client_id": client_id} if client_id else {}
     if not os.environ.get(FEDERATED_TOKEN_FILE):
-        # The metadata service refuses what came through a proxy.
-        return ManagedIdentityCredential(
-            **named, transport=RequestsTransport(use_env_settings=False)
-        )
+        # The metadata service refuses what came through a proxy. A transport of one's own has the
+        # time-outs that it is given: azure-identity's would be none of its concern.
+        transport = RequestsTransport(use_env_settings=False, **_TIMEOUTS)
+        return ManagedIdentityCredential(**named, **_ONCE, transport=transport)
     try:
-        return WorkloadIdentityCredential(**named)
+        return WorkloadIdentityCredential(**named, **_ONCE, **_TIMEOUTS)
     except ValueError as e:
         raise Denied(
             f"{FEDERATED_TOKEN_FILE} is set, but the rest of a workload identity is not: {e}",

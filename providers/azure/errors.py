@@ -111,6 +111,20 @@ WRONG_VERSION = frozenset(
 )
 """Codes of a 400 or 404 that refuses an api-version."""
 
+NOT_TAKEN = frozenset(
+    {
+        "http401",
+        "unauthorized",
+        "authenticationfailed",
+        "expiredauthenticationtoken",
+        "invalidauthenticationtoken",
+        "invalidauthenticationtokentenant",
+        "invalidauthenticationtokenaudience",
+        "nocredentials",
+    }
+)
+"""Codes of refusals of the token itself: they say nothing of the rights for one call."""
+
 # Codes given to what has none of its own: with these, or none that is known, the text decides. In
 # order; the first that is found does.
 _BY_TEXT: tuple[tuple[re.Pattern[str], type[CloudError]], ...] = tuple(
@@ -158,9 +172,9 @@ def said(body: object) -> Said:
     details = tuple(_inner(outer))
     messages = [_text(outer.get("message")), *(_text(d.get("message")) for d in details)]
     return Said(
-        code=_text(outer.get("code")),
+        code=_code(outer),
         message=clean("; ".join(dict.fromkeys(m for m in messages if m))),
-        details=tuple(c for d in details if (c := _text(d.get("code")))),
+        details=tuple(c for d in details if (c := _code(d))),
     )
 
 
@@ -244,20 +258,32 @@ def refusal(
 
 
 LONGEST_TEXT = 600
+LONGEST_CODE = 100
+"""It is a label of metrics; the longest of ARM's has some 60 characters."""
 
-_SECRETS = re.compile(r"(?i)\bbearer\s+\S+|\beyJ[\w-]{5,}(?:\.[\w-]*){1,2}|access_token\S*")
+_SECRETS = re.compile(
+    r"(?i)\bbearer\s+\S+|\beyJ[\w-]{5,}(?:\.[\w-]*){1,2}"
+    r"|(?:(?:access|refresh|id)_token|client_(?:secret|assertion))\W{0,9}\S*"
+)
+
+# Operation URLs carry a signature in their query, and no query says anything that an error needs.
+_QUERIES = re.compile(r"\?[\w$.-]+=[^\s'\")>]*")
 
 
 def clean(text: str) -> str:
     """A text from outside for an error or the log: one line, bounded, without anything that looks
-    like a token."""
-    one_line = " ".join(text.split())
-    return _SECRETS.sub("(token)", one_line)[:LONGEST_TEXT]
+    like a token, and without the queries of URLs."""
+    one_line = " ".join(text[: 10 * LONGEST_TEXT].split())
+    return _QUERIES.sub("?(query)", _SECRETS.sub("(token)", one_line))[:LONGEST_TEXT]
 
 
 def _is_known(code: str) -> bool:
     lower = code.lower()
     return lower in BY_CODE or lower.startswith(_LOCK_PREFIX)
+
+
+def _code(error: dict[str, Any]) -> str:
+    return clean(_text(error.get("code")))[:LONGEST_CODE]
 
 
 def _text(value: object) -> str:

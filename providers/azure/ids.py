@@ -64,7 +64,8 @@ class ArmId:
         )
 
 
-_NAME = r"[^/?#%\s\\]{1,260}"
+_NAME = r"(?!\.{1,2}(?:/|$))[^/?#%\s\\]{1,260}"
+"""Whatever ARM calls a thing, but for what means something else in a URL."""
 _ID = re.compile(
     rf"/subscriptions/({_NAME})/resourcegroups/({_NAME})/providers/({_NAME})((?:/{_NAME}/{_NAME})+)"
 )

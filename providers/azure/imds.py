@@ -90,7 +90,7 @@ class Imds:
             raise _unusable(what, seen)
         try:
             return json.loads(seen)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise _unusable(what, f"gave no JSON: {seen[:100]!r}") from e
 
     def _try(self, path: str) -> bytes | str:
@@ -116,7 +116,7 @@ def _unusable(what: str, said: str) -> Transient:
 def _read(raw: object, what: str, read: Callable[[Any], T]) -> T:
     try:
         return read(raw)
-    except (LookupError, ValueError, TypeError, AttributeError) as e:
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as e:
         raise _unusable(what, f"gave what cannot be: {clean(str(e))}") from e
 
 

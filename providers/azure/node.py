@@ -14,11 +14,11 @@ from ipamd.cloud import NodeIdentity
 from ipamd.errors import Transient
 from ipamd.model import EniId, InstanceId
 from providers.azure import shapes
-from providers.azure.api import ArmApi
+from providers.azure.api import Answered, ArmApi
 from providers.azure.configs import Body
-from providers.azure.ids import ArmId, Kind, arm_id
+from providers.azure.ids import ArmId, Kind, arm_id, canonical
 from providers.azure.imds import Imds, Machine
-from providers.azure.pipeline import understood
+from providers.azure.pipeline import odd, understood
 from providers.azure.purse import Api
 
 
@@ -45,7 +45,8 @@ class Node:
 def discover(imds: Imds, api: ArmApi) -> Node:
     """Ask IMDS, then ARM for the machine and its primary NIC: two calls.
 
-    Transient where one of them does not answer, says what cannot be, or both contradict each other.
+    Transient where one of them does not answer, says what cannot be, or both contradict each other;
+    NotFound where ARM names a NIC and does not show it.
     """
     machine = imds.machine()
     is_instance = machine.resource.kind is Kind.INSTANCE
@@ -54,15 +55,39 @@ def discover(imds: Imds, api: ArmApi) -> Node:
     body = ask(machine.resource.text).body
     _same(machine, body)
     listed = understood(call, shapes.nic_ids, body)
-    if is_instance and not all(arm_id(nic_id).kind is Kind.NIC for nic_id in listed or ("",)):
-        views = shapes.primary_first(api.instance_nics(machine.resource.text))
+    if is_instance and not (listed and all(arm_id(one).kind is Kind.NIC for one in listed)):
+        views = views_in_order(machine.resource, api, listed)
         return _node(Api.INSTANCE_NICS, machine, MachineKind.SCALE_SET, views)
     if not listed:
         raise Transient(
             f"ARM shows no NIC on {machine.resource.text}", operation=call.value, code="NoNic"
         )
-    primary = api.nic(listed[0]).body
+    primary = nic_of(machine.resource, listed[0], api).body
     return _node(Api.NIC_GET, machine, MachineKind.VM, [primary], more=listed[1:])
+
+
+def nic_of(machine: ArmId, nic_id: EniId, api: ArmApi) -> Answered:
+    """One NIC of a machine. Transient where ARM shows another one, or says it is on another
+    machine: what is not ours must neither be shown nor written."""
+    answered = api.nic(nic_id)
+    shown = understood(Api.NIC_GET, lambda raw: canonical(raw["id"]), answered.body)
+    if shown != nic_id:
+        raise odd(Api.NIC_GET, f"asked for {nic_id}", shown)
+    holder = understood(Api.NIC_GET, shapes.machine_of, answered.body)
+    if holder and holder != machine.text:
+        raise Transient(
+            f"ARM says that {nic_id} is on {holder}; we are {machine.text}",
+            operation=Api.NIC_GET.value,
+            code="OtherMachine",
+            eni_id=nic_id,
+        )
+    return answered
+
+
+def views_in_order(instance: ArmId, api: ArmApi, listed: tuple[EniId, ...]) -> list[Body]:
+    """The views of an instance's NICs; see `shapes.in_order`."""
+    views = api.instance_nics(instance.text)
+    return understood(Api.INSTANCE_NICS, lambda raw: shapes.in_order(raw, instance, listed), views)
 
 
 def _same(machine: Machine, body: Body) -> None:

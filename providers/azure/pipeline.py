@@ -31,9 +31,13 @@ from ipamd.errors import CloudError, Denied, Throttled, Transient
 from providers.azure.credentials import RenewableCredential, scope_of
 from providers.azure.errors import EXPIRED, clean, refusal, said
 from providers.azure.headers import retry_after_seconds
-from providers.azure.purse import Api, Purse
+from providers.azure.purse import BUDGET_SPENT, Api, Purse
 
 CONNECT_SECONDS = 3.0
+
+MOST_PAGES = 64
+"""Of one list. A VNET has 3,000 subnets at most, and no list of ARM's has fewer than some 50 to a
+page; more is a page that names itself as the next."""
 
 Made = Callable[[Any, dict[str, Any]], object]
 """A call of one SDK client, with the options that every call gets."""
@@ -144,8 +148,14 @@ class Pipeline:
         waited = self._spend(api)
         began = self._monotonic()
         heard: list[Heard] = []
+
+        def hear(response: Any) -> None:
+            heard.append(_heard(response.http_response))
+            if _has_more(heard[-1]):
+                self._turn_page(api, len(heard))
+
         options = {
-            "raw_response_hook": lambda response: heard.append(_heard(response.http_response)),
+            "raw_response_hook": hear,
             "connection_timeout": CONNECT_SECONDS,
             "read_timeout": self._timeout,
         }
@@ -160,6 +170,12 @@ class Pipeline:
             self._tell(ApiCall(api=api.value, code=e.code, is_sent=False, is_throttled=True))
             raise
 
+    def _turn_page(self, api: Api, pages: int) -> None:
+        """The next page of a list is a call as well."""
+        if pages >= MOST_PAGES:
+            raise odd(api, f"more than {MOST_PAGES} pages", "")
+        self._spend(api)
+
     def _report(
         self,
         api: Api,
@@ -171,7 +187,7 @@ class Pipeline:
     ) -> None:
         if heard:
             self._purse.heard(api, heard[-1].headers)
-        if isinstance(error, Throttled):
+        if isinstance(error, Throttled) and error.code != BUDGET_SPENT:
             self._purse.throttled(api, error.code, error.retry_after_seconds)
         self._tell(
             ApiCall(
@@ -254,8 +270,8 @@ def _origin(url: str) -> tuple[str, str, int] | None:
 
 def _foreign(operation: str, url: str, endpoint: str) -> CloudError:
     return CloudError(
-        f"{clean(url)[:200]!r} is not under {endpoint}; it is not followed, since the token must "
-        "go nowhere else",
+        f"{clean(url.partition('?')[0])[:200]!r} is not under {endpoint}; it is not followed, "
+        "since the token must go nowhere else",
         operation=operation,
         code="ForeignUrl",
     )
@@ -265,10 +281,14 @@ def _heard(response: Any) -> Heard:
     text = bytes(response.read())
     try:
         body, raw = (json.loads(text), "") if text.strip() else (None, "")
-    except ValueError:
+    except (ValueError, RecursionError):
         body, raw = None, text[:300].decode(errors="replace")
     headers = {str(k).lower(): str(v) for k, v in response.headers.items()}
     return Heard(status=int(response.status_code), headers=headers, body=body, raw=raw)
+
+
+def _has_more(heard: Heard) -> bool:
+    return heard.is_success and isinstance(heard.body, dict) and bool(heard.body.get("nextLink"))
 
 
 def _failure(
@@ -282,10 +302,13 @@ def _failure(
         return e
     except AzureError as e:
         return _of_azure(api, e, heard, eni_id)
-    except (ValueError, TypeError, LookupError, AttributeError) as e:
+    except OSError as e:  # of the machine itself: a file with certificates or a token is not there
+        what = f"{api.value}: {type(e).__name__}: {clean(str(e))}; nothing was sent"
+        return Transient(what, operation=api.value, code="NotSent", eni_id=eni_id)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as e:
         # The SDK's models stumble over what is not as documented; what was heard is read by us.
         if not heard or not heard[-1].is_success or heard[-1].raw:
-            return odd(api, f"{type(e).__name__}", heard[-1].raw if heard else "")
+            return odd(api, f"{type(e).__name__}: {e}", heard[-1].raw if heard else "")
     if not heard:
         return odd(api, "nothing was heard", "")
     return odd(api, "no JSON", heard[-1].raw) if heard[-1].raw and heard[-1].is_success else None
@@ -341,7 +364,8 @@ def understood(api: Api, read: Callable[[A], T], answer: A) -> T:
 def odd(api: Api, what: str, answer: object) -> Transient:
     """The error for an answer that is not as Azure's API specifications say."""
     return Transient(
-        f"{api.value} gave an answer that cannot be read ({what}): {clean(str(answer))[:300]!r}",
+        f"{api.value} gave an answer that cannot be read ({clean(what)[:200]}): "
+        f"{clean(str(answer))[:300]!r}",
         operation=api.value,
         code="OddAnswer",
     )

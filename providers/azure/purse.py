@@ -94,12 +94,28 @@ PRICES: Mapping[Api, Price] = MappingProxyType(
     }
 )
 
+BUDGET_SPENT = "BudgetSpent"
+"""The code of the error for a call that was not made."""
+
 LONGEST_WAIT_SECONDS = 5.0
 """Beyond it the core is told, which then plans anew and asks for all that is wanted by then."""
+
+LEAST_PAUSE_SECONDS = 0.001
+"""Less is what rounding leaves of a pause that was slept through."""
 
 LOW: Mapping[Share, int] = MappingProxyType({Share.FRONT_READ: 25, Share.FRONT_WRITE: 20})
 """A tenth of ARM's buckets (250 reads, 200 writes): with so little left for all who share them this
 node slows down as if it had been refused."""
+
+
+def _spent(api: Api, share: Share, wait: float) -> Throttled:
+    return Throttled(
+        f"{api.value}: this node's budget of {share.value} is spent; "
+        f"the next one is due in {wait:.1f} s",
+        operation=api.value,
+        code=BUDGET_SPENT,
+        retry_after_seconds=wait,
+    )
 
 
 class Purse:
@@ -140,16 +156,21 @@ class Purse:
                 for share in (price.front, price.provider):
                     self._buckets[share] = self._buckets[share].spent(now)
         if wait > LONGEST_WAIT_SECONDS:
-            raise Throttled(
-                f"{api.value}: this node's budget of {scarcest.value} is spent; "
-                f"the next one is due in {wait:.1f} s",
-                operation=api.value,
-                code="BudgetSpent",
-                retry_after_seconds=wait,
-            )
+            raise _spent(api, scarcest, wait)
         if wait > 0:
             self._sleep(wait)
+            self._must_not_pause(api)
         return wait
+
+    def _must_not_pause(self, api: Api) -> None:
+        """Another call may have been throttled while this one waited for its turn."""
+        price = PRICES[api]
+        with self._lock:
+            until = {share: self._paused_until[share] for share in (price.front, price.provider)}
+            share = max(until, key=lambda share: until[share])
+            pause = until[share] - self._monotonic()
+        if pause > LEAST_PAUSE_SECONDS:
+            raise _spent(api, share, pause)
 
     def _due(self, share: Share, now: float) -> float:
         pause = self._paused_until[share] - now

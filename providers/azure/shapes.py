@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from ipamd.cloud import CloudEni, EniHint, EniStatus
+from ipamd.errors import NotFound
 from ipamd.model import EniId, IPNetwork, SubnetId
 from providers.azure.configs import BLOCK_LENGTH, Body, Config, configs_of, is_block, key_of
-from providers.azure.ids import Kind, arm_id, canonical
+from providers.azure.ids import ArmId, Kind, arm_id, canonical
 from providers.azure.imds import ShownInterface, mac_of
 from providers.azure.names import is_ours
 
@@ -132,7 +133,7 @@ def nic(
     properties = raw["properties"]
     configs = configs_of(raw, blocks=blocks)
     pods = {c.key for c in configs if _is_pods(c) and c.key not in told.hidden}
-    primary = next(c for c in configs if c.is_primary)
+    primary = _primary(raw, configs)
     if not isinstance(primary.carries, IPv4Address):
         raise ValueError(f"the primary ipConfiguration {primary.name!r} has no IPv4 address")
     ours = [c for c in configs if c.key in pods and told.counts(c) and _has_known_size(c)]
@@ -154,6 +155,15 @@ def nic(
     )
 
 
+def _primary(raw: Body, configs: tuple[Config, ...]) -> Config:
+    """The NIC's own. A guess among several could make a pod's address the node's."""
+    listed = raw["properties"].get("ipConfigurations") or []
+    said = sum(config["properties"].get("primary") is True for config in listed)
+    if said != 1 and len(configs) != 1:
+        raise ValueError(f"{said} of {len(configs)} ipConfigurations are the primary one")
+    return configs[0]
+
+
 def _eni_id(raw: Body) -> EniId:
     return EniId(canonical(raw["id"], Kind.NIC, Kind.INSTANCE_NIC))
 
@@ -169,11 +179,11 @@ def _has_known_size(config: Config) -> bool:
 
 def _subnet_of(properties: Body) -> object:
     """All configurations of a NIC are in one subnet."""
-    return next(
-        config["properties"]["subnet"]["id"]
-        for config in properties["ipConfigurations"]
-        if config["properties"].get("subnet")
-    )
+    subnets = (config["properties"].get("subnet") for config in properties["ipConfigurations"])
+    found = next((subnet for subnet in subnets if subnet), None)
+    if found is None:
+        raise ValueError("no ipConfiguration is in a subnet")
+    return found["id"]
 
 
 def _is_managed(tags: Mapping[str, object]) -> bool:
@@ -236,19 +246,42 @@ def _only(view: Body, names: Container[str]) -> Body:
 
 
 def nic_ids(machine: Body) -> tuple[EniId, ...]:
-    """The NICs that a VM or an instance names, the primary one first, then in its order."""
+    """The NICs that a VM or an instance names, once each, the primary one first, then in order."""
     listed = (machine["properties"].get("networkProfile") or {}).get("networkInterfaces") or []
     ordered = sorted(listed, key=lambda one: not _says_primary(one))
-    return tuple(EniId(canonical(one["id"], Kind.NIC, Kind.INSTANCE_NIC)) for one in ordered)
+    ids = (EniId(canonical(one["id"], Kind.NIC, Kind.INSTANCE_NIC)) for one in ordered)
+    return tuple(dict.fromkeys(ids))
 
 
 def _says_primary(reference: Body) -> bool:
     return bool((reference.get("properties") or {}).get("primary"))
 
 
-def primary_first(views: Iterable[Body]) -> list[Body]:
-    """NICs of an instance, the primary one before all others."""
-    return sorted(views, key=lambda raw: not raw["properties"].get("primary"))
+def in_order(views: Iterable[Body], instance: ArmId, listed: tuple[EniId, ...]) -> list[Body]:
+    """The views of an instance's NICs in the order of `listed`; what is not in it comes after
+    them, the primary one first, then by name.
+
+    A NIC's place is its device index, which must not change with the order of an answer. ValueError
+    where one is twice or of another machine; NotFound where one of `listed` is not shown.
+    """
+    views = list(views)
+    by_id = {_eni_id(view): view for view in views}
+    ids = [arm_id(eni_id) for eni_id in by_id]
+    if any(one.kind is not Kind.INSTANCE_NIC or one.parent != instance for one in ids):
+        raise ValueError(f"a NIC is not of {instance.text}: {', '.join(by_id)}")
+    if len(by_id) != len(views):
+        raise ValueError(f"a NIC is shown twice: {', '.join(by_id)}")
+    if hidden := set(listed) - set(by_id):
+        raise NotFound(f"ARM does not show {', '.join(sorted(hidden))}", code="NicNotShown")
+    more = (eni_id for eni_id in by_id if eni_id not in listed)
+    rest = sorted(more, key=lambda eni_id: (not by_id[eni_id]["properties"].get("primary"), eni_id))
+    return [by_id[eni_id] for eni_id in (*listed, *rest)]
+
+
+def machine_of(nic: Body) -> str:
+    """The machine that a NIC says it is on, in canonical form; "" where it does not say."""
+    machine = nic["properties"].get("virtualMachine")
+    return canonical(machine["id"], Kind.VM, Kind.INSTANCE) if machine else ""
 
 
 def subnet_facts(raw: Body) -> SubnetFacts:

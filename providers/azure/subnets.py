@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ipamd.cloud import Subnet
-from ipamd.errors import Denied, Transient
+from ipamd.errors import CloudError, Denied, Transient
 from ipamd.model import IPNetwork, SubnetId
 from providers.azure import shapes
 from providers.azure.api import ArmApi
+from providers.azure.errors import NOT_TAKEN
+from providers.azure.ids import Kind, canonical
 from providers.azure.imds import Imds
-from providers.azure.pipeline import understood
+from providers.azure.pipeline import odd, understood
 from providers.azure.purse import Api
 from providers.azure.shapes import SubnetFacts
 
@@ -27,8 +29,9 @@ SPACE_SECONDS = 300.0
 """The address space of a VNET grows when people add to it; pods' traffic to what is new leaves with
 the node's address until then."""
 
-DENIED_SECONDS = 3600.0
-"""A right that is missing stays missing until a human acts."""
+DENIED_SECONDS = 600.0
+"""A right that is missing stays missing until a human acts, or until what a human did has spread:
+a role that was assigned holds after up to ten minutes ("Troubleshoot Azure RBAC")."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,13 @@ class _Known(Generic[T]):
 
     value: T
     since: float
+
+
+def _canonical(subnet_id: str) -> str:
+    try:
+        return canonical(subnet_id, Kind.SUBNET)
+    except ValueError as e:
+        raise CloudError(str(e), operation="subnets", code="BadId", subnet_id=subnet_id) from e
 
 
 class Subnets:
@@ -59,6 +69,7 @@ class Subnets:
         Where the VNET's usage does not count a subnet, or must not be read, the subnet's own list
         of references is the hint; the least that is known is its size. `SubnetIsFull` is the truth.
         """
+        subnet_ids = tuple(SubnetId(_canonical(subnet_id)) for subnet_id in subnet_ids)
         counted: dict[SubnetId, int] = {}
         for vnet_id in dict.fromkeys(shapes.vnet_id_of(subnet_id) for subnet_id in subnet_ids):
             counted |= self._counted(vnet_id)
@@ -95,6 +106,8 @@ class Subnets:
 
     def _look(self, subnet_id: SubnetId) -> SubnetFacts:
         facts = understood(Api.SUBNET_GET, shapes.subnet_facts, self._api.subnet(subnet_id).body)
+        if facts.subnet_id != subnet_id:
+            raise odd(Api.SUBNET_GET, f"asked for {subnet_id}", facts.subnet_id)
         if not facts.cidrs:
             raise Transient(f"{subnet_id} has no IPv4 network", operation=Api.SUBNET_GET.value)
         self._learn(facts)
@@ -147,7 +160,7 @@ class Subnets:
         try:
             return ask()
         except Denied as e:
-            if e.code == "NoCredentials":
+            if e.code.lower() in NOT_TAKEN:
                 raise  # not a right of this one call
             with self._lock:
                 self._denied[what] = self._monotonic()

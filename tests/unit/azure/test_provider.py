@@ -201,6 +201,11 @@ def test_a_machine_that_cannot_be_ours_is_not_discovered(
 def test_an_instance_without_views_is_not_discovered(tmp_path: Path) -> None:
     made = on_instance(tmp_path)
     made.put(f"{INSTANCE}/networkInterfaces", {"value": []})
+    with pytest.raises(NotFound, match="does not show .*nic0"):
+        made.provider.discover_node()
+    silent = model()
+    del silent["properties"]["networkProfile"]
+    made.put(INSTANCE, silent)
     with pytest.raises(Transient, match="no NIC"):
         made.provider.discover_node()
 
