@@ -27,6 +27,7 @@ from ipamd.errors import (
     Throttled,
     Transient,
 )
+from providers.azure.advice import lacking
 
 BY_CODE: dict[str, type[CloudError]] = {
     code.lower(): kind
@@ -170,7 +171,7 @@ def said(body: object) -> Said:
     inner = body.get("error")
     outer = inner if isinstance(inner, dict) else body
     details = tuple(_inner(outer))
-    messages = [_text(outer.get("message")), *(_text(d.get("message")) for d in details)]
+    messages = [_message(outer), *(_message(d) for d in details)]
     return Said(
         code=_code(outer),
         message=clean("; ".join(dict.fromkeys(m for m in messages if m))),
@@ -284,6 +285,15 @@ def _is_known(code: str) -> bool:
 
 def _code(error: dict[str, Any]) -> str:
     return clean(_text(error.get("code")))[:LONGEST_CODE]
+
+
+def _message(error: dict[str, Any]) -> str:
+    """In our words where a right is missing: ARM's are longer than what we keep."""
+    text = error.get("message")
+    return (lacking(text[:LONGEST_MESSAGE]) if isinstance(text, str) else "") or _text(text)
+
+
+LONGEST_MESSAGE = 10 * LONGEST_TEXT
 
 
 def _text(value: object) -> str:

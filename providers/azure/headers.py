@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
+from ipamd.api_calls import Left
+
 LONGEST_PAUSE_SECONDS = 3600.0
 """ARM's longest window is an hour ("12,000 reads per hour"); more is an error or a mistake."""
 
@@ -40,6 +42,29 @@ def remaining_front(headers: Mapping[str, str], kind: str) -> int | None:
     names = ("subscription", "subscription-global", "tenant")
     said = (_number(small.get(f"x-ms-ratelimit-remaining-{n}-{kind}", "")) for n in names)
     return min((int(n) for n in said if n is not None), default=None)
+
+
+def left(headers: Mapping[str, str]) -> tuple[Left, ...]:
+    """All that an answer says is left, for the metrics.
+
+    Example: {"x-ms-ratelimit-remaining-subscription-reads": "249"} -> Left("subscription-reads",
+    249).
+    """
+    small = {k.lower(): v for k, v in headers.items()}
+    front = ((name, _number(small.get(_FRONT + name, ""))) for name in _FRONT_NAMES)
+    said = {name: int(count) for name, count in front if count is not None}
+    return tuple(
+        Left(bucket=name, calls=count)
+        for name, count in (said | {**remaining_resource(headers)}).items()
+    )
+
+
+_FRONT = "x-ms-ratelimit-remaining-"
+_FRONT_NAMES = tuple(
+    f"{scope}-{kind}"
+    for scope in ("subscription", "subscription-global", "tenant")
+    for kind in ("reads", "writes", "deletes")
+)
 
 
 def remaining_resource(headers: Mapping[str, str]) -> Mapping[str, int]:

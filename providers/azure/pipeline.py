@@ -27,10 +27,11 @@ from azure.core.pipeline.policies import (
 from azure.mgmt.core.policies import ARMChallengeAuthenticationPolicy
 
 from ipamd.api_calls import ApiCall
-from ipamd.errors import CloudError, Denied, Throttled, Transient
+from ipamd.errors import Busy, CloudError, Denied, Throttled, Transient
+from providers.azure.advice import no_token, unreached
 from providers.azure.credentials import RenewableCredential, scope_of
 from providers.azure.errors import EXPIRED, clean, refusal, said
-from providers.azure.headers import retry_after_seconds
+from providers.azure.headers import left, retry_after_seconds
 from providers.azure.purse import BUDGET_SPENT, Api, Purse
 
 CONNECT_SECONDS = 3.0
@@ -185,10 +186,11 @@ class Pipeline:
         seconds: float,
         waited: float,
     ) -> None:
+        rest = None
         if heard:
             self._purse.heard(api, heard[-1].headers)
         if isinstance(error, Throttled) and error.code != BUDGET_SPENT:
-            self._purse.throttled(api, error.code, error.retry_after_seconds)
+            rest = self._purse.throttled(api, error.code, error.retry_after_seconds)
         self._tell(
             ApiCall(
                 api=api.value,
@@ -197,6 +199,10 @@ class Pipeline:
                 seconds=seconds,
                 waited_seconds=waited,
                 is_throttled=isinstance(error, Throttled),
+                is_busy=isinstance(error, Busy),
+                left=left(heard[-1].headers) if heard else (),
+                resting=rest.share.value if rest else "",
+                rest_seconds=rest.seconds if rest else 0.0,
             )
         )
 
@@ -334,13 +340,14 @@ def _of_azure(api: Api, error: AzureError, heard: list[Heard], eni_id: str) -> C
 
 def _no_answer(api: Api, error: AzureError, eni_id: str) -> CloudError:
     """The error for a call that got no answer of ARM's, or no token to be made with."""
-    text = f"{api.value}: {clean(str(error))}"
+    text = clean(str(error))
     if isinstance(error, ClientAuthenticationError):
         status = getattr(error, "status_code", None)
         kind = Denied if status in (400, 401, 403) else Transient
-        hint = "; has the machine an identity, and is AZURE_CLIENT_ID its client id?"
-        return kind(text + hint, operation=api.value, code="NoCredentials")
-    return Transient(text, operation=api.value, code=type(error).__name__, eni_id=eni_id)
+        said_so = f"{api.value}: {no_token(text)}"
+        return kind(said_so, operation=api.value, code="NoCredentials")
+    said_so = f"{api.value}: {unreached(text)}"
+    return Transient(said_so, operation=api.value, code=type(error).__name__, eni_id=eni_id)
 
 
 def _is_expired(heard: list[Heard]) -> bool:

@@ -118,6 +118,14 @@ def _spent(api: Api, share: Share, wait: float) -> Throttled:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """Which bucket rests after a throttle, and how long."""
+
+    share: Share
+    seconds: float
+
+
 class Purse:
     """Safe to call from several threads."""
 
@@ -196,7 +204,7 @@ class Purse:
             bucket = bucket.throttled(now)
         return replace(bucket, tokens=min(bucket.tokens, float(left)))
 
-    def throttled(self, api: Api, code: str, retry_after_seconds: float) -> None:
+    def throttled(self, api: Api, code: str, retry_after_seconds: float) -> Rest:
         """ARM refused a call for its rate: the bucket slows down, and rests as long as ARM says.
 
         Whose bucket it was, the code tells; where it does not, the resource provider's, whose are
@@ -210,6 +218,7 @@ class Purse:
             self._paused_until[share] = max(
                 self._paused_until[share], now + retry_after_seconds * (1.0 + self._chance() / 4)
             )
+            return Rest(share=share, seconds=max(self._paused_until[share] - now, 0.0))
 
     def per_second(self, share: Share) -> float:
         """The rate of a bucket at present, for the log and for tests."""

@@ -14,6 +14,7 @@ from azure.core.exceptions import (
     ServiceResponseTimeoutError,
 )
 
+from ipamd.api_calls import Left
 from ipamd.errors import Busy, CloudError, Denied, NotFound, SubnetExhausted, Throttled, Transient
 from providers.azure.api import NEWEST_NICS, OLDEST_NICS, Answered, ArmApi, Operation
 from tests.unit.azure.arm_fakes import (
@@ -425,6 +426,35 @@ def test_a_lock_is_no_reason_to_slow_down() -> None:
         api.put_nic(NIC, {}, "e")
     api.put_nic(NIC, {}, "e")
     assert made.clock.slept == []
+
+
+def test_each_call_is_told_with_what_the_metrics_need() -> None:
+    front = {"x_ms_ratelimit_remaining_subscription_reads": "249"}
+    busy = refused(429, "RetryableError", Retry_After="60")
+    throttled = refused(429, "TooManyRequests", Retry_After="60")
+    made = door(Answer(200, {}, **front), busy, throttled)
+    api = made.api()
+    api.nic(NIC)
+    for kind in (Busy, Throttled):
+        with pytest.raises(kind):
+            api.put_nic(NIC, {}, "e")
+    read, lock, throttle = made.told
+    assert read.left == (Left(bucket="subscription-reads", calls=249),)
+    assert (lock.is_busy, lock.is_throttled, lock.resting) == (True, False, "")
+    assert (throttle.is_busy, throttle.resting) == (False, "Microsoft.Network writes")
+    assert 60.0 <= throttle.rest_seconds <= 75.0
+
+
+def test_a_missing_right_is_named_though_arms_words_are_long() -> None:
+    scope = "/subscriptions/s/resourceGroups/" + "g" * 90 + "/providers/Microsoft.Network/x/y"
+    message = (
+        f"The client 'c' with object id 'o' has permission to perform action 'w' on scope "
+        f"'{scope * 4}'; however, it does not have permission to perform action(s) 'join/action' "
+        f"on the linked scope(s) '{scope}' (respectively) or the linked scope(s) are invalid."
+    )
+    error = failure(door(refused(403, "LinkedAuthorizationFailed", message)), CALLS["nic"])
+    assert isinstance(error, Denied)
+    assert f"object id o lacks the right join/action over {scope}; give it" in str(error)
 
 
 def test_what_arm_says_is_left_is_kept_to() -> None:

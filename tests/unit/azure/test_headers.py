@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipamd.api_calls import Left
 from providers.azure.headers import (
     LONGEST_PAUSE_SECONDS,
+    left,
     remaining_front,
     remaining_resource,
     retry_after_seconds,
@@ -85,3 +87,18 @@ def test_no_header_is_too_odd_to_be_passed_over(value: str, date: str) -> None:
     headers = {"Retry-After": value, "Date": date, "x-ms-ratelimit-remaining-resource": value}
     assert 0.0 <= retry_after_seconds(headers) <= LONGEST_PAUSE_SECONDS
     assert all(count >= 0 for count in remaining_resource(headers).values())
+
+
+def test_all_that_is_left_is_told_for_the_metrics() -> None:
+    headers = {
+        "x-ms-ratelimit-remaining-subscription-writes": "199",
+        "X-Ms-RateLimit-Remaining-Subscription-Global-Writes": "2999",
+        "x-ms-ratelimit-remaining-tenant-reads": "soon",
+        "x-ms-ratelimit-remaining-resource": "Microsoft.Compute/UpdateVM3Min;11",
+        "x-ms-ratelimit-remaining-made-up": "1",
+    }
+    assert left(headers) == (
+        Left(bucket="subscription-writes", calls=199),
+        Left(bucket="subscription-global-writes", calls=2999),
+        Left(bucket="UpdateVM3Min", calls=11),
+    )
