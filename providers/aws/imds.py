@@ -101,7 +101,8 @@ class Imds:
             if answer.status != 200:
                 raise Transient(
                     f"the metadata service refuses a token with {answer.status}; "
-                    "is IMDSv2 enabled and the hop limit high enough?",
+                    "is this machine in EC2, as VPC_IPAMD_CLOUD=aws says, IMDSv2 enabled and the "
+                    "hop limit high enough?",
                     operation="imds",
                 )
             self._token = answer.data.decode().strip()
@@ -116,6 +117,7 @@ class Imds:
             return self._http.request(method, url, headers=headers, **options)
         except urllib3.exceptions.HTTPError as e:
             raise Transient(
-                f"the metadata service at {self._endpoint} does not answer ({path}): {e}",
+                f"the metadata service at {self._endpoint} does not answer ({path}): {e}; "
+                "is this machine in EC2, as VPC_IPAMD_CLOUD=aws says?",
                 operation="imds",
             ) from e

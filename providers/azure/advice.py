@@ -29,7 +29,7 @@ ASSIGN_IDENTITY = (
     "assign an identity to the machine (az vm identity assign, az vmss identity assign), or name "
     "the right one of several by its client id in AZURE_CLIENT_ID"
 )
-IN_AZURE = "is this machine in Azure, as VPC_IPAMD_CLOUD says?"
+IN_AZURE = "is this machine in Azure, as VPC_IPAMD_CLOUD=azure says?"
 
 
 def lacking(message: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import urllib3
 
 from ipamd.errors import Transient
+from providers.azure.advice import IN_AZURE, tidy
 from providers.azure.errors import clean
 from providers.azure.ids import ArmId, Kind, arm_id
 
@@ -100,13 +101,16 @@ class Imds:
                 "GET", self._endpoint + path, headers={"Metadata": "true"}, redirect=False
             )
         except urllib3.exceptions.HTTPError as e:
-            return f"does not answer: {clean(str(e))}"
+            return (
+                f"does not answer at {self._endpoint}: {clean(tidy(str(e)))}; {IN_AZURE} Where it "
+                "is, nothing may come between (a firewall, a network policy, a proxy)"
+            )
         if answer.status == 200:
             return bytes(answer.data)
         said = f"answered {answer.status}: {clean(answer.data[:200].decode(errors='replace'))}"
         if answer.status in _RETRIED or answer.status >= 500:
             return said
-        raise _unusable(path.partition("?")[0], said)
+        raise _unusable(path.partition("?")[0], f"{said}; {IN_AZURE}")
 
 
 def _unusable(what: str, said: str) -> Transient:

@@ -172,11 +172,18 @@ def test_what_does_not_pass_is_not_tried_again(answer: tuple[int, bytes]) -> Non
     assert len(http.asked) == 1
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b'{"cut', b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"cut', b"\xff\xfe", b"[" * 100_000])
 def test_what_is_no_json_is_transient(body: bytes) -> None:
     imds, _, _ = made((200, body))
     with pytest.raises(Transient, match="no JSON"):
         imds.machine()
+
+
+def test_a_prefix_without_end_is_refused() -> None:
+    endless = json.dumps(NETWORK).replace('"24"', "1e999").encode()
+    imds, _, _ = made((200, endless))
+    with pytest.raises(Transient, match="gave what cannot be"):
+        imds.interfaces()
 
 
 @pytest.mark.parametrize("text", ["000D3A000004", "00-0D-3A-00-00-04", "00:0d:3a:00:00:04"])
@@ -227,3 +234,17 @@ def test_it_is_asked_directly_with_its_header(
     imds.close()
     assert seen[0]["Metadata"] == "true"
     assert "X-Forwarded-For" not in seen[0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param((404, b"<html>404 - Not Found</html>"), id="another cloud's"),
+        pytest.param((401, b""), id="another cloud's that wants its token"),
+        pytest.param(urllib3.exceptions.ConnectTimeoutError("timed out"), id="none"),
+    ],
+)
+def test_a_machine_that_is_not_in_azure_is_told_so(answer: tuple[int, bytes] | Exception) -> None:
+    imds, _, _ = made(answer)
+    with pytest.raises(Transient, match="is this machine in Azure, as VPC_IPAMD_CLOUD=azure says"):
+        imds.machine()
