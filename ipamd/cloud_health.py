@@ -7,21 +7,23 @@ import random
 import structlog
 
 from ipamd import backoff
-from ipamd.errors import CloudError, Throttled
+from ipamd.errors import CloudError, Denied, Throttled
 from ipamd.metrics import Metrics
 
 log = structlog.get_logger()
 
 
 class CloudHealth:
-    """Owned by the reconciler. `error` is what the last look failed with, empty after a good one;
-    `has_answered` whether any look ever succeeded."""
+    """Owned by the reconciler. `error` is what the last look failed with, empty after a good one,
+    `is_denied` whether that was a right or an identity that is missing; `has_answered` whether any
+    look ever succeeded."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._failures = 0
         self._told: tuple[str, str] | None = None  # the failure that was logged last
         self.error = ""
+        self.is_denied = False
         self.has_answered = False
 
     @property
@@ -37,6 +39,7 @@ class CloudHealth:
         if news != self._told:
             log.warning("cloud_failed", error=str(error), code=error.code)
         self.error, self._told = str(error), news
+        self.is_denied = isinstance(error, Denied)
         self._metrics.cloud_error(error.operation or "observe", error.code)
         chance = random.random()  # noqa: S311 - jitter
         pacing = backoff.THROTTLED if isinstance(error, Throttled) else backoff.TRANSIENT
@@ -47,3 +50,4 @@ class CloudHealth:
         if self.error:
             log.info("cloud_recovered", after_failures=self._failures)
         self._failures, self._told, self.error, self.has_answered = 0, None, "", True
+        self.is_denied = False

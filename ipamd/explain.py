@@ -34,6 +34,8 @@ class Condition:
     missing_allocated: tuple[str, ...]
     settings_problems: tuple[str, ...]
     now: float
+    is_denied: bool = False  # `cloud_error` is a refusal
+    paused_seconds: float = 0.0  # until growth that pods wait for is tried again
 
 
 def shortage(condition: Condition, eni_id: EniId | None = None) -> Shortage:
@@ -54,9 +56,10 @@ def shortage(condition: Condition, eni_id: EniId | None = None) -> Shortage:
             retry_after_seconds=max(retry, 1.0),
             subnet_id=subnet_id,
         )
+    soon = max(condition.paused_seconds, 5.0)
     return Shortage(
         sentence="; ".join((_why(condition) + _cooling(cooling_ends), *_of_cooling(condition))),
-        retry_after_seconds=max(min(cooling_ends or 5.0, 5.0), 1.0),
+        retry_after_seconds=max(min(cooling_ends or soon, soon), 1.0),
     )
 
 
@@ -98,6 +101,8 @@ def _cooling_ends(condition: Condition, eni_id: EniId | None = None) -> float | 
 def _why(condition: Condition) -> str:
     ledger = condition.ledger
     if condition.facts is None or not condition.has_observed:
+        if condition.is_denied:
+            return f"the cloud refuses: {condition.cloud_error}"
         return f"the cloud has not answered yet ({condition.cloud_error or 'asking'})"
     if _is_full(condition):
         pods = attachments.pods_on_default_card(ledger)
@@ -105,11 +110,17 @@ def _why(condition: Condition) -> str:
     if condition.settings_problems:
         return condition.settings_problems[0]
     if condition.last_error:
-        return f"the last cloud call failed: {condition.last_error}"
+        return _last_failure(condition)
     not_ready = [e.eni_id for e in ledger.enis.values() if e.is_managed and not e.is_ready]
     if not_ready:
         return f"ENI {', '.join(not_ready)} is not ready on the node yet (see ipamctl status)"
     return condition.plan_summary
+
+
+def _last_failure(condition: Condition) -> str:
+    pause = condition.paused_seconds
+    when = f"; next try in {pause:.0f} s" if pause >= 1 else ""
+    return f"the last cloud call failed: {condition.last_error}{when}"
 
 
 def _is_full(condition: Condition) -> bool:
@@ -131,8 +142,9 @@ def problems(condition: Condition) -> tuple[str, ...]:
     ledger = condition.ledger
     said = list(condition.settings_problems)
     if condition.cloud_error:
-        said.append(f"the cloud does not answer: {condition.cloud_error}")
-    if not ledger.has_heard_node:
+        what = "refuses" if condition.is_denied else "does not answer"
+        said.append(f"the cloud {what}: {condition.cloud_error}")
+    if not ledger.has_heard_node and condition.facts is not None:  # before, it is told nothing
         said.append("no report from vpc-cnid yet, nothing is handed out: is vpc-cnid running?")
     said += [
         f"subnet {subnet} is exhausted; {_next_try(seconds)}"
@@ -143,7 +155,7 @@ def problems(condition: Condition) -> tuple[str, ...]:
         for subnet, seconds in condition.prefixless.items()
     ]
     if condition.last_error:
-        said.append(f"the last cloud call failed: {condition.last_error}")
+        said.append(_last_failure(condition))
     if condition.missing_allocated:
         said.append(
             "used by pods but not in the cloud any more: " + ", ".join(condition.missing_allocated)

@@ -475,6 +475,7 @@ class Reconciler:
 
     def _condition(self) -> explain.Condition:
         now = clock.boottime()
+        pace = self.actions.pacer.pace(now)
         return explain.Condition(
             ledger=self._keeper.ledger,
             facts=self.facts,
@@ -489,6 +490,8 @@ class Reconciler:
             missing_allocated=self.missing_allocated,
             settings_problems=self._config.problems,
             now=now,
+            is_denied=self.health.is_denied,
+            paused_seconds=max(pace.awaited_paused_seconds, pace.growth_paused_seconds),
         )
 
     def report_accepted(self, change: Change) -> None:

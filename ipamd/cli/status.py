@@ -63,7 +63,9 @@ def screen(status: pb.Status) -> str:
 def _head(status: pb.Status) -> str:
     targets = " ".join(f"{k}={v}" for k, v in sorted(status.targets.items()))
     cloud = "answers" if status.is_cloud_answering else "DOES NOT ANSWER"
-    node = "reports" if status.is_node_reporting else "DOES NOT REPORT"
+    # It has nothing to report before it is told of a node.
+    silent = "DOES NOT REPORT" if status.instance_id else "has not been told of its node yet"
+    node = "reports" if status.is_node_reporting else silent
     return (
         f"ipamd {status.version} on {status.instance_id or 'an unknown instance'}"
         f" ({status.instance_type or '?'}, {status.zone or '?'}),"

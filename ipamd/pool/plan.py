@@ -179,6 +179,11 @@ def _growth_summary(view: View, missing: int, unmet: int) -> str:
     low = [f"{s} can spare {spare}" for s, spare in view.subnet_spare.items() if spare < unmet]
     if low:
         return f"{text}; {unmet} are not bought ahead: subnet {', '.join(low)}"
+    room = [f"{s} has room for {n}" for s, n in view.subnet_room.items() if n < missing]
+    if room:
+        return f"{text}; {unmet} are not asked for yet: subnet {', '.join(room)}"
+    if not view.can_create_interfaces:
+        return f"{text}; {unmet} cannot be had: the ENIs have no room, and none can be added"
     if not usable_subnets(view):
         return f"{text}; {unmet} cannot be had: no subnet is known in which ENIs may be made"
     return f"{text}; {unmet} cannot be had: all {view.max_enis} ENIs are full"

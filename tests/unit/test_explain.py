@@ -57,6 +57,11 @@ WHY = {
     "the subnet is full": ({"exhausted": {b.SUBNET: 7.0}}, "subnet subnet-01 has no free address"),
     "a file is wrong": ({"settings_problems": ("no ENIConfig",)}, "no ENIConfig"),
     "a call failed": ({"last_error": "AuthFailure"}, "the last cloud call failed: AuthFailure"),
+    "the cloud throttles": ({"last_error": "429", "paused_seconds": 47.2}, "429; next try in 47 s"),
+    "a right is missing from the start": (
+        {"has_observed": False, "cloud_error": "no right", "is_denied": True},
+        "the cloud refuses: no right",
+    ),
     "an ENI is not ready": ({"ledger": UNREADY}, "ENI eni-0a is not ready on the node yet"),
     "vpc-cnid does not clear connections": ({"ledger": UNCLEARED}, WAIT),
     "what it does not clear is nothing to wait for": (
@@ -79,9 +84,18 @@ def test_a_shortage_names_what_stands_in_the_way(name: str) -> None:
         ({"exhausted": {b.SUBNET: 7.0}}, 7.0),
         ({"exhausted": {b.SUBNET: 0.0}}, 1.0),
         ({"ledger": FULL}, 5.0),
+        ({"paused_seconds": 47.2}, 47.2),
+        ({"ledger": FULL, "paused_seconds": 47.2}, 20.0),
         ({}, 5.0),
     ],
-    ids=["when the subnet is asked again", "soon", "not before an address may be free", "else"],
+    ids=[
+        "when the subnet is asked again",
+        "soon",
+        "not before an address may be free",
+        "when the cloud is asked again",
+        "when an address has cooled, if that is sooner",
+        "else",
+    ],
 )
 def test_a_shortage_says_when_to_ask_again(fields: dict[str, object], expected: float) -> None:
     answer = explain.shortage(replace(WELL, **fields))  # type: ignore[arg-type]
@@ -90,6 +104,18 @@ def test_a_shortage_says_when_to_ask_again(fields: dict[str, object], expected: 
 
 PROBLEMS = {
     "the cloud": ({"cloud_error": "time-out"}, "the cloud does not answer: time-out"),
+    "a right": (
+        {"cloud_error": "no right", "is_denied": True},
+        "the cloud refuses: no right",
+    ),
+    "a throttle": (
+        {"last_error": "429", "paused_seconds": 47.2},
+        "the last cloud call failed: 429; next try in 47 s",
+    ),
+    "a node that nobody knows yet, of which vpc-cnid was told nothing": (
+        {"cloud_error": "down", "facts": None, "ledger": b.ledger(has_heard_node=False)},
+        "the cloud does not answer: down",
+    ),
     "no report": (
         {"ledger": b.ledger(has_heard_node=False)},
         "no report from vpc-cnid yet, nothing is handed out: is vpc-cnid running?",

@@ -374,3 +374,23 @@ def test_growth_that_meets_the_deficit_says_nothing_of_what_cannot_be_had() -> N
     made = plan(view(eni(0, allocated=3, idle=1), targets=warm(5)))
     assert len(made.actions) == 1
     assert made.summary.endswith("0 waiting")
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [
+        pytest.param(
+            {b.SUBNET: 1},
+            "are not asked for yet: subnet subnet-01 has room for 1",
+            id="the subnet has less",
+        ),
+        pytest.param({}, "have no room, and none can be added", id="all ENIs are full"),
+    ],
+)
+def test_where_no_eni_can_be_added_a_plan_does_not_speak_of_new_ones(
+    room: dict[SubnetId, int], expected: str
+) -> None:
+    one = eni(idle=8 if room else 9)
+    full = view(one, targets=warm(13), can_create_interfaces=False, subnet_room=room)
+    full = replace(full, candidate_subnets=())
+    assert expected in plan(full).summary
