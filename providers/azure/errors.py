@@ -263,7 +263,7 @@ LONGEST_CODE = 100
 """It is a label of metrics; the longest of ARM's has some 60 characters."""
 
 _SECRETS = re.compile(
-    r"(?i)\bbearer\s+\S+|\beyJ[\w-]{5,}(?:\.[\w-]*){1,2}"
+    r"(?i)\bbearer\s+\S+|eyJ[\w-]{5,}(?:\.[\w-]*){1,2}"
     r"|(?:(?:access|refresh|id)_token|client_(?:secret|assertion))\W{0,9}\S*"
 )
 

@@ -74,9 +74,10 @@ def nic_of(machine: ArmId, nic_id: EniId, api: ArmApi) -> Answered:
     if shown != nic_id:
         raise odd(Api.NIC_GET, f"asked for {nic_id}", shown)
     holder = understood(Api.NIC_GET, shapes.machine_of, answered.body)
-    if holder and holder != machine.text:
+    # Of the other kind, it is another name of the same machine as far as anyone could find out.
+    if holder is not None and holder.kind is machine.kind and holder != machine:
         raise Transient(
-            f"ARM says that {nic_id} is on {holder}; we are {machine.text}",
+            f"ARM says that {nic_id} is on {holder.text}; we are {machine.text}",
             operation=Api.NIC_GET.value,
             code="OtherMachine",
             eni_id=nic_id,
@@ -114,6 +115,13 @@ def _node(
     if not found:
         raise Transient(
             f"ARM shows no NIC on {machine.resource.text}", operation=call.value, code="NoNic"
+        )
+    if nics[0]["properties"].get("primary") is False:
+        raise Transient(
+            f"ARM does not show which NIC of {machine.resource.text} is the primary one: "
+            f"{found[0].eni_id} is not",
+            operation=call.value,
+            code="NoPrimaryNic",
         )
     return Node(
         identity=NodeIdentity(

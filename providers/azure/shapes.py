@@ -278,10 +278,10 @@ def in_order(views: Iterable[Body], instance: ArmId, listed: tuple[EniId, ...]) 
     return [by_id[eni_id] for eni_id in (*listed, *rest)]
 
 
-def machine_of(nic: Body) -> str:
-    """The machine that a NIC says it is on, in canonical form; "" where it does not say."""
+def machine_of(nic: Body) -> ArmId | None:
+    """The machine that a NIC says it is on; None where it does not say."""
     machine = nic["properties"].get("virtualMachine")
-    return canonical(machine["id"], Kind.VM, Kind.INSTANCE) if machine else ""
+    return arm_id(machine["id"], Kind.VM, Kind.INSTANCE) if machine else None
 
 
 def subnet_facts(raw: Body) -> SubnetFacts:

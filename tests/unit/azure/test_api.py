@@ -17,6 +17,8 @@ from azure.core.exceptions import (
 from ipamd.api_calls import Left
 from ipamd.errors import Busy, CloudError, Denied, NotFound, SubnetExhausted, Throttled, Transient
 from providers.azure.api import NEWEST_NICS, OLDEST_NICS, Answered, ArmApi, Operation
+from providers.azure.pipeline import MOST_PAGES, understood
+from providers.azure.purse import ALLOWANCES, Api, Share
 from tests.unit.azure.arm_fakes import (
     ENDPOINT,
     INSTANCE,
@@ -28,6 +30,7 @@ from tests.unit.azure.arm_fakes import (
     Answer,
     Credential,
     Door,
+    Sent,
     Transport,
     door,
     nic,
@@ -473,3 +476,103 @@ def test_both_clients_close() -> None:
     api.vm(VM)
     api.close()
     assert made.transport.closed == 2
+
+
+def test_a_page_that_names_itself_as_the_next_is_not_turned_for_ever() -> None:
+    made = door()
+    again = {"value": [], "nextLink": f"{ENDPOINT}/next"}
+    made.transport.otherwise = lambda sent: Answer(200, again)
+    assert "pages" in str(failure(made, CALLS["usages"]))
+    assert len(made.transport.sent) == MOST_PAGES
+    assert made.clock.now > 0  # each of them spends from the budget, and this was more
+
+
+def test_a_page_that_the_budget_refuses_is_no_throttle_of_arms() -> None:
+    made = door()
+    api = made.api()
+    purse = api._pipeline._purse
+
+    def first_page(sent: Sent) -> Answer:
+        purse.throttled(Api.USAGES, "TooManyRequests", 60.0)  # by another call
+        return Answer(200, {"value": [], "nextLink": f"{ENDPOINT}/next"})
+
+    made.transport.otherwise = first_page
+    with pytest.raises(Throttled) as caught:
+        api.usages(VNET)
+    assert caught.value.code == "BudgetSpent"
+    assert len(made.transport.sent) == 1
+    rate = ALLOWANCES[Share.NETWORK_READ].per_second
+    assert purse.per_second(Share.NETWORK_READ) == pytest.approx(rate / 2)
+
+
+@EVERY
+def test_an_answer_that_is_too_deep_is_odd(call: Callable[[ArmApi], object]) -> None:
+    assert failure(door(Answer(200, b'{"a":' * 100_000)), call).code == "OddAnswer"
+
+
+def test_a_machine_without_its_own_files_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_file(*scopes: str, **options: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/run/token")
+
+    monkeypatch.setattr(Credential, "get_token", no_file)
+    error = failure(door(), CALLS["nic"])
+    assert (type(error), error.code) == (Transient, "NotSent")
+    assert "/run/token" in str(error)
+
+
+SIGNED = OPERATION.replace("?a=b", "?api-version=1&t=6&c=MIIH&s=SIGNATURE&h=x")
+
+
+def test_the_signature_of_an_operations_url_is_in_no_error() -> None:
+    lost = ServiceRequestError(f"Max retries exceeded with url: {SIGNED} (Caused by x)")
+    for error in (
+        failure(door(lost), lambda api: api.operation(SIGNED)),
+        failure(door(), lambda api: api.operation(SIGNED.replace("arm.test", "other.test"))),
+        failure(door(refused(400, "Bad", f"see {SIGNED}.")), CALLS["nic"]),
+    ):
+        assert "SIGNATURE" not in f"{error!r} {vars(error)}"
+        assert "operations/1" in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(f"Bearer {SECRET}", id="a bearer"),
+        pytest.param(f"x{SECRET}", id="glued to something"),
+        pytest.param('{"access_token": "opaque"}', id="an opaque token"),
+        pytest.param("client_assertion=opaque", id="an assertion"),
+    ],
+)
+def test_no_secret_is_in_a_code_or_in_what_could_not_be_read(text: str) -> None:
+    refusal = failure(door(refused(400, text, text)), CALLS["nic"])
+    odd = failure(door(Answer(200, [text])), CALLS["nic"])
+    with pytest.raises(Transient) as caught:
+        understood(Api.NIC_GET, int, text)
+    for error in (refusal, odd, caught.value):
+        seen = f"{error!r} {vars(error)}"
+        assert SECRET not in seen
+        assert "opaque" not in seen
+
+
+def test_a_code_is_short_enough_for_a_label() -> None:
+    assert len(failure(door(refused(400, "x" * 5000)), CALLS["nic"]).code) <= 100
+
+
+@pytest.mark.parametrize("refusal", [refused(404, "NotFound"), refused(400, "Whatever")])
+def test_a_refusal_nobody_knows_may_be_the_versions_until_one_was_taken(refusal: Answer) -> None:
+    made = door(refusal, Answer(200, {"value": []}), refusal)
+    api = made.api()
+    assert api.instance_nics(INSTANCE) == ()
+    with pytest.raises(CloudError):
+        api.instance_nics(INSTANCE)
+    versions = [s.query.removeprefix("api-version=") for s in made.transport.sent]
+    assert versions == [NEWEST_NICS, OLDEST_NICS, OLDEST_NICS]
+
+
+def test_a_version_that_was_taken_stays() -> None:
+    made = door(Answer(200, {"value": []}), refused(404, "NotFound"))
+    api = made.api()
+    api.instance_nics(INSTANCE)
+    with pytest.raises(NotFound):
+        api.instance_nics(INSTANCE)
+    assert {s.query for s in made.transport.sent} == {f"api-version={NEWEST_NICS}"}

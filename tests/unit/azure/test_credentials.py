@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from azure.core.exceptions import ClientAuthenticationError
+from azure.core.pipeline.policies import RetryPolicy
 from azure.identity import ManagedIdentityCredential, WorkloadIdentityCredential
 
 from ipamd.errors import Denied
@@ -13,8 +17,9 @@ from providers.azure.credentials import (
     default_credential,
     scope_of,
 )
-from tests.unit.azure.arm_fakes import Credential
+from tests.unit.azure.arm_fakes import Answer, Credential
 
+LONGEST_SECONDS = 12.0  # a third of the 30 s that a call of the core has, and a little
 CLIENT = "11111111-2222-3333-4444-555555555555"
 
 
@@ -22,6 +27,13 @@ CLIENT = "11111111-2222-3333-4444-555555555555"
 def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", FEDERATED_TOKEN_FILE):
         monkeypatch.delenv(name, raising=False)
+
+
+def nodes_of(pipeline: Any) -> Iterator[Any]:
+    node = pipeline._impl_policies[0]
+    while node is not None:
+        yield node
+        node = getattr(node, "next", None)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +118,45 @@ def test_a_credential_is_made_once_and_anew_after_it_was_refused() -> None:
         credential.renew(0)
     credential.get_token("s")
     assert [c.made for c in made] == [2, 1]
+
+
+def test_a_token_that_does_not_come_is_not_waited_for_as_long_as_azure_core_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    managed: Any = default_credential(CLIENT)
+    monkeypatch.setenv(FEDERATED_TOKEN_FILE, "/run/token")
+    monkeypatch.setenv("AZURE_TENANT_ID", CLIENT)
+    federated: Any = default_credential(CLIENT)
+    for pipeline in (managed._credential._client._pipeline, federated._client._pipeline):
+        timeouts = pipeline._transport.connection_config
+        assert timeouts.timeout + timeouts.read_timeout <= LONGEST_SECONDS
+        (retries,) = (node for node in nodes_of(pipeline) if isinstance(node, RetryPolicy))
+        assert retries.total_retries == 0
+
+
+@pytest.mark.parametrize("status", [410, 429, 500])
+def test_a_refused_token_is_the_planners_to_ask_for_again(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    managed: Any = default_credential("")
+    asked: list[Any] = []
+
+    def send(request: Any, **options: Any) -> Answer:
+        asked.append(request)
+        answer = Answer(status, {"error": "x"}, Retry_After="100")
+        answer.request = request
+        return answer
+
+    monkeypatch.setattr(managed._credential._client._pipeline._transport, "send", send)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"slept for {seconds}"))
+    with pytest.raises(ClientAuthenticationError):
+        managed.get_token("https://arm.test/.default")
+    assert len(asked) == 1
+
+
+def test_credentials_that_are_made_anew_leave_no_handlers_behind() -> None:
+    logger = logging.getLogger("azure")
+    before = len(logger.handlers)
+    for _ in range(3):
+        default_credential("")
+    assert len(logger.handlers) == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -201,7 +203,7 @@ def test_a_machine_that_cannot_be_ours_is_not_discovered(
 def test_an_instance_without_views_is_not_discovered(tmp_path: Path) -> None:
     made = on_instance(tmp_path)
     made.put(f"{INSTANCE}/networkInterfaces", {"value": []})
-    with pytest.raises(NotFound, match="does not show .*nic0"):
+    with pytest.raises(NotFound, match=r"does not show .*nic0"):
         made.provider.discover_node()
     silent = model()
     del silent["properties"]["networkProfile"]
@@ -492,3 +494,149 @@ def test_each_call_is_told(tmp_path: Path) -> None:
     made.provider.discover_node()
     assert [call.api for call in made.told] == ["VirtualMachines_Get", "NetworkInterfaces_Get"]
     made.provider.close()
+
+
+def test_an_instance_whose_model_names_no_nic_has_those_that_are_shown(tmp_path: Path) -> None:
+    made = on_instance(tmp_path)
+    silent = model()
+    del silent["properties"]["networkProfile"]
+    made.put(INSTANCE, silent)
+    identity = made.provider.discover_node()
+    assert identity.primary_eni_id == f"{INSTANCE}/networkInterfaces/Nic0".lower()
+
+
+def with_second_nic(made: World, *order: str) -> None:
+    """The instance gets one more NIC; `order` is that of the views."""
+    instance = model()
+    profile = instance["properties"]["networkProfile"]["networkInterfaces"]
+    profile.append({"id": f"{INSTANCE}/networkInterfaces/Nic1"})
+    configured = instance["properties"]["networkProfileConfiguration"]
+    listed = configured["networkInterfaceConfigurations"]
+    listed.append({**listed[0], "name": "Nic1"})
+    made.put(INSTANCE, instance)
+    second = view(name="Nic1")
+    second["properties"] |= {"macAddress": "00-0D-3A-00-00-05", "primary": False}
+    views = {"Nic0": view(), "Nic1": second}
+    made.put(f"{INSTANCE}/networkInterfaces", {"value": [views[name] for name in order]})
+
+
+def test_a_look_that_lacks_the_primary_nic_makes_no_other_one_primary(tmp_path: Path) -> None:
+    made = on_instance(tmp_path)
+    with_second_nic(made, "Nic1", "Nic0")
+    enis = made.provider.snapshot().enis
+    assert [(e.eni_id[-4:], e.device_index) for e in enis] == [("nic0", 0), ("nic1", 1)]
+    with_second_nic(made, "Nic1")
+    with pytest.raises(NotFound, match=r"does not show .*nic0"):
+        made.provider.snapshot()
+
+
+def test_a_machine_that_shows_a_secondary_nic_only_is_not_discovered(tmp_path: Path) -> None:
+    made = on_vm(tmp_path)
+    made.put(VM, vm(NIC1))
+    with pytest.raises(Transient, match="which NIC"):
+        made.provider.discover_node()
+
+
+@pytest.mark.parametrize(
+    ("holder", "is_ours"),
+    [
+        pytest.param(VM, True, id="this machine"),
+        pytest.param(VM.upper(), True, id="in another case"),
+        pytest.param(f"{VM}2", False, id="another machine"),
+        pytest.param(VM.replace("Group", "Other"), False, id="in another group"),
+        pytest.param(INSTANCE, True, id="by a name of another kind"),
+        pytest.param("nonsense", False, id="what cannot be"),
+    ],
+)
+def test_a_nic_of_another_machine_is_neither_shown_nor_written(
+    tmp_path: Path, holder: str, is_ours: bool
+) -> None:
+    made = on_vm(tmp_path)
+    body = nic()
+    body["properties"]["virtualMachine"] = {"id": holder}
+    made.put(NIC, body)
+    told = contextlib.nullcontext() if is_ours else pytest.raises(Transient)
+    with told:
+        assert made.provider.snapshot().enis[0].eni_id == NIC.lower()
+
+
+def test_another_nic_than_the_one_asked_for_is_odd(tmp_path: Path) -> None:
+    made = on_vm(tmp_path)
+    made.put(NIC1, nic(nic_id=NIC))
+    with pytest.raises(Transient, match="asked for"):
+        made.provider.snapshot()
+
+
+def test_a_nic_may_be_in_another_group_and_subscription_than_its_machine(tmp_path: Path) -> None:
+    elsewhere = NIC.replace("/Sub/", "/Sub2/").replace("/Group/", "/Group2/")
+    made = on_vm(tmp_path)
+    made.put(VM, vm(elsewhere))
+    made.put(elsewhere, nic(nic_id=elsewhere))
+    assert made.provider.snapshot().enis[0].eni_id == elsewhere.lower()
+
+
+def test_another_subnet_than_the_one_asked_for_is_odd(tmp_path: Path) -> None:
+    made = on_vm(tmp_path)
+    made.put(SUBNET, {**SUBNET_BODY, "id": SUBNET.replace("/Net/", "/Other/")})
+    with pytest.raises(Transient, match="asked for"):
+        made.provider.snapshot()
+
+
+def test_a_subnet_of_another_cloud_is_a_cloud_error(tmp_path: Path) -> None:
+    with pytest.raises(CloudError, match="subnet-1"):
+        on_vm(tmp_path).provider.subnets((SubnetId("subnet-1"),))
+
+
+def test_a_token_that_is_not_taken_is_no_missing_right(tmp_path: Path) -> None:
+    made = on_vm(tmp_path)
+    made.put(VNET, refused(401, "InvalidAuthenticationTokenTenant"))
+    with pytest.raises(Denied):
+        made.provider.snapshot()
+    made.put(VNET, VNET_BODY)
+    assert made.provider.snapshot().vpc_cidrs == (IPv4Network("10.0.0.0/16"),)
+
+
+def test_a_hint_never_asks_arm(tmp_path: Path) -> None:
+    made = on_vm(tmp_path)
+    made.provider.snapshot()
+    made.put(NIC1, refused(404, "ResourceNotFound"))
+    with pytest.raises(NotFound):
+        made.provider.snapshot()
+    made.asked()
+    made.provider.hint()
+    assert made.asked() == []
+
+
+def test_what_kind_of_machine_this_is_stays_known(tmp_path: Path) -> None:
+    made = on_instance(tmp_path)
+    made.provider.snapshot()
+    made.put(f"{INSTANCE}/networkInterfaces", refused(404, "ResourceNotFound"))
+    with pytest.raises(NotFound):
+        made.provider.snapshot()
+    assert made.provider.capabilities().write_interval_seconds == 15.0
+
+
+def test_the_first_look_does_not_wait_for_a_write_of_this_process(tmp_path: Path) -> None:
+    made = on_vm(tmp_path)
+    looks: list[threading.Thread] = []
+
+    def answer_put(sent: Sent) -> Answer:
+        """The NIC as it was sent, Updating; a look is begun, and the write ends after it."""
+        body = {**nic(), "properties": {**nic()["properties"], **sent.body["properties"]}}
+        body["properties"]["provisioningState"] = "Updating"
+        new = body["properties"]["ipConfigurations"][-1]["properties"]
+        new |= {"privateIPAddress": "10.0.0.9", "provisioningState": "Updating"}
+        made.put(NIC, body)
+        look = threading.Thread(target=made.provider.snapshot, daemon=True)
+        look.start()
+        look.join(5.0)
+        looks.append(look)
+        new["provisioningState"] = body["properties"]["provisioningState"] = "Succeeded"
+        return Answer(200, body)
+
+    table = made.transport.otherwise
+    assert table is not None
+    made.transport.otherwise = lambda s: answer_put(s) if s.method == "PUT" else table(s)
+    change = AddressChange(eni_id=EniId(NIC.lower()), add=1, token="t")
+    assert made.provider.apply(change).added == (IPv4Address("10.0.0.9"),)
+    assert [look.is_alive() for look in looks] == [False]

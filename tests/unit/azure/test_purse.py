@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipamd.errors import Throttled
-from providers.azure.purse import ALLOWANCES, LONGEST_WAIT_SECONDS, PRICES, Api, Purse, Share
+from providers.azure.purse import (
+    ALLOWANCES,
+    BUDGET_SPENT,
+    LONGEST_WAIT_SECONDS,
+    PRICES,
+    Api,
+    Purse,
+    Share,
+)
 from tests.unit.azure.arm_fakes import Clock
 
 
@@ -137,3 +145,26 @@ def test_a_pause_ends_at_different_times_on_different_nodes() -> None:
 
 def test_every_call_has_a_price() -> None:
     assert set(PRICES) == set(Api)
+
+
+def test_a_call_that_waited_for_its_turn_is_not_made_into_a_pause() -> None:
+    clock = Clock()
+    made = purse(clock)
+    for _ in range(20):
+        made.spend(Api.NIC_PUT)
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        made.throttled(Api.NIC_PUT, "TooManyRequests", 60.0)  # what another thread heard
+
+    made._sleep = sleep
+    with pytest.raises(Throttled) as caught:
+        made.spend(Api.NIC_PUT)
+    assert caught.value.code == BUDGET_SPENT
+    assert caught.value.retry_after_seconds == pytest.approx(60.0)
+
+
+def test_a_pause_that_is_short_is_slept_through() -> None:
+    made = purse(Clock(now=1000.1))
+    made.throttled(Api.NIC_PUT, "TooManyRequests", 3.3)
+    assert made.spend(Api.NIC_PUT) == pytest.approx(3.3)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -9,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipamd.cloud import EniHint, EniStatus
-from ipamd.errors import Transient
+from ipamd.errors import NotFound, Transient
 from ipamd.model import EniId, SubnetId
 from providers.azure import shapes
+from providers.azure.ids import arm_id
 from providers.azure.imds import ShownInterface
 from providers.azure.pipeline import understood
 from providers.azure.purse import Api
@@ -332,3 +334,70 @@ def test_a_hint_differs_for_news_only(
 def test_an_interface_that_no_look_has_shown_is_news() -> None:
     hints = shapes.hinted([shown(mac="00:00:00:00:00:09")], [known()])
     assert hints == (EniHint(eni_id=EniId("mac/00:00:00:00:00:09"), items=()),)
+
+
+@pytest.mark.parametrize("flags", [(False, False), (True, True), (None, None), ("true", False)])
+def test_which_configuration_is_the_primary_is_never_guessed(flags: tuple[Any, Any]) -> None:
+    raw = nic(config(OURS, "10.0.0.9"))
+    for one, flag in zip(raw["properties"]["ipConfigurations"], flags, strict=True):
+        one["properties"]["primary"] = flag
+    with pytest.raises(ValueError, match=r"of 2 ipConfigurations are the primary"):
+        shapes.nic(raw)
+
+
+def test_one_configuration_alone_is_the_primary() -> None:
+    raw = nic()
+    del raw["properties"]["ipConfigurations"][0]["properties"]["primary"]
+    assert shapes.nic(raw).primary_address == IPv4Address("10.0.0.4")
+
+
+def test_a_view_without_configurations_is_odd_and_nothing_worse() -> None:
+    raw = view()
+    raw["properties"]["ipConfigurations"] = []
+    with pytest.raises(Transient, match="cannot be read"):
+        understood(Api.INSTANCE_NICS, lambda views: shapes.joined(views, model()), [raw])
+
+
+def test_a_nic_that_a_machine_names_twice_is_one() -> None:
+    machine = {"properties": {"networkProfile": {"networkInterfaces": [{"id": NIC}] * 2}}}
+    assert shapes.nic_ids(machine) == (NIC.lower(),)
+
+
+NAMES = ("b", "a", "c")
+IDS = tuple(EniId(f"{INSTANCE}/networkInterfaces/{name}".lower()) for name in NAMES)
+MACHINE = arm_id(INSTANCE)
+
+
+def views_of(names: Iterable[str], primary: str = "") -> list[Json]:
+    made = [view(name=name) for name in names]
+    for raw in made:
+        raw["properties"]["primary"] = raw["name"] == primary
+    return made
+
+
+@given(st.permutations(NAMES))
+def test_the_order_of_an_answer_moves_no_nic(names: list[str]) -> None:
+    kept = shapes.in_order(views_of(names), MACHINE, IDS)
+    assert [raw["name"] for raw in kept] == list(NAMES)
+    found = shapes.in_order(views_of(names, primary="c"), MACHINE, ())
+    assert [raw["name"] for raw in found] == ["c", "a", "b"]
+
+
+def test_a_list_of_nics_that_broke_off_is_no_list() -> None:
+    with pytest.raises(NotFound, match=r"does not show .*/b$"):
+        shapes.in_order(views_of(("a", "c")), MACHINE, IDS)
+
+
+@pytest.mark.parametrize(
+    ("views", "said"),
+    [
+        pytest.param(views_of(("a", "a")), "twice", id="one is there twice"),
+        pytest.param([nic()], "is not of", id="a NIC of a VM"),
+        pytest.param(
+            [{**view(), "id": view()["id"].replace("/3/", "/4/")}], "is not of", id="of a neighbour"
+        ),
+    ],
+)
+def test_a_list_of_nics_that_are_not_ours_is_refused(views: list[Json], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        shapes.in_order(views, MACHINE, ())
