@@ -1,14 +1,17 @@
 """Kill -9 on Azure: the engine, the real provider with its journal, and the emulated ARM.
 
-As for EC2, each story is stopped after store writes and beside every write of addresses, started
+As for EC2, each story is stopped after store writes, beside every write of addresses and after each
+change of the journal (noted before it is sent; on its way; over, and not yet in the store), started
 again, and has to converge: the ledger, the journal and the cloud agree, no address is on two pods,
-and nothing of others is gone. What an address's allocation alone adds is left to EC2's stories.
+no write of ours has displaced another, and nothing of others is gone. The process that starts again
+is stopped at each of its steps too. What an address's allocation alone adds is EC2's stories'.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -19,6 +22,7 @@ from ipamd.cloud import CloudEni, EniStatus
 from ipamd.model import EniId, IPAddress
 from providers import shared_reads
 from providers.sim.arm_compute_records import Instance, Vm
+from providers.sim.arm_faults import Applies, ArmFaultKind
 from scripts.bench.fleet_sim import puppet
 from tests import builders as b
 from tests import virtual_time
@@ -77,6 +81,14 @@ class Process(AzureCloud):
         self.on_call: Callable[[str], None] = lambda method: None
         self.in_flight: list[Any] = []
         self.wire.on_step = self._step
+        journal = self._provider._journal  # type: ignore[attr-defined]
+        save = journal._save
+
+        def saving() -> None:
+            save()
+            self._step("journal")
+
+        journal._save = saving
 
     def _step(self, step: str) -> None:
         self.truth.on_step(step)
@@ -110,74 +122,151 @@ async def shrinking(world: World) -> None:
     await asyncio.sleep(900.0)
 
 
-STORIES: dict[str, tuple[Callable[[AzureLab], Machine], bool]] = {
-    "a scale set grows": (scale_set, False),
-    "a scale set shrinks": (scale_set, True),
-    "a NIC grows": (virtual_machine, False),
-    "a NIC shrinks": (virtual_machine, True),
+async def a_part_failing(world: World) -> None:
+    """The first write of the burst fails, and half of it is applied all the same."""
+    await asyncio.sleep(70.0)
+    lab = cast("Process", world.cloud).lab
+    lab.world.arm.faults.add(
+        "PUT",
+        "*",
+        ArmFaultKind.OPERATION_FAILS,
+        code="InternalExecutionError",
+        applies=Applies.PART,
+    )
+    await asyncio.gather(*(world.add(f"p{n}") for n in range(36)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """`before` happens undisturbed, `acts` is cut at each step."""
+
+    make: Callable[[AzureLab], Machine]
+    acts: Callable[[World], Awaitable[None]] = growing
+    before: Callable[[World], Awaitable[None]] | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+BLOCKS = {"ENABLE_PREFIX_DELEGATION": "true"}
+
+STORIES = {
+    "a scale set grows": Story(make=scale_set),
+    "a scale set grows by blocks": Story(make=scale_set, environ=BLOCKS),
+    "a scale set grows in part": Story(make=scale_set, acts=a_part_failing),
+    "a scale set shrinks": Story(make=scale_set, before=growing, acts=shrinking),
+    "a NIC grows": Story(make=virtual_machine),
+    "a NIC grows in part": Story(make=virtual_machine, acts=a_part_failing),
+    "a NIC shrinks": Story(make=virtual_machine, before=growing, acts=shrinking),
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lived:
+    """Whether each life ended at its step, and the steps of the last one that was to end at one."""
+
+    crashed: tuple[bool, ...]
+    names: list[str]
+
+
 async def visit(
-    story: str, directory: Path, crash_at: int, loop: VirtualLoop
-) -> tuple[bool, list[str]]:
-    """One life with a crash at one step: whether it was reached, and the names of the steps."""
-    make, is_shrinking = STORIES[story]
+    story: Story, directory: Path, crashes_at: tuple[int, ...], loop: VirtualLoop
+) -> Lived:
+    """Lives one after the other, each ending at a step (0: not), and one that is not disturbed."""
     lab = AzureLab(clock=LoopClock(loop))
-    machine = make(lab)
+    machine = story.make(lab)
     machine_id = machine.instance_id if isinstance(machine, Instance) else machine.vm_id
     steps = Steps()
     store = new_store(directory, steps)
     process = Process(lab, machine_id, directory, loop)
-    world = World(store, cast("AsyncMemoryCloud", process), VPC_IPAMD_CLOUD="azure")
-    if is_shrinking:
+    cloud = cast("AsyncMemoryCloud", process)
+    world = World(store, cloud, VPC_IPAMD_CLOUD="azure", **story.environ)
+    if story.before is not None:
         async with world.running():
-            await growing(world)
-    steps.count, steps.crash_at = 0, crash_at
+            await story.before(world)
+    steps.count = 0
     steps.names.clear()
-    ran: Awaitable[None] = shrinking(world) if is_shrinking else growing(world)
-    async with world.running():
-        crashed = await until_crash(world, ran)
-        journal = directory / "azure-writes.json"
-        noted = journal.read_bytes() if journal.exists() else None
+    acts, crashed, names = story.acts, [], steps.names
+    for crash_at in crashes_at:
+        steps.crash_at = crash_at
+        crashed.append(await one_life(world, directory, acts))
+        store.close()
+        if not crashed[-1]:
+            return Lived(crashed=tuple(crashed), names=steps.names)
+        names, steps, acts = steps.names, Steps(), settling
+        store = reopened(directory, steps)
+        world.cloud = cast("AsyncMemoryCloud", Process(lab, machine_id, directory, loop))
+        world.start_engine(store)
+    assert not await one_life(world, directory, settling)
     store.close()
+    check_cloud(lab, machine_id, story)
+    return Lived(crashed=tuple(crashed), names=names)
+
+
+async def one_life(world: World, directory: Path, acts: Callable[[World], Awaitable[None]]) -> bool:
+    """Whether it was cut by a crash."""
+    journal = directory / "azure-writes.json"
+    async with world.running():
+        crashed = await until_crash(world, acts(world))
+        noted = journal.read_bytes() if journal.exists() else None
     if crashed:
         # A thread that is unwound tidies up, which a killed one does not.
         journal.unlink(missing_ok=True)
         if noted is not None:
             journal.write_bytes(noted)
-        await next_life(world, directory, Process(lab, machine_id, directory, loop))
-        names = [c.name for c in lab.nics(machine_id)[0].configs]
-        assert (FOREIGN in names) is (make is scale_set), "somebody else's address is gone"
-    return crashed, steps.names
+    return crashed
 
 
-async def next_life(world: World, directory: Path, process: Process) -> None:
-    world.cloud = cast("AsyncMemoryCloud", process)
-    store = reopened(directory, Steps())
-    world.start_engine(store)
-    async with world.running():
-        await asyncio.gather(*(world.add(name) for name in world.resume()))
-        await world.settle()
-    store.close()
+async def settling(world: World) -> None:
+    """What a process does that starts again."""
+    await asyncio.gather(*(world.add(name) for name in world.resume()))
+    await world.settle()
 
 
-def live(story: str, directory: Path, crash_at: int) -> tuple[bool, list[str]]:
+def check_cloud(lab: AzureLab, machine_id: str, story: Story) -> None:
+    names = [c.name for c in lab.nics(machine_id)[0].configs]
+    assert (FOREIGN in names) is (story.make is scale_set), "somebody else's address is gone"
+    operations = lab.world.state.operations._operations.values()
+    displaced = [one for one in operations if one.error and "Preempted" in one.error.code]
+    assert not displaced, "a write has displaced one that was under way"
+
+
+def live(name: str, directory: Path, *crashes_at: int) -> Lived:
     directory.mkdir()
     with mock.patch.object(shared_reads, "Future", puppet.Future):
-        return virtual_time.run(lambda loop: visit(story, directory, crash_at, loop))
+        return virtual_time.run(lambda loop: visit(STORIES[name], directory, crashes_at, loop))
+
+
+def points_of(lived: Lived) -> list[int]:
+    """Steps that are about a call."""
+    return [n for n, name in enumerate(lived.names, 1) if name not in PLAIN]
 
 
 @pytest.mark.parametrize("story", STORIES)
 def test_a_kill_at_any_step_of_a_write_loses_nothing(
     story: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, names = live(story, tmp_path / "whole", 0)
-    points = [n for n, name in enumerate(names, 1) if name not in PLAIN]
+    whole = live(story, tmp_path / "whole", 0)
+    points = points_of(whole)
     for crash_at in points:
-        is_reached, _ = live(story, tmp_path / str(crash_at), crash_at)
-        assert is_reached
+        assert live(story, tmp_path / str(crash_at), crash_at).crashed == (True,)
     with capsys.disabled():
         print(f"\n  {story}: {len(points)} crash points")
-    assert {"cloud PUT sent", "cloud PUT done"} <= {names[n - 1] for n in points}
-    assert len(points) >= 4
+    at = [whole.names[n - 1] for n in points]
+    assert {"cloud PUT sent", "cloud PUT done"} <= set(at)
+    assert at.count("cloud journal") >= 3
+
+
+@pytest.mark.parametrize("story", ["a scale set grows", "a NIC shrinks"])
+def test_a_kill_of_the_process_that_takes_up_a_write_loses_nothing(
+    story: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first life ends with its write on its way: the journal knows its URL."""
+    names = live(story, tmp_path / "whole", 0).names
+    first = names.index("cloud PUT done") + 2
+    assert names[first - 1] == "cloud journal"
+    points = points_of(live(story, tmp_path / "second", first, 0))
+    for crash_at in points:
+        lived = live(story, tmp_path / str(crash_at), first, crash_at)
+        assert lived.crashed == (True, True)
+    with capsys.disabled():
+        print(f"\n  {story}, then starts again: {len(points)} crash points")
+    assert points
