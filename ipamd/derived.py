@@ -49,8 +49,9 @@ def derive(settings: Settings, capabilities: Capabilities | None) -> Derived:
         return Derived(settings=settings, sentences=tuple(said))
     why = f"derived from {_speed(capabilities)}"
     if _suits_prefixes(settings, capabilities):
+        because = "WARM_PREFIX_TARGET is set" if settings.warm_prefixes else why
         settings = replace(settings, use_prefixes=True)
-        said.append(f"ENABLE_PREFIX_DELEGATION true: {why}")
+        said.append(f"ENABLE_PREFIX_DELEGATION true: {because}")
     if _has_no_target(settings):
         warm = min(_burst(capabilities), IDLE_ADDRESSES)
         if settings.use_prefixes and capabilities.has_prefixes:

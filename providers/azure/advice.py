@@ -83,6 +83,13 @@ def unreached(text: str) -> str:
 
 
 _TOKEN_ERROR = re.compile(r"Token request error: (.+)")
+# OAuth's words for what asking again does not cure (RFC 6749 5.2).
+_REFUSED = re.compile(r"Token request error: \((invalid_request|\w+_client)\)")
+
+
+def is_refused(text: str) -> bool:
+    """Whether the metadata service has no such identity, as against no answer for now."""
+    return _REFUSED.search(text) is not None
 
 
 def no_token(text: str) -> str:

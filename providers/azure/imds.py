@@ -114,7 +114,7 @@ class Imds:
 
 
 def _unusable(what: str, said: str) -> Transient:
-    return Transient(f"the metadata service {said} ({what})", operation="imds")
+    return Transient(f"the metadata service, asked for {what}, {said}", operation="imds")
 
 
 def _read(raw: object, what: str, read: Callable[[Any], T]) -> T:

@@ -28,7 +28,7 @@ from azure.mgmt.core.policies import ARMChallengeAuthenticationPolicy
 
 from ipamd.api_calls import ApiCall
 from ipamd.errors import Busy, CloudError, Denied, Throttled, Transient
-from providers.azure.advice import no_token, unreached
+from providers.azure.advice import is_refused, no_token, unreached
 from providers.azure.credentials import RenewableCredential, scope_of
 from providers.azure.errors import EXPIRED, clean, refusal, said
 from providers.azure.headers import left, retry_after_seconds
@@ -343,7 +343,7 @@ def _no_answer(api: Api, error: AzureError, eni_id: str) -> CloudError:
     text = clean(str(error))
     if isinstance(error, ClientAuthenticationError):
         status = getattr(error, "status_code", None)
-        kind = Denied if status in (400, 401, 403) else Transient
+        kind = Denied if status in (400, 401, 403) or is_refused(text) else Transient
         said_so = f"{api.value}: {no_token(text)}"
         return kind(said_so, operation=api.value, code="NoCredentials")
     said_so = f"{api.value}: {unreached(text)}"

@@ -90,6 +90,9 @@ def test_what_was_derived_is_said_and_from_what() -> None:
         "ENABLE_PREFIX_DELEGATION true: derived from 60 s per write, one in 15 s",
         "WARM_PREFIX_TARGET 2: derived from 60 s per write, one in 15 s",
     )
+    assert derive(azure(WARM_PREFIX_TARGET="1", VPC_IPAMD_MAX_PODS="30"), NIC).sentences == (
+        "ENABLE_PREFIX_DELEGATION true: WARM_PREFIX_TARGET is set",
+    )
     assert derive(azure(VPC_IPAMD_MAX_PODS="30"), NIC).sentences == (
         "WARM_IP_TARGET 16: derived from 5 s per write",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from providers.azure.advice import lacking, no_token, tidy, unreached
+from providers.azure.advice import is_refused, lacking, no_token, tidy, unreached
 
 WHO = "11111111-2222-3333-4444-555555555555"
 NIC = "/subscriptions/s/resourceGroups/g (1)/providers/Microsoft.Network/networkInterfaces/n"
@@ -97,3 +97,11 @@ def test_a_machine_without_an_identity_is_told_how_to_get_one() -> None:
     assert said.startswith("no token from the metadata service: (invalid_request) Identity not ")
     assert "az vm identity assign" in said
     assert "AZURE_CLIENT_ID" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [("invalid_request", True), ("unauthorized_client", True), ("too_many_requests", False)],
+)
+def test_a_refused_identity_is_no_silence(error: str, expected: bool) -> None:
+    assert is_refused(f"unavailable. Token request error: ({error}) said so") is expected
