@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ipamd.cloud import Subnet
-from ipamd.errors import CloudError, Denied, Transient
+from ipamd.errors import Busy, CloudError, Denied, Throttled, Transient
 from ipamd.model import IPNetwork, SubnetId
 from providers.azure import shapes
 from providers.azure.api import ArmApi
@@ -32,6 +32,11 @@ the node's address until then."""
 DENIED_SECONDS = 600.0
 """A right that is missing stays missing until a human acts, or until what a human did has spread:
 a role that was assigned holds after up to ten minutes ("Troubleshoot Azure RBAC")."""
+
+
+PASSING = (Busy, Throttled, Transient)
+"""Refusals after which what was known before goes on to hold: a look at the NICs must not fail for
+what changes once in months. It is asked for again with the next look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +103,12 @@ class Subnets:
             known = self._facts.get(subnet_id)
         if known is not None and self._monotonic() - known.since < FACTS_SECONDS:
             return known.value
-        facts = self._unless_denied(subnet_id, lambda: self._look(subnet_id))
+        try:
+            facts = self._unless_denied(subnet_id, lambda: self._look(subnet_id))
+        except PASSING:
+            if known is None:
+                raise
+            return known.value
         if facts is None:
             facts = known.value if known is not None else self._hinted(subnet_id, mac)
             self._learn(facts)
@@ -137,7 +147,12 @@ class Subnets:
             stored = self._spaces.get(vnet_id)
         if stored is not None and self._monotonic() - stored.since < SPACE_SECONDS:
             return known
-        answered = self._unless_denied(vnet_id, lambda: self._api.vnet(vnet_id).body)
+        try:
+            answered = self._unless_denied(vnet_id, lambda: self._api.vnet(vnet_id).body)
+        except PASSING:
+            if stored is None:
+                raise
+            return known
         if answered is None:
             return known
         space = understood(Api.VNET_GET, shapes.vnet_cidrs, answered)

@@ -640,3 +640,19 @@ def test_the_first_look_does_not_wait_for_a_write_of_this_process(tmp_path: Path
     change = AddressChange(eni_id=EniId(NIC.lower()), add=1, token="t")
     assert made.provider.apply(change).added == (IPv4Address("10.0.0.9"),)
     assert [look.is_alive() for look in looks] == [False]
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_look_does_not_fail_for_networks_that_are_known(tmp_path: Path, status: int) -> None:
+    made = on_vm(tmp_path)
+    made.put(VNET, refused(status, ""))
+    with pytest.raises(CloudError):
+        made.provider.snapshot()
+    made.clock.now += 60.0
+    made.put(VNET, VNET_BODY)
+    before = made.provider.snapshot()
+    made.clock.now += FACTS_SECONDS
+    for path in (VNET, SUBNET):
+        made.put(path, refused(status, ""))
+    assert made.provider.snapshot() == before
+    assert {"virtualnetworks/net", "subnets/pods"} <= set(made.asked())
