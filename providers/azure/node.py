@@ -57,6 +57,8 @@ def discover(imds: Imds, api: ArmApi) -> Node:
     listed = understood(call, shapes.nic_ids, body)
     if is_instance and not (listed and all(arm_id(one).kind is Kind.NIC for one in listed)):
         views = views_in_order(machine.resource, api, listed)
+        # An instance names its NICs without saying which is the primary one; the views say it.
+        views.sort(key=lambda raw: raw["properties"].get("primary") is not True)
         return _node(Api.INSTANCE_NICS, machine, MachineKind.SCALE_SET, views)
     if not listed:
         raise Transient(

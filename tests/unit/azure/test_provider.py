@@ -530,6 +530,16 @@ def test_a_look_that_lacks_the_primary_nic_makes_no_other_one_primary(tmp_path: 
         made.provider.snapshot()
 
 
+def test_the_primary_nic_of_an_instance_need_not_be_its_first(tmp_path: Path) -> None:
+    made = on_instance(tmp_path)
+    with_second_nic(made, "Nic1", "Nic0")
+    instance = made.bodies[INSTANCE.lower()]
+    assert isinstance(instance, dict)
+    instance["properties"]["networkProfile"]["networkInterfaces"].reverse()
+    assert made.provider.discover_node().primary_eni_id.endswith("nic0")
+    assert [e.device_index for e in made.provider.snapshot().enis] == [0, 1]
+
+
 def test_a_machine_that_shows_a_secondary_nic_only_is_not_discovered(tmp_path: Path) -> None:
     made = on_vm(tmp_path)
     made.put(VM, vm(NIC1))
