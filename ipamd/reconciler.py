@@ -220,6 +220,8 @@ class Reconciler:
             if self.health.has_answered and self._keeper.ledger.has_heard_node:
                 self._open_more()
                 self._plan_and_start()
+        except ForeignStore:
+            raise  # no later cycle makes it ours
         except StoreError as e:
             self._rest(e)
 

@@ -15,6 +15,7 @@ from ipamd.errors import (
     AttemptRevoked,
     CloudError,
     Denied,
+    ForeignStore,
     LimitReached,
     NoAddressAvailable,
     NotFound,
@@ -23,7 +24,7 @@ from ipamd.errors import (
     Throttled,
     Transient,
 )
-from ipamd.model import AddressState, AttemptId, EniId
+from ipamd.model import AddressState, AttemptId, EniId, InstanceId
 from ipamd.pool.ledger import Change, Intent, IntentKind
 from ipamd.store import Store
 from tests import builders as b
@@ -325,6 +326,30 @@ def test_a_restart_keeps_every_allocation_and_serves_without_the_cloud(tmp_path:
             assert "the cloud does not answer" in engine.reconciler.problems()[0]
 
     run(second)
+    reopened.close()
+
+
+def test_a_store_of_another_instance_ends_the_daemon(tmp_path: Path) -> None:
+    """A machine that was replaced under the same name and kept its disk: nothing in the store is
+    of this one, and the next start begins anew."""
+    store = new_store(tmp_path)
+
+    async def first(loop: VirtualLoop) -> None:
+        async with running(Engine(store, AsyncMemoryCloud(MemoryCloud()))):
+            await settle()
+
+    run(first)
+    reopened = restart(store, tmp_path)
+    other = replace(b.identity(), instance_id=InstanceId("i-other"))
+
+    async def second(loop: VirtualLoop) -> None:
+        engine = Engine(reopened, AsyncMemoryCloud(MemoryCloud(node=other)))
+        async with asyncio.timeout(60.0):
+            await engine.reconciler.run()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(second)
+    assert caught.group_contains(ForeignStore, match="this node is i-other")
     reopened.close()
 
 
