@@ -157,10 +157,22 @@ def problems(condition: Condition) -> tuple[str, ...]:
     if condition.last_error:
         said.append(_last_failure(condition))
     if condition.missing_allocated:
-        said.append(
-            "used by pods but not in the cloud any more: " + ", ".join(condition.missing_allocated)
-        )
+        said.append(_lost(condition))
     return tuple(said + _of_cooling(condition) + _of_addresses(ledger) + _of_enis(condition))
+
+
+def _lost(condition: Condition) -> str:
+    pods = {
+        str(address): f" ({held.pod_namespace}/{held.pod_name})"
+        for held in condition.ledger.allocations.values()
+        for address in held.addresses
+        if held.pod_name
+    }
+    named = ", ".join(f"{a}{pods.get(a, '')}" for a in condition.missing_allocated)
+    return (
+        f"used by pods but not in the cloud any more: {named}; these pods have no network: "
+        "delete them, and find out who took the addresses away"
+    )
 
 
 def _of_cooling(condition: Condition) -> list[str]:

@@ -150,8 +150,10 @@ def _wish(view: View) -> str:
 def _growth_reason(view: View, missing: int) -> str:
     counts = view.counts
     fallback = ", no /28 is free: single addresses" if view.is_fallback else ""
+    coming = 0 if view.is_scarce else view.targets.ahead
+    ahead = f" and {coming} for pods that come during a write" if coming else ""
     return (
-        f"{missing} short of {_wish(view)}: {counts.allocated} allocated, "
+        f"{missing} short of {_wish(view)}{ahead}: {counts.allocated} allocated, "
         f"{counts.available} available, {counts.preparing + counts.incoming} on the way, "
         f"{counts.cooling} cooling, {counts.waiting} waiting{fallback}"
     )

@@ -134,8 +134,11 @@ PROBLEMS = {
     ),
     "a call": ({"last_error": "AuthFailure"}, "the last cloud call failed: AuthFailure"),
     "lost addresses": (
-        {"missing_allocated": ("10.0.0.5",)},
-        "used by pods but not in the cloud any more: 10.0.0.5",
+        {"ledger": FULL, "missing_allocated": ("10.0.0.5", "10.0.0.9")},
+        (
+            "used by pods but not in the cloud any more: 10.0.0.5 (default/c1), 10.0.0.9; these "
+            "pods have no network: delete them, and find out who took the addresses away"
+        ),
     ),
     "quarantine": (
         {"ledger": QUARANTINED},

@@ -394,3 +394,10 @@ def test_where_no_eni_can_be_added_a_plan_does_not_speak_of_new_ones(
     full = view(one, targets=warm(13), can_create_interfaces=False, subnet_room=room)
     full = replace(full, candidate_subnets=())
     assert expected in plan(full).summary
+
+
+def test_what_is_bought_for_pods_to_come_is_told_apart_from_the_target() -> None:
+    made = plan(view(eni(), targets=replace(warm(2), ahead=5)))
+    assert made.summary.startswith(
+        "7 short of WARM_IP_TARGET 2, MINIMUM_IP_TARGET 0 and 5 for pods"
+    )
