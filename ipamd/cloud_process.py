@@ -114,9 +114,12 @@ def build_provider(cloud: str, settings: Settings, tell: Tell, log: PlainLog) ->
             )
             return AwsProvider(config, tell=tell)
         case "azure":
+            from providers.azure.compiled import has_bytecode
             from providers.azure.config import AzureConfig
             from providers.azure.provider import AzureProvider
 
+            if not has_bytecode():
+                log.info("azure_sdk_not_compiled", hint="python -m compileall its site-packages")
             return AzureProvider(
                 AzureConfig(
                     journal_path=settings.store_dir / "azure-writes.json",
