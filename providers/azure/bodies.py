@@ -1,9 +1,12 @@
-"""What to PUT: a NIC, or the model of a scale set instance, as read and with our changes. Pure.
+"""What to PUT: a NIC, or the NICs of a scale set instance, as read and with our changes. Pure.
 
-A PUT replaces the whole resource, so whatever is left out is reset: the NIC's security group, other
-people's configurations, fields that nobody here knows. Hence a body is a deep copy of what was read
-in which only configurations of our prefix come and go. What the API reference calls read-only is
-dropped, as the SDK's own models do.
+A PUT replaces a whole NIC, so whatever is left out is reset: its security group, other people's
+configurations, fields that nobody here knows. Hence a body is a deep copy of what was read in which
+only configurations of our prefix come and go. What the API reference calls read-only is dropped, as
+the SDK's own models do.
+
+A PUT of an instance replaces what it names. Its other parts are other people's: a CSI driver
+attaches disks by the same PUT, so that disks as we read them a moment ago would detach a new one.
 """
 
 from __future__ import annotations
@@ -32,16 +35,14 @@ _DNS_READ_ONLY = frozenset({"appliedDnsServers", "internalFqdn", "internalDomain
 _CONFIG_READ_ONLY = frozenset({"type", "etag"})
 _CONFIG_PROPERTIES_READ_ONLY = frozenset({"provisioningState", "privateLinkConnectionProperties"})
 
-_INSTANCE_READ_ONLY = frozenset(
-    {"id", "name", "type", "systemData", "instanceId", "sku", "resources", "zones", "etag"}
-)
-_INSTANCE_PROPERTIES_READ_ONLY = frozenset(
-    {
-        "latestModelApplied", "vmId", "instanceView", "provisioningState",
-        "modelDefinitionApplied", "timeCreated", "virtualMachineResourceId",
-    }
-)  # fmt: skip
-"""All of these: the members that azure-mgmt-network 33.1 and azure-mgmt-compute 39.0 mark so."""
+"""Each of these: the members that azure-mgmt-network 33.1 marks so."""
+
+_INSTANCE_PARTS = ("location",)
+_INSTANCE_PROPERTIES = ("hardwareProfile", "networkProfileConfiguration")
+"""What is sent of an instance: what AKS' cloud controller manager sends to put its NICs into a load
+balancer (cloud-provider-azure, azure_vmss.go); the one that attaches disks sends the disks alone
+(kubernetes issue 71991). So no image is named either, for which ARM wants rights in whatever
+subscription it is (AKS issue 1819), nor identities and encryption sets, which want rights too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,15 +73,9 @@ def nic_body(nic: Body, edit: Edit) -> Body:
 
 def instance_body(instance: Body, edits: Mapping[str, Edit]) -> Body:
     """The instance to PUT, with the edits of its NICs by their name in lower case; errors like
-    `nic_body`, LookupError for a NIC that the model has not.
-
-    The image reference goes: with it, ARM wants rights on an image that may be another
-    subscription's (AKS issue 1819), and leaving it out changes nothing.
-    """
-    made = _without(copy.deepcopy(instance), _INSTANCE_READ_ONLY)
-    properties = made["properties"] = _without(made["properties"], _INSTANCE_PROPERTIES_READ_ONLY)
-    if isinstance(properties.get("storageProfile"), dict):
-        properties["storageProfile"].pop("imageReference", None)
+    `nic_body`, LookupError for a NIC that the model has not."""
+    made = _only(instance, _INSTANCE_PARTS)
+    made["properties"] = copy.deepcopy(_only(instance["properties"], _INSTANCE_PROPERTIES))
     modelled = {key_of(nic): nic for nic in nics_of(made)}
     for key, edit in edits.items():
         inner = modelled[key]["properties"]
@@ -156,3 +151,7 @@ def _sendable(raw: Body) -> Body:
 
 def _without(raw: Body, members: frozenset[str]) -> Body:
     return {key: value for key, value in raw.items() if key not in members}
+
+
+def _only(raw: Body, members: tuple[str, ...]) -> Body:
+    return {key: raw[key] for key in members if key in raw}

@@ -3,6 +3,7 @@ time pass on both sides."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,16 @@ from tests.unit.azure.arm_fakes import Answer
 
 
 class LosingWire(Wire):
-    """As azure-core's transport when the connection ends without an answer."""
+    """As azure-core's transport when the connection ends without an answer. `before_put` is what
+    happens before the next writes arrive, in order."""
+
+    def __init__(self, lab: AzureLab) -> None:
+        super().__init__(lab)
+        self.before_put: list[Callable[[], object]] = []
 
     def send(self, request: Any, **options: Any) -> Any:
+        if request.method == "PUT" and self.before_put:
+            self.before_put.pop(0)()
         url = urlsplit(request.url)
         self.sent.append((self._lab.clock(), request.method, url.path))
         call = Call(

@@ -314,14 +314,8 @@ class MemoryArm:
             _check(listed, {raw["name"].lower(): raw for raw in shown})
         if not self.checks_capacity_late:
             self._view_of(wanted, "all", set(self.used))
-        self.resources[target] = {
-            **body,
-            "id": INSTANCE,
-            "name": "Set1_3",
-            "properties": {**body["properties"], "provisioningState": "Updating"},
-        }
-        if "etag" in current:
-            self.resources[target]["etag"] = current["etag"]
+        changed = {**current["properties"], **body["properties"], "provisioningState": "Updating"}
+        self.resources[target] = {**current, **body, "properties": changed}
 
         def finish(applied: str | int = "all") -> None:
             used = set(self.used)

@@ -257,6 +257,31 @@ def test_what_others_set_on_a_nic_stays_and_new_addresses_join_its_groups(
     assert groups == [[{"id": asg}], [{"id": asg}]]
 
 
+DISK = {"lun": 0, "name": "claim-1", "createOption": "Attach", "managedDisk": {"id": "/disks/1"}}
+
+
+@pytest.mark.parametrize("etags_since", ["2024-07-01", "2099-01-01"], ids=["etags", "no etags"])
+def test_a_disk_that_is_attached_between_our_read_and_our_write_stays(
+    tmp_path: Path, etags_since: str
+) -> None:
+    node = made(tmp_path, *uniform(etags_since=etags_since))
+
+    def have_disks(*disks: dict[str, Any]) -> None:  # as the CSI driver for disks writes them
+        storage = {"osDisk": {"name": "os"}, "dataDisks": list(disks)}
+        node.lab.call("PUT", node.machine_id, {"properties": {"storageProfile": storage}})
+
+    have_disks()
+    before = node.lab.model(node.machine)  # type: ignore[arg-type]
+    node.wire.before_put.append(lambda: have_disks(DISK))
+
+    assert len(node.apply(add=2)) == 2
+
+    after = node.lab.model(node.machine)  # type: ignore[arg-type]
+    assert after["properties"]["storageProfile"]["dataDisks"] == [DISK]
+    assert after["properties"]["osProfile"] == before["properties"]["osProfile"]
+    assert after["tags"] == before["tags"]
+
+
 def test_growing_at_full_pace_keeps_within_the_bucket_of_an_instance(tmp_path: Path) -> None:
     node = made(tmp_path, *uniform(write_seconds=2.0))
     for number in range(20):
