@@ -21,6 +21,9 @@ from providers.azure.imds import Imds, Machine
 from providers.azure.pipeline import odd, understood
 from providers.azure.purse import Api
 
+LONGEST_ID = 40
+"""Of a machine's own id, for an error: it has 36 characters."""
+
 
 class MachineKind(enum.Enum):
     """How the NICs are written."""
@@ -57,8 +60,7 @@ def discover(imds: Imds, api: ArmApi) -> Node:
     listed = understood(call, shapes.nic_ids, body)
     if is_instance and not (listed and all(arm_id(one).kind is Kind.NIC for one in listed)):
         views = views_in_order(machine.resource, api, listed)
-        # An instance names its NICs without saying which is the primary one; the views say it.
-        views.sort(key=lambda raw: raw["properties"].get("primary") is not True)
+        views = understood(Api.INSTANCE_NICS, shapes.primary_first, views)
         return _node(Api.INSTANCE_NICS, machine, MachineKind.SCALE_SET, views)
     if not listed:
         raise Transient(
@@ -99,7 +101,7 @@ def _same(machine: Machine, body: Body) -> None:
     said = properties.get("vmId") if isinstance(properties, dict) else None
     if isinstance(said, str) and said.lower() != machine.vm_id:
         raise Transient(
-            f"ARM says that {machine.resource.text} is {said}, "
+            f"ARM says that {machine.resource.text} is {said[:LONGEST_ID]}, "
             f"the metadata service that we are {machine.vm_id}",
             operation="discover_node",
             code="OtherMachine",

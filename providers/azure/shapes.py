@@ -18,6 +18,8 @@ from providers.azure.ids import ArmId, Kind, arm_id, canonical
 from providers.azure.imds import ShownInterface, mac_of
 from providers.azure.names import is_ours
 
+FAILED = "failed"
+
 RESERVED = 5
 """Addresses of a subnet that Azure keeps: network, gateway, two for DNS, broadcast."""
 
@@ -104,17 +106,20 @@ class Told:
             known=later.known,
         )
 
-    def counts(self, config: Config) -> bool:
+    def counts(self, config: Config, primary: Config) -> bool:
         """Whether a configuration of ours is pods'. One that is still being made is not. One that
         was usable before is, whatever its state: while a NIC is changed, or when that has failed,
-        ARM may say so of all its configurations, and what they carry stays theirs."""
+        ARM may say so of all its configurations, and what they carry stays theirs. Where nothing is
+        known of before, as after a boot, one that failed by itself was never made."""
         if config.carries is None or config.key in self.hidden:
             return False
         if config.is_usable:
             return True
-        return config.key not in self.adding and (
-            self.known is None or config.carries in self.known
-        )
+        if config.key in self.adding:
+            return False
+        if self.known is None:
+            return config.state != FAILED or primary.state == FAILED
+        return config.carries in self.known
 
 
 NOTHING_TOLD = Told()
@@ -136,7 +141,7 @@ def nic(
     primary = _primary(raw, configs)
     if not isinstance(primary.carries, IPv4Address):
         raise ValueError(f"the primary ipConfiguration {primary.name!r} has no IPv4 address")
-    ours = [c for c in configs if c.key in pods and told.counts(c) and _has_known_size(c)]
+    ours = [c for c in configs if c.key in pods and told.counts(c, primary) and _has_known_size(c)]
     return NicShape(
         eni_id=_eni_id(raw),
         mac=mac_of(properties["macAddress"]),
@@ -276,6 +281,12 @@ def in_order(views: Iterable[Body], instance: ArmId, listed: tuple[EniId, ...]) 
     more = (eni_id for eni_id in by_id if eni_id not in listed)
     rest = sorted(more, key=lambda eni_id: (not by_id[eni_id]["properties"].get("primary"), eni_id))
     return [by_id[eni_id] for eni_id in (*listed, *rest)]
+
+
+def primary_first(views: Iterable[Body]) -> list[Body]:
+    """The primary NIC before all others, which stay in order. An instance names its NICs without
+    saying which it is (Azure CLI's recording test_vmss_nics); the views say it."""
+    return sorted(views, key=lambda raw: raw["properties"].get("primary") is not True)
 
 
 def machine_of(nic: Body) -> ArmId | None:

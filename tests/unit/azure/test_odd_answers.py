@@ -110,7 +110,7 @@ def use(made: World) -> None:
             assert eni.is_primary == (eni.primary_address == IPv4Address("10.0.0.4"))
 
 
-@settings(deadline=None, max_examples=150)  # the SDK is loaded by the first one
+@settings(deadline=None, max_examples=75)  # the SDK is loaded by the first one
 @pytest.mark.parametrize("make", [a_vm, an_instance])
 @given(data=st.data(), has_looked=st.booleans())
 def test_no_answer_is_too_odd(make: Any, data: st.DataObject, has_looked: bool) -> None:

@@ -401,3 +401,19 @@ def test_a_list_of_nics_that_broke_off_is_no_list() -> None:
 def test_a_list_of_nics_that_are_not_ours_is_refused(views: list[Json], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         shapes.in_order(views, MACHINE, ())
+
+
+@pytest.mark.parametrize(
+    ("primary", "is_shown"),
+    [
+        pytest.param("Succeeded", False, id="it alone could not be made"),
+        pytest.param("Failed", True, id="a change of the whole NIC failed"),
+    ],
+)
+def test_what_failed_by_itself_before_the_first_look_is_no_pods(
+    primary: str, is_shown: bool
+) -> None:
+    raw = nic(config(OURS, "10.0.0.9", provisioningState="Failed"))
+    raw["properties"]["ipConfigurations"][0]["properties"]["provisioningState"] = primary
+    raw["properties"]["provisioningState"] = "Failed"
+    assert shapes.nic(raw).addresses == (v4("10.0.0.9") if is_shown else ())
