@@ -131,6 +131,10 @@ class Pacer:
         """Subnets without a free /28 at the last try, with the seconds until the next one."""
         return {s: max(u.boottime - now, 0.0) for s, u in self._prefixless.items()}
 
+    def growth_pause(self, now: float) -> float:
+        """Seconds until growth that pods wait for is tried again, but for reasons of one subnet."""
+        return max(self._throttled_awaited.boottime - now, self._growing.boottime - now, 0.0)
+
     def excluded_subnets(self) -> frozenset[SubnetId]:
         """Subnets whose tag keeps pods out."""
         return frozenset(s for s, seen in self.subnets.items() if seen.free.is_excluded)

@@ -16,7 +16,7 @@ from typing import Never
 import structlog
 
 from ipamd import clock, explain
-from ipamd.actions import Actions
+from ipamd.actions import STORE_RETRY_SECONDS, Actions
 from ipamd.allocations import Shortage
 from ipamd.arrivals import ArrivalLog
 from ipamd.cloud import Capabilities, CloudSnapshot
@@ -49,8 +49,6 @@ SUBNETS_STALE_SECONDS = 1800.0
 UNSETTLED_LOOK_SECONDS = 2.0
 """A call with a lost answer on an ENI that changed during the look: its ENI grows no more until a
 look has settled it, and pods may wait for that."""
-
-STORE_RETRY_SECONDS = 1.0
 
 IDLE_SECONDS = 60.0
 """The longest sleep between two cycles that make no calls; a guard against a missed wake-up."""
@@ -449,8 +447,7 @@ class Reconciler:
     async def _sleep(self) -> None:
         """Until woken, or until the next moment at which something is due."""
         now = clock.boottime()
-        due = [now + IDLE_SECONDS, *self.actions.pacer.due_times(now)]
-        due += self.cooldowns.due_times()
+        due = [now + IDLE_SECONDS, *self.actions.pacer.due_times(now), *self.cooldowns.due_times()]
         # What is being asked wakes us when it is answered.
         due += [self._observe_at] if "look" not in self._questions else []
         due += [self._hints.due_boottime] if "hint" not in self._questions else []
@@ -477,7 +474,6 @@ class Reconciler:
 
     def _condition(self) -> explain.Condition:
         now = clock.boottime()
-        pace = self.actions.pacer.pace(now)
         return explain.Condition(
             ledger=self._keeper.ledger,
             facts=self.facts,
@@ -493,7 +489,7 @@ class Reconciler:
             settings_problems=self._config.problems,
             now=now,
             is_denied=self.health.is_denied,
-            paused_seconds=max(pace.awaited_paused_seconds, pace.growth_paused_seconds),
+            paused_seconds=self.actions.pacer.growth_pause(now),
         )
 
     def report_accepted(self, change: Change) -> None:
