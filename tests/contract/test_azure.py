@@ -709,6 +709,19 @@ def test_what_a_slow_removal_takes_is_shown_to_nobody_meanwhile(node: AzureNode)
     assert node.look().addresses == first[2:]
 
 
+def test_what_a_removal_takes_is_hidden_before_it_arrives_and_back_when_it_does_not(
+    node: AzureNode,
+) -> None:
+    first = node.grow(3)
+    shown: list[tuple[IPAddress, ...]] = []
+    node.before_next("PUT", lambda: shown.append(node.look().addresses))
+    node.fault(K.ERROR, status=400, code="InvalidRequestFormat")
+    with pytest.raises(CloudError):
+        node.change(remove=first[:2])
+    assert shown == [first[2:]]
+    assert node.look().addresses == first
+
+
 def test_an_address_is_given_to_nobody_before_its_configuration_is_usable(node: AzureNode) -> None:
     shown: list[int] = []
     node.during += [lambda: None, lambda: shown.append(len(node.look().addresses))]
