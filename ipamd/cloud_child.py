@@ -3,7 +3,9 @@
 A thread that parses EC2's XML beside the ledger takes one Allocate from 1.3 to 12-28 ms, and a hung
 SDK call cannot be ended from within its process. So the provider lives in a child: requests and
 answers are frozen values, pickled over one socket pair (both ends are this same build). A call that
-outlives its deadline ends the child; the next call starts a new one.
+outlives its deadline ends the child; the next call starts a new one. Only a change of addresses
+that has a deadline of its own, and of which the child still tells calls, is let come to its end
+first: it may take minutes, and what it did would be known later still.
 
 This is the parent's half, on asyncio; `ipamd.cloud_process` is the child's. `InProcessCloud` binds
 a provider without a process, for tests.
@@ -181,6 +183,9 @@ class CloudChild(_Bound):
         self.on_api_call = on_api_call
         self._numbers = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Answer]] = {}
+        self._changes: set[int] = set()  # calls in flight that are not cut short
+        self._heard = 0  # messages of this child
+        self._is_to_end = False  # as soon as no such call is in flight
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
@@ -198,15 +203,21 @@ class CloudChild(_Bound):
         number = next(self._numbers)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._pending[number] = answer
+        if method == "apply" and seconds is not None:
+            self._changes.add(number)
+        heard = self._heard
         try:
             self._pipe.send(Call(number=number, method=method, arguments=arguments))
             async with asyncio.timeout(seconds or self._call_seconds):
                 got = await answer
         except TimeoutError:
-            self._end("a call outlived its deadline", method=method)
+            self._changes.discard(number)
+            self._is_to_end = bool(self._changes) and self._heard > heard
+            if not self._is_to_end:
+                self._end("a call outlived its deadline", method=method)
             raise Transient(
-                f"{method} gave no answer in {seconds or self._call_seconds:.0f} s; "
-                "the cloud child was ended",
+                f"{method} gave no answer in {seconds or self._call_seconds:.0f} s; the cloud "
+                f"child {'will be' if self._is_to_end else 'was'} ended",
                 operation=method,
             ) from None
         except OSError as e:
@@ -214,6 +225,9 @@ class CloudChild(_Bound):
             raise Transient(f"{method}: the cloud child is gone", operation=method) from e
         finally:
             self._pending.pop(number, None)
+            self._changes.discard(number)
+            if self._is_to_end and not self._changes:
+                self._end("a call had outlived its deadline")
         if got.error is not None:
             raise got.error
         return got.value
@@ -254,6 +268,7 @@ class CloudChild(_Bound):
             loop.call_soon_threadsafe(self._lost, pipe)
 
     def _settle(self, answer: Reply) -> None:
+        self._heard += 1
         if isinstance(answer, ApiCall):
             if self.on_api_call is not None:
                 self.on_api_call(answer)
@@ -269,6 +284,7 @@ class CloudChild(_Bound):
     def _end(self, reason: str, **facts: str) -> None:
         process, pipe = self._process, self._pipe
         self._process = self._pipe = None
+        self._is_to_end = False
         if process is not None:
             process.kill()
             process.wait()

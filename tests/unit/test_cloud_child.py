@@ -32,7 +32,8 @@ from tests.memory_cloud import MemoryCloud
 
 T = TypeVar("T")
 
-# A child with the memory cloud; "limits" ends it at once, "subnets" never answers.
+# A child with the memory cloud; "limits" ends it at once, "subnets" never answers, "apply" takes as
+# many tenths of a second as it is to add, and tells of a call in each unless it has a token.
 CHILD = """
 import os, sys, time
 sys.path[:0] = [{root!r}]
@@ -53,6 +54,12 @@ class Cloud(MemoryCloud):
         os._exit(9)
     def subnets(self, subnet_ids):
         time.sleep(600)
+    def apply(self, change):
+        for _ in range(change.add):
+            time.sleep(0.1)
+            if not change.token:
+                self.tell(ApiCall(api="Poll"))
+        return super().apply(change)
     def capabilities(self):
         raise ZeroDivisionError("a bug in a provider")
 
@@ -66,6 +73,7 @@ def with_child(
     work: Callable[[CloudChild], Awaitable[T]],
     *,
     call_seconds: float = 20.0,
+    apply_seconds: float | None = None,
     on_api_call: Callable[[ApiCall], None] | None = None,
 ) -> T:
     """Run `work` with a child that is the program above in place of a cloud SDK."""
@@ -76,7 +84,12 @@ def with_child(
     launcher.chmod(0o755)
 
     async def main() -> T:
-        child = CloudChild("memory", call_seconds=call_seconds, on_api_call=on_api_call)
+        child = CloudChild(
+            "memory",
+            call_seconds=call_seconds,
+            apply_seconds=apply_seconds,
+            on_api_call=on_api_call,
+        )
         try:
             return await work(child)
         finally:
@@ -160,6 +173,38 @@ def test_a_call_that_hangs_ends_the_child_and_names_itself(tmp_path: Path) -> No
         assert child.pid is None
 
     with_child(tmp_path, work, call_seconds=1.0)
+
+
+def test_a_look_that_hangs_lets_a_change_that_goes_on_come_to_its_end_first(
+    tmp_path: Path,
+) -> None:
+    async def work(child: CloudChild) -> None:
+        await child.orphans()  # which may take its time, as a start does
+        change = asyncio.create_task(child.apply(AddressChange(eni_id=b.PRIMARY, add=8)))
+        with pytest.raises(Transient, match=r"subnets gave no answer in 0 s"):
+            await child.subnets(())
+        assert len((await change).added) == 8
+        assert child.pid is None, "what hangs is ended with it"
+
+    with_child(tmp_path, work, call_seconds=0.4, apply_seconds=20.0)
+
+
+@pytest.mark.parametrize(
+    ("token", "apply_seconds"), [("t", 20.0), ("", None)], ids=["silent", "as any call"]
+)
+def test_a_look_that_hangs_ends_a_child_from_which_nothing_else_is_heard(
+    tmp_path: Path, token: str, apply_seconds: float | None
+) -> None:
+    async def work(child: CloudChild) -> None:
+        await child.orphans()
+        made = AddressChange(eni_id=b.PRIMARY, add=9, token=token)
+        change = asyncio.create_task(child.apply(made))
+        with pytest.raises(Transient):
+            await child.subnets(())
+        with pytest.raises(Transient):
+            await change
+
+    with_child(tmp_path, work, call_seconds=0.4, apply_seconds=apply_seconds)
 
 
 @pytest.mark.parametrize(
