@@ -416,6 +416,7 @@ class Reconciler:
             network_card=card,
             arrivals=self._arrivals.seen(now, writes) if looks_ahead else NOBODY,
             writes=writes,
+            gives_enis_back=self._capabilities.can_create_interfaces,
         )
         return plan.plan(build_view(self._keeper.ledger, facts, self.settings, situation, now=now))
 

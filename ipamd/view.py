@@ -61,6 +61,7 @@ class Situation:
     pinned: Mapping[EniId, int] = field(default_factory=dict)  # that wait for one ENI's addresses
     arrivals: Arrivals = NOBODY
     writes: Writes = INSTANT
+    gives_enis_back: bool = True
 
 
 def build_view(
@@ -123,6 +124,7 @@ def build_view(
         has_ipv6=settings.has_ipv6,
         pinned=pinned,
         writes=situation.writes,
+        gives_enis_back=situation.gives_enis_back,
     )
 
 

@@ -6,9 +6,12 @@ Pure. Nothing that a pod holds or that cools is ever named here (I2).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from math import ceil
 
 from ipamd.pool.targets import Targets, can_lose, excess, excess_prefixes
 from ipamd.pool.view import Action, DeleteEni, EniView, PrefixView, UnassignAddresses, View
+from ipamd.sizing import PREFIX_ADDRESSES
 
 HOLD_SECONDS = 30.0
 """After a growth or shrink, keep what we have this long (aws-node: decreaseIPPoolInterval)."""
@@ -33,8 +36,9 @@ wait for its end, and what it gave back has to be bought again: 150 s and 5 min 
 
 def shrink(view: View, targets: Targets) -> tuple[Action, ...]:
     """What is above `targets` (the view's, or those of scarcity); at most one ENI at a time."""
-    if view.creating or view.shrink_paused_seconds > 0 or _is_growth_likely(view):
+    if view.creating or view.shrink_paused_seconds > 0 or _is_growth_likely(view, targets):
         return ()
+    targets = _with_ahead(targets)
     leaving = _drained(view)
     if leaving or view.seconds_since_change < HOLD_SECONDS:
         return leaving
@@ -45,11 +49,25 @@ def shrink(view: View, targets: Targets) -> tuple[Action, ...]:
     return _spare_prefixes(view, targets) if targets.use_prefixes else _spare(view, targets)
 
 
-def _is_growth_likely(view: View) -> bool:
-    """Where a write is slow, it is not spent on giving back while pods come, nor soon after the
-    pool has grown for them; but others may be waiting for what is scarce."""
+def _is_growth_likely(view: View, targets: Targets) -> bool:
+    """Where a write is slow, it is not spent on giving back soon after the pool has changed, nor
+    while pods come for whom it may have to grow; but others may be waiting for what is scarce. Pods
+    that come and go for hours keep nothing beyond that."""
+    if view.is_scarce:
+        return False
     is_recent = view.seconds_since_change < SLOW_HOLDS * view.writes.period_seconds
-    return not view.is_scarce and (view.targets.ahead > 0 or is_recent)
+    enough = targets.warm(view.slots_per_eni) + targets.ahead
+    return is_recent or (targets.ahead > 0 and view.counts.supply < enough)
+
+
+def _with_ahead(targets: Targets) -> Targets:
+    """The targets with what pods will take until the next write, which is not given back now."""
+    if not targets.ahead:
+        return targets
+    if targets.is_target_mode:
+        return replace(targets, warm_addresses=targets.warm_addresses + targets.ahead)
+    more = ceil(targets.ahead / PREFIX_ADDRESSES)
+    return replace(targets, warm_prefixes=targets.warm_prefixes + more)
 
 
 def excluded(view: View) -> tuple[Action, ...]:
@@ -94,6 +112,8 @@ def _drops_prefixes(view: View, eni: EniView) -> bool:
 
 
 def _spare_eni(view: View, targets: Targets) -> EniView | None:
+    if not view.gives_enis_back:
+        return None  # what is idle on it goes back as on any other
     spare = (
         e
         for e in view.enis

@@ -124,6 +124,7 @@ class View:
     # What attachments that insist on an ENI lack there; `counts.waiting` is without them.
     pinned: dict[EniId, int] = field(default_factory=dict)
     writes: Writes = INSTANT
+    gives_enis_back: bool = True  # False where the cloud cannot take an ENI from a running machine
 
     @property
     def uses_prefixes(self) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from ipamd.cloud import AddressChange, AddressOutcome
 from ipamd.errors import Busy
 from ipamd.model import AddressState
+from tests import builders as b
 from tests.engine import Engine
 from tests.memory_cloud import MemoryCloud
 from tests.unit.test_engine import play, settle
@@ -73,3 +74,20 @@ def test_a_busy_eni_is_asked_again_when_the_cloud_says_and_no_look_is_spent_on_i
         assert engine.cloud.calls["snapshot"] == 1
 
     play(tmp_path, scenario, WARM_IP_TARGET="3")
+
+
+def test_an_eni_that_cannot_be_taken_off_gives_back_what_is_idle_and_stays(tmp_path: Path) -> None:
+    memory = Watched(max_enis=2)
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        for n in range(15):
+            await engine.add(f"c{n}")
+        engine.reconciler._know(replace(memory.able, can_create_interfaces=False))
+        for n in range(15):
+            engine.allocations.release(b.key(f"c{n}"))
+        await settle(1800.0)
+        assert engine.cloud.calls["delete_interface"] == 0
+        assert (len(engine.keeper.ledger.enis), engine.count(S.AVAILABLE)) == (2, 3)
+        assert engine.count(S.QUARANTINED) == 0
+
+    play(tmp_path, scenario, cloud=memory, WARM_IP_TARGET="3")
