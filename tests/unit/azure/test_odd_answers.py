@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipamd.cloud import AddressChange
+from ipamd.cloud import AddressChange, CloudEni
 from ipamd.errors import CloudError
 from ipamd.model import EniId
 from tests.unit.azure.arm_fakes import INSTANCE, NIC, VM, Answer, config, model_config
@@ -88,26 +88,26 @@ def complaint(call: Callable[[], object]) -> str:
     return ""
 
 
-def use(made: World) -> None:
-    """Everything that asks ARM."""
+def use(made: World) -> tuple[list[str], tuple[CloudEni, ...]]:
+    """Everything that asks ARM: what it complained of, and what a look showed then."""
     provider = made.provider
     nic_id = NIC if VM.lower() in made.bodies else f"{INSTANCE}/networkInterfaces/Nic0"
     gone = (IPv4Address("10.0.0.77"),)
     change = AddressChange(eni_id=EniId(nic_id.lower()), remove=gone, token="t")
-    for call in (
-        provider.discover_node,
-        provider.limits,
-        provider.capabilities,
-        provider.hint,
-        lambda: provider.subnets((SUBNET_ID,)),
-        lambda: provider.apply(change),
-    ):
-        assert len(complaint(call)) < LONGEST_MESSAGE
+    complaints = [
+        complaint(call)
+        for call in (
+            provider.discover_node,
+            provider.limits,
+            provider.capabilities,
+            provider.hint,
+            lambda: provider.subnets((SUBNET_ID,)),
+            lambda: provider.apply(change),
+        )
+    ]
     with contextlib.suppress(CloudError):
-        for eni in provider.snapshot().enis:
-            assert not OTHERS & set(eni.addresses)
-            assert not any(own in block for own in OTHERS for block in eni.prefixes)
-            assert eni.is_primary == (eni.primary_address == IPv4Address("10.0.0.4"))
+        return complaints, provider.snapshot().enis
+    return complaints, ()
 
 
 @settings(deadline=None, max_examples=75)  # the SDK is loaded by the first one
@@ -124,8 +124,13 @@ def test_no_answer_is_too_odd(make: Any, data: st.DataObject, has_looked: bool) 
             content = body.json() if isinstance(body, Answer) else body
             if content:
                 made.bodies[where] = Answer(200, data.draw(spoiled(content)))
-        use(made)
+        complaints, enis = use(made)
         made.provider.close()
+    assert all(len(said) < LONGEST_MESSAGE for said in complaints)
+    for eni in enis:
+        assert not OTHERS & set(eni.addresses)
+        assert not any(own in block for own in OTHERS for block in eni.prefixes)
+        assert eni.is_primary == (eni.primary_address == IPv4Address("10.0.0.4"))
 
 
 @pytest.mark.parametrize("make", [a_vm, an_instance])
