@@ -49,7 +49,11 @@ class Attempt:
         if merged.edits or not picture.is_moving:  # else a write that nobody noted brings it about
             answered, first = self._put(target, picture, goals, merged.edits)
         awaited = Awaited(
-            target=target, goals=goals, operation_url=answered.operation_url, deadline=deadline
+            target=target,
+            goals=goals,
+            operation_url=answered.operation_url,
+            deadline=deadline,
+            etag=picture.etag,
         )
         self._share(pairs, self.settled(awaited, first))
 

@@ -2,7 +2,8 @@
 
 The resource's state needs nothing but the resource, so a process that starts can wait for what an
 earlier one has sent, and NICs and instances are waited for alike. Only the reason of a failure
-stands elsewhere: at the operation URL, which is asked when the state does not explain what is seen.
+stands elsewhere: at the operation URL, which is asked when the state does not explain what is seen,
+or does not end: somebody else's change may have followed ours, or a NIC be stuck in Updating.
 A failed operation may have been applied in spite of it (cilium issue 43598), so that what there is
 now is always part of the answer.
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 
 from ipamd.errors import Busy, CloudError, NotFound, Throttled, Transient
 from providers.azure import errors
+from providers.azure.api import Operation
 from providers.azure.merge import Goal, Picture, is_reached, is_written
 from providers.azure.targets import Door, Target
 
@@ -25,7 +27,8 @@ FIRST_PAUSE_SECONDS = 0.5
 issue 14460) paces the operation's URL and not these looks; that of a refused look is honoured."""
 
 LAG_SECONDS = 30.0
-"""How long what has ended may take to show in the NICs of an instance, before the looks end."""
+"""How long what has ended may take to show in the NICs of an instance, and what was sent to arrive,
+before the looks end."""
 
 UNDER_WAY = "UnderWay"
 """The code of the error for a write that has not ended in time. It may come about later."""
@@ -55,12 +58,13 @@ class Settled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Awaited:
-    """What is waited for, and until when (monotonic)."""
+    """What is waited for, and until when (monotonic). `etag`: what the write was based on."""
 
     target: Target
     goals: Sequence[Goal]
     operation_url: str
     deadline: float
+    etag: str = ""
 
 
 def settle(door: Door, clock: Clock, awaited: Awaited, first: Picture | None = None) -> Settled:
@@ -69,26 +73,25 @@ def settle(door: Door, clock: Clock, awaited: Awaited, first: Picture | None = N
     Raises Transient (code UnderWay) at the deadline, NotFound when the resource is gone. Other
     failures to look are waited out, as the write goes on without us.
     """
-    over_since: float | None = None
-    picture = first
-    for pause in _pauses(awaited.target.longest_pause_seconds, clock.chance):
-        asked, verdict = 0.0, _MOVING
+    doubted_since: float | None = None
+    picture, target = first, awaited.target
+    for pause in _pauses(target.longest_pause_seconds, clock.chance):
+        asked, verdict = 0.0, _UNKNOWN
         if picture is None:
-            picture, asked = _look(awaited.target)
-        if picture is not None and not picture.is_moving:
-            if all(is_reached(goal, picture) for goal in awaited.goals):
-                return Settled(picture=picture)
-            verdict = _verdict(door, awaited, picture)
+            picture, asked = _look(target)
+        if picture is not None:
+            is_late = pause >= target.longest_pause_seconds
+            picture, verdict = _judged(door, awaited, picture, is_late=is_late)
+        if picture is not None and all(is_reached(goal, picture) for goal in awaited.goals):
+            return Settled(picture=picture)
         now = clock.monotonic()
-        if verdict.failure is not None:
-            return _failed(awaited, picture, verdict.failure)
-        if verdict.has_ended:
-            over_since = now if over_since is None else over_since
-            if now - over_since >= LAG_SECONDS:
-                return _failed(awaited, picture, _not_shown(awaited.target))
+        if picture is not None and verdict.failure is not None:
+            doubted_since = now if doubted_since is None else doubted_since
+            if verdict.is_certain or now - doubted_since >= LAG_SECONDS:
+                return _failed(target, picture, verdict.failure)
         left = awaited.deadline - now
         if left <= 0:
-            raise _still_under_way(awaited.target)
+            raise _still_under_way(target)
         clock.sleep(min(max(pause, asked, verdict.retry_after_seconds), left))
         picture = None
     raise AssertionError("the pauses never end")
@@ -96,14 +99,15 @@ def settle(door: Door, clock: Clock, awaited: Awaited, first: Picture | None = N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Verdict:
-    """What is known of an operation: not yet ended, ended well, or failed."""
+    """What is known of a write that is not seen to have come about: `failure`, where it has ended.
+    One that is not certain may be undone by a later look."""
 
-    has_ended: bool = False
     failure: CloudError | None = None
+    is_certain: bool = True
     retry_after_seconds: float = 0.0
 
 
-_MOVING = _Verdict()
+_UNKNOWN = _Verdict()
 
 
 def _pauses(longest: float, chance: Callable[[], float]) -> Iterator[float]:
@@ -113,60 +117,83 @@ def _pauses(longest: float, chance: Callable[[], float]) -> Iterator[float]:
         yield plain * (1.0 + chance() / 4)
 
 
-def _look(target: Target) -> tuple[Picture | None, float]:
+def _look(target: Target, *, is_whole: bool = False) -> tuple[Picture | None, float]:
     """The picture, or how long to wait for it at least."""
     try:
-        return target.read(), 0.0
+        return target.read(is_whole=is_whole), 0.0
     except NotFound:
         raise
     except CloudError as e:
         return None, e.retry_after_seconds
 
 
-def _verdict(door: Door, awaited: Awaited, picture: Picture) -> _Verdict:
-    """Why a resource that does not move is not what was wanted."""
-    if awaited.operation_url:
-        try:
-            operation = door.operation(awaited.operation_url)
-        except (Busy, Throttled, Transient) as e:
-            return _Verdict(retry_after_seconds=e.retry_after_seconds)
-        except CloudError:
-            pass  # ARM keeps operations for some days at most, and may not let us see them
-        else:
-            if not operation.has_ended:
-                return _Verdict(retry_after_seconds=operation.retry_after_seconds)
-            if operation.status.lower() == "succeeded":
-                return _Verdict(has_ended=True)
-            what = errors.Said(code=operation.code, message=operation.message)
-            return _Verdict(failure=errors.refusal("write", 0, what))
-    return _by_state(awaited, picture)
+def _judged(
+    door: Door, awaited: Awaited, picture: Picture, *, is_late: bool
+) -> tuple[Picture | None, _Verdict]:
+    """The picture by which our write can be judged, None while it moves, and the verdict.
+
+    What moves for long may do so because somebody else's change came after ours, or be stuck: the
+    operation tells when ours has ended.
+    """
+    if picture.is_moving:
+        verdict = (_said(door, awaited) if is_late else None) or _UNKNOWN
+        return _look(awaited.target, is_whole=True)[0] if verdict.failure else None, verdict
+    if all(is_reached(goal, picture) for goal in awaited.goals):
+        return picture, _UNKNOWN
+    return picture, _said(door, awaited) or _by_state(awaited, picture)
+
+
+def _said(door: Door, awaited: Awaited) -> _Verdict | None:
+    """What the operation says; None where there is none to ask."""
+    if not awaited.operation_url:
+        return None
+    try:
+        operation = door.operation(awaited.operation_url)
+    except (Busy, Throttled, Transient) as e:
+        return _Verdict(retry_after_seconds=e.retry_after_seconds)
+    except CloudError:
+        return None  # ARM keeps operations for some days at most, and may not let us see them
+    if not operation.has_ended:
+        return _Verdict(retry_after_seconds=operation.retry_after_seconds)
+    if operation.status.lower() == "succeeded":
+        return _not_shown(awaited.target)
+    return _Verdict(failure=_failure(operation))
+
+
+def _failure(operation: Operation) -> CloudError:
+    """Why an operation failed. Compute cancels one that a later write displaces, and may not say
+    why (kubernetes issue 78989)."""
+    if operation.status.lower() == "canceled" and not operation.code:
+        return Busy("the write was canceled", operation="write", code="Canceled")
+    said = errors.Said(code=operation.code, message=operation.message)
+    return errors.refusal("write", 0, said)
 
 
 def _by_state(awaited: Awaited, picture: Picture) -> _Verdict:
-    """Without an operation to ask, the resource has to do."""
+    """Without an operation to ask, the resource has to do. While it is what the write was based
+    on, the write may be on its way to it, or this look be an old one."""
     if picture.state == "failed":
         said = f"{awaited.target.target_id} is Failed, and no operation says why"
         return _Verdict(failure=Transient(said, operation="write", code="Failed"))
     if all(is_written(goal, picture) for goal in awaited.goals):
-        return _Verdict(has_ended=True)
+        return _not_shown(awaited.target)
     said = f"the write of {awaited.target.target_id} was not taken"
-    return _Verdict(failure=Transient(said, operation="write", code=NOT_TAKEN))
-
-
-def _failed(awaited: Awaited, seen: Picture | None, failure: CloudError) -> Settled:
-    """Read anew: what the operation did is certain only after its end."""
-    picture, _ = _look(awaited.target)
-    picture = picture or seen
-    assert picture is not None  # a verdict needs a picture
-    return Settled(picture=picture, failure=failure)
-
-
-def _not_shown(target: Target) -> Transient:
-    return Transient(
-        f"the write of {target.target_id} ended well, and its NICs do not show it",
-        operation="write",
-        code=NOT_SHOWN,
+    return _Verdict(
+        failure=Transient(said, operation="write", code=NOT_TAKEN),
+        is_certain=picture.etag != awaited.etag or not awaited.etag,
     )
+
+
+def _failed(target: Target, seen: Picture, failure: CloudError) -> Settled:
+    """Read anew: what the operation did is certain only after its end."""
+    picture, _ = _look(target, is_whole=True)
+    return Settled(picture=picture or seen, failure=failure)
+
+
+def _not_shown(target: Target) -> _Verdict:
+    said = f"the write of {target.target_id} ended well, and its NICs do not show it"
+    failure = Transient(said, operation="write", code=NOT_SHOWN)
+    return _Verdict(failure=failure, is_certain=False)
 
 
 def _still_under_way(target: Target) -> Transient:

@@ -64,8 +64,8 @@ class Target(Protocol):
     def waits_while_moving(self) -> bool:
         """Whether a PUT during a change by others would displace that change."""
 
-    def read(self) -> Picture:
-        """It as it is now, in as few calls as tell."""
+    def read(self, *, is_whole: bool = False) -> Picture:
+        """It as it is now, in as few calls as tell; `is_whole`: with its NICs in any case."""
 
     def put(self, picture: Picture, edits: Edits) -> Answered:
         """Replace it by what was read and the edits; errors of `bodies` before any call."""
@@ -90,7 +90,7 @@ class NicTarget:
         """The NIC itself."""
         return self.eni_id
 
-    def read(self) -> Picture:
+    def read(self, *, is_whole: bool = False) -> Picture:  # noqa: ARG002 - InstanceTarget's
         """One GET."""
         return _understood("NIC", self._picture, self.door.nic(self.eni_id))
 
@@ -142,12 +142,12 @@ class InstanceTarget:
         """The instance."""
         return self.instance_id
 
-    def read(self) -> Picture:
+    def read(self, *, is_whole: bool = False) -> Picture:
         """GET the model, and the NICs too unless the instance is being changed: they follow."""
         answered = self.door.instance(self.instance_id)
         state = _understood("instance", _state, answered.body)
         bare = _understood("instance", self._picture, answered, state, ())
-        if bare.is_moving:
+        if bare.is_moving and not is_whole:
             return bare
         views = self.door.instance_nics(self.instance_id)
         return _understood("instance", self._picture, answered, state, views)

@@ -156,6 +156,7 @@ class Writer:
                 target=target,
                 goals=write.goals,
                 operation_url=write.operation_url,
+                etag=write.etag,
                 deadline=min((w.deadline for w in wants), default=self._clock.monotonic()),
             )
         )

@@ -65,7 +65,8 @@ class _Running:
 @dataclass
 class MemoryArm:
     """`write_seconds`: how long a write takes. `failing`: how the next operations end: code, and
-    what of it is applied all the same ("none", "all", or the number of new configurations)."""
+    what of it is applied all the same ("none", "all", or the number of new configurations); with
+    the code "Canceled" they are, and do not say why."""
 
     clock: VirtualClock
     cidr: IPv4Network = field(default_factory=lambda: IPv4Network("10.0.0.0/24"))
@@ -79,11 +80,15 @@ class MemoryArm:
     faults: dict[str, list[CloudError | Callable[[], None]]] = field(default_factory=dict)
     shown: Callable[[tuple[Body, ...]], tuple[Body, ...]] = lambda views: views  # of an instance
     collisions: int = 0  # PUTs while another operation was under way
+    names_operations: bool = True  # in the answer of a PUT
+    stays_moving: bool = False  # what was written stays Updating when its operation has ended
+    lagging: int = 0  # reads after a PUT that show what was before it
     lost: list[str] = field(default_factory=list)  # "before" or "after" commit, for the next PUTs
 
     def __post_init__(self) -> None:
         self._etags = itertools.count(1)
         self._running: dict[str, _Running] = {}
+        self._before: dict[str, Answered] = {}
         self._ended: dict[str, Operation] = {}
         self._lock = threading.RLock()
         self.resources: dict[str, Body] = {}
@@ -185,12 +190,12 @@ class MemoryArm:
     def nic(self, nic_id: str) -> Answered:
         with self._lock:
             self._called("nic")
-            return self._answer(nic_id)
+            return self._lagged(nic_id) or self._answer(nic_id)
 
     def instance(self, instance_id: str) -> Answered:
         with self._lock:
             self._called("instance")
-            return self._answer(instance_id)
+            return self._lagged(instance_id) or self._answer(instance_id)
 
     def instance_nics(self, instance_id: str) -> tuple[Body, ...]:
         with self._lock:
@@ -228,6 +233,13 @@ class MemoryArm:
         if fault is not None:
             fault()
 
+    def _lagged(self, resource_id: str) -> Answered | None:
+        old = self._before.get(resource_id.lower())
+        if old is None or not self.lagging:
+            return None
+        self.lagging -= 1
+        return copy.deepcopy(old)
+
     def _answer(self, resource_id: str) -> Answered:
         found = self.resources.get(resource_id.lower())
         if found is None:
@@ -255,12 +267,14 @@ class MemoryArm:
             self.collisions += 1
             raise Busy("locked", code="RetryableErrorDueToAnotherOperation", retry_after_seconds=2)
         url = f"https://arm.test/operations/{next(self._etags)}"
+        self._before[target] = self._answer(target)
         take(target, copy.deepcopy(body), url)
         self._touch(target)
         if lost == "after":
             raise Transient("connection reset", code="ConnectionReset")
         answer = self._answer(target)
-        return Answered(body=answer.body, etag=answer.etag, operation_url=url)
+        named = url if self.names_operations else ""
+        return Answered(body=answer.body, etag=answer.etag, operation_url=named)
 
     def _take_nic(self, target: str, body: Body, url: str) -> None:
         current = self.resources[target]
@@ -363,9 +377,13 @@ class MemoryArm:
             except SubnetExhausted as e:
                 error, message = e.code, str(e)
             state = "Failed" if error else "Succeeded"
-            self.resources[target]["properties"]["provisioningState"] = state
+            ended = Operation(status=state, code=error, message=message if error else "")
+            if error == "Canceled":  # for another write, which has ended since
+                state, ended = "Succeeded", Operation(status="Canceled")
+            shown = "Updating" if self.stays_moving else state
+            self.resources[target]["properties"]["provisioningState"] = shown
             self._touch(target)
-            self._ended[url] = Operation(status=state, code=error, message=message if error else "")
+            self._ended[url] = ended
 
         self._running[target] = _Running(self.clock.now + self.write_seconds, end, url)
         if self.write_seconds == 0:

@@ -523,6 +523,45 @@ def test_an_operation_that_another_write_displaced_is_done_again(instance: Scene
     assert instance.arm.puts == 2
 
 
+def test_an_operation_that_is_canceled_for_no_reason_is_done_again(instance: Scene) -> None:
+    instance.arm.failing = [("Canceled", "none")]
+    assert len(instance.add(2)) == 2
+    assert instance.arm.puts == 2
+
+
+def test_the_end_of_a_write_is_seen_though_others_change_the_machine_after_it(
+    scene: Scene,
+) -> None:
+    scene.arm.stays_moving = True
+    first, second = scene.add(2)
+    assert scene.clock.now < 1030
+    assert scene.journal.writes() == ()
+    assert sorted(map(str, (first, second))) == sorted(scene.held())
+
+
+def test_the_failure_of_a_write_is_seen_though_others_change_the_machine_after_it(
+    scene: Scene,
+) -> None:
+    scene.arm.stays_moving = True
+    scene.arm.failing = [("SubnetIsFull", "none")]
+    with pytest.raises(SubnetExhausted):
+        scene.add(2)
+    assert scene.clock.now < 1030
+
+
+def test_a_nic_that_stays_updating_after_a_write_is_written_again(nic: Scene) -> None:
+    nic.arm.stays_moving = True
+    for number in range(3):
+        assert len(nic.add(1, token=f"t{number}")) == 1
+    assert nic.arm.puts == 3
+
+
+def test_an_old_look_after_a_write_that_names_no_operation_is_no_refusal(scene: Scene) -> None:
+    scene.arm.names_operations, scene.arm.lagging = False, 4
+    assert len(scene.add(2)) == 2
+    assert scene.arm.puts == 1
+
+
 def test_a_full_subnet_that_shows_late_is_a_full_subnet(instance: Scene) -> None:
     instance.arm.cidr = IPv4Network("10.0.0.0/28")
     instance.arm.checks_capacity_late = True
