@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ipamd.errors import Busy, CloudError, NotFound, SubnetExhausted, Transient
+from ipamd.errors import (
+    Busy,
+    CloudError,
+    Denied,
+    NotFound,
+    Throttled,
+    Transient,
+    Unsupported,
+)
 from providers.azure import merge
 from providers.azure.api import Answered
 from providers.azure.journal import Journal, Note, write_of
@@ -19,6 +27,10 @@ from providers.azure.targets import Door, Target
 
 LEAST_SECONDS = 30.0
 """With less time left nothing is sent: a PUT and one look, each with its time-out, take 20 s."""
+
+
+ELSEWHERE = (Busy, Denied, NotFound, Throttled, Transient, Unsupported)
+"""Refusals that have nothing to do with what a subnet has to give."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,9 +157,11 @@ class Attempt:
 
 
 def _name_subnet(error: CloudError, picture: Picture, goals: Sequence[Goal]) -> None:
-    """ARM names a full subnet in words only; the wants' NICs know it."""
-    if isinstance(error, SubnetExhausted) and not error.subnet_id:
-        error.subnet_id = picture.nics[goals[0].eni_id].subnet_id
+    """ARM names a full subnet in words only, and none for what else it refuses to give of it; the
+    wants' NICs know it."""
+    nic = picture.nics.get(goals[0].eni_id)
+    if nic is not None and not error.subnet_id and not isinstance(error, ELSEWHERE):
+        error.subnet_id = nic.subnet_id
 
 
 def _in_doubt(failure: CloudError | None) -> Transient:

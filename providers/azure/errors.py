@@ -81,6 +81,17 @@ BY_CODE: dict[str, type[CloudError]] = {
             ),
         ),
         (LimitReached, ("QuotaExceeded", "ResourceQuotaExceeded")),
+        # A 400 or a 409: what was asked for is not to be had in this subscription, however often
+        # one asks (terraform-provider-azurerm issue 11453 for one of Microsoft.Network's features).
+        (
+            CloudError,
+            (
+                "SubscriptionNotRegisteredForFeature",
+                "MissingSubscriptionRegistration",
+                "FeatureNotEnabled",
+                "FeatureNotSupported",
+            ),
+        ),
         (
             Transient,
             (

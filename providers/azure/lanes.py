@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ipamd.cloud import AddressChange, AddressOutcome
-from ipamd.errors import CloudError, NoPrefixFree, SubnetExhausted, Transient
+from ipamd.errors import CloudError, LimitReached, NoPrefixFree, SubnetExhausted, Transient
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -38,9 +38,7 @@ class Want:
     def fail(self, error: CloudError) -> None:
         """An error of its own for each caller: threads that raise one object would share its
         traceback."""
-        own = copy.copy(error)
-        if isinstance(own, SubnetExhausted):
-            own = _shortage(own, self.change)
+        own = _for_want(copy.copy(error), self.change)
         own.__cause__ = error.__cause__
         own.eni_id = self.change.eni_id
         self.result = own
@@ -53,13 +51,21 @@ class Want:
         raise self.result
 
 
-def _shortage(error: SubnetExhausted, change: AddressChange) -> SubnetExhausted:
-    """What is short is what was asked for: ARM has several codes for it (cilium's operator takes
-    each for a lack of blocks), and a subnet that is too full for a block may have addresses."""
-    if change.add and change.add_prefixes:
-        return error
-    kind = NoPrefixFree if change.add_prefixes else SubnetExhausted
-    return kind(error.args[0], **vars(error))
+def _for_want(error: CloudError, change: AddressChange) -> CloudError:
+    """The refusal of a write in terms of what one want asks for.
+
+    What is short is what was asked for: ARM has several codes for it (cilium's operator takes each
+    for a lack of blocks), and a subnet that is too full for a block may have addresses. And blocks
+    that are refused for whatever reason (a region or a subscription without them: nobody knows the
+    code) are none to be had, while single addresses may be.
+    """
+    asks_for_blocks = bool(change.add_prefixes) and not change.add
+    is_refused = type(error) in (CloudError, LimitReached) and bool(error.subnet_id)
+    if asks_for_blocks and (is_refused or isinstance(error, SubnetExhausted)):
+        return NoPrefixFree(error.args[0], **vars(error))
+    if isinstance(error, SubnetExhausted) and not change.add_prefixes:
+        return SubnetExhausted(error.args[0], **vars(error))
+    return error
 
 
 @dataclass(slots=True, kw_only=True)

@@ -6,6 +6,7 @@ Each test prints its figures (`pytest -s`); docs/pool.md has them.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -15,6 +16,7 @@ import pytest
 from ipamd.model import AddressState
 from providers.sim.arm_compute_records import Instance, Vm
 from providers.sim.arm_faults import ArmFaultKind
+from providers.sim.http_door import Answer, Call
 from tests.azure_engine import Burst, Node, play
 from tests.sim.azure.lab import AzureLab
 
@@ -128,3 +130,30 @@ def test_a_subnet_that_runs_out_is_asked_for_what_it_has_and_no_block(tmp_path: 
         assert any("is exhausted" in said for said in node.engine.reconciler.problems())
 
     play(tmp_path, small, scenario)
+
+
+@pytest.mark.parametrize("status", [400, 409])
+@pytest.mark.parametrize("machine", [scale_set, virtual_machine])
+def test_where_blocks_are_refused_pods_get_single_addresses(
+    tmp_path: Path, machine: Callable[[AzureLab], Instance | Vm], status: int
+) -> None:
+    said = {"error": {"code": "SubscriptionNotRegisteredForFeature", "message": "no blocks here"}}
+    refusal = Answer(status=status, body=json.dumps(said).encode())
+
+    def without_blocks(lab: AzureLab) -> Instance | Vm:
+        respond = lab.world.respond
+
+        def refuse(call: Call) -> Answer | None:
+            asks = call.method == "PUT" and b"privateIPAddressPrefixLength" in call.body
+            return refusal if asks else respond(call)
+
+        lab.world.respond = refuse  # type: ignore[method-assign, assignment]
+        return machine(lab)
+
+    async def scenario(node: Node) -> None:
+        since = node.lab.clock()
+        burst = await node.burst(20, 2.0, 300.0)
+        print("\n" + node.figures("no blocks", burst, len(node.cloud.wire.writes(since))))
+        assert len(burst.waits) == 20
+
+    play(tmp_path, without_blocks, scenario, ENABLE_PREFIX_DELEGATION="true")

@@ -259,6 +259,42 @@ def test_what_is_short_is_what_was_asked_for(
     assert (refusal.value.code, refusal.value.subnet_id) == ("Short", SUBNET.lower())
 
 
+@pytest.mark.parametrize(
+    ("said", "wanted", "told"),
+    [
+        pytest.param(CloudError, {"add_prefixes": 2}, NoPrefixFree, id="blocks"),
+        pytest.param(LimitReached, {"add_prefixes": 2}, NoPrefixFree, id="blocks, a limit"),
+        pytest.param(CloudError, {"add": 1, "add_prefixes": 1}, CloudError, id="both"),
+        pytest.param(CloudError, {"add": 2}, CloudError, id="addresses"),
+        pytest.param(Denied, {"add_prefixes": 2}, Denied, id="no rights"),
+        pytest.param(Throttled, {"add_prefixes": 2}, Throttled, id="throttled"),
+    ],
+)
+@pytest.mark.parametrize("is_late", [False, True], ids=["at once", "by the operation"])
+def test_blocks_that_are_refused_for_an_unknown_reason_are_none_to_be_had(
+    scene: Scene,
+    said: type[CloudError],
+    wanted: dict[str, int],
+    told: type[CloudError],
+    is_late: bool,
+) -> None:
+    if is_late and said is CloudError:
+        scene.arm.failing = [("SubscriptionNotRegisteredForFeature", "none")]
+    else:
+        scene.arm.faults[scene.put] = [said("no", code="NotHere")]
+    with pytest.raises(told) as refusal:
+        scene.writer.apply(scene.change(**wanted))
+    assert type(refusal.value) is told
+    assert len(scene.add(1, token="t2")) == 1
+
+
+def test_a_removal_that_is_refused_is_no_lack_of_blocks(nic: Scene) -> None:
+    nic.arm.put_config(nic.eni_id, config("web", "10.0.0.9"))
+    with pytest.raises(CloudError, match="not ours") as refusal:
+        nic.writer.apply(nic.change(add_prefixes=1, remove=(a("10.0.0.9"),)))
+    assert type(refusal.value) is CloudError
+
+
 def test_a_full_subnet_is_named(scene: Scene) -> None:
     scene.arm.faults[scene.put] = [SubnetExhausted("full", code="SubnetIsFull")]
     with pytest.raises(SubnetExhausted) as refusal:
