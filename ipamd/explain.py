@@ -12,6 +12,7 @@ from ipamd.model import AddressState, EniId, SubnetId
 from ipamd.node import NodeFacts
 from ipamd.pool import attachments, cooling
 from ipamd.pool.ledger import Ledger, sort_key
+from ipamd.settings import Settings
 
 NOT_READY_SECONDS = 10.0
 """An attached ENI that vpc-cnid does not have ready after this long is worth a sentence."""
@@ -36,6 +37,23 @@ class Condition:
     now: float
     is_denied: bool = False  # `cloud_error` is a refusal
     paused_seconds: float = 0.0  # until growth that pods wait for is tried again
+
+
+NO_NETWORKS = (
+    "no network of the VPC is known, and SNAT cannot be set up without: give the identity the "
+    "right to read it (in Azure Microsoft.Network/virtualNetworks/read), or set "
+    "AWS_VPC_K8S_CNI_EXTERNALSNAT=true"
+)
+
+
+def of_settings(
+    problems: tuple[str, ...], settings: Settings, facts: NodeFacts | None
+) -> tuple[str, ...]:
+    """What is wrong with the settings in themselves, and as this node is."""
+    if facts is None or settings.has_external_snat or not settings.has_ipv4:
+        return problems
+    is_known = any(network.version == 4 for network in facts.vpc_cidrs)
+    return problems if is_known else (NO_NETWORKS, *problems)
 
 
 def shortage(condition: Condition, eni_id: EniId | None = None) -> Shortage:
@@ -144,7 +162,8 @@ def problems(condition: Condition) -> tuple[str, ...]:
     if condition.cloud_error:
         what = "refuses" if condition.is_denied else "does not answer"
         said.append(f"the cloud {what}: {condition.cloud_error}")
-    if not ledger.has_heard_node and condition.facts is not None:  # before, it is told nothing
+    is_told = condition.facts is not None and NO_NETWORKS not in condition.settings_problems
+    if not ledger.has_heard_node and is_told:
         said.append("no report from vpc-cnid yet, nothing is handed out: is vpc-cnid running?")
     said += [
         f"subnet {subnet} is exhausted; {_next_try(seconds)}"

@@ -487,7 +487,7 @@ class Reconciler:
             exhausted=self.actions.pacer.exhausted(now),
             prefixless=self.actions.pacer.prefixless(now),
             missing_allocated=self.missing_allocated,
-            settings_problems=self._config.problems,
+            settings_problems=explain.of_settings(self._config.problems, self.settings, self.facts),
             now=now,
             is_denied=self.health.is_denied,
             paused_seconds=self.actions.pacer.growth_pause(now),

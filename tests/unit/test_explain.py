@@ -7,6 +7,7 @@ import pytest
 from ipamd import explain
 from ipamd.explain import Condition
 from ipamd.model import AddressState
+from ipamd.node import NodeFacts
 from ipamd.pool import blocks
 from tests import builders as b
 
@@ -157,6 +158,34 @@ PROBLEMS = {
 def test_each_problem_is_told_alone(name: str) -> None:
     fields, expected = PROBLEMS[name]
     assert explain.problems(replace(WELL, **fields)) == (expected,)  # type: ignore[arg-type]
+
+
+UNKNOWN = replace(b.facts(), vpc_cidrs=())
+
+
+@pytest.mark.parametrize(
+    ("facts", "environ", "expected"),
+    [
+        pytest.param(b.facts(), {}, (), id="networks are known"),
+        pytest.param(None, {}, (), id="nobody knows the node yet"),
+        pytest.param(UNKNOWN, {}, (explain.NO_NETWORKS,), id="they may not be read"),
+        pytest.param(UNKNOWN, {"AWS_VPC_K8S_CNI_EXTERNALSNAT": "true"}, (), id="nor need they be"),
+    ],
+)
+def test_snat_without_the_vpcs_networks_is_a_problem_of_the_settings(
+    facts: NodeFacts | None, environ: dict[str, str], expected: tuple[str, ...]
+) -> None:
+    said = explain.of_settings(("a file",), b.settings(**environ), facts)
+    assert said == (*expected, "a file")
+
+
+def test_a_silence_that_has_a_reason_is_not_asked_about() -> None:
+    unheard = replace(
+        WELL,
+        ledger=b.ledger(has_heard_node=False),
+        settings_problems=(explain.NO_NETWORKS,),
+    )
+    assert explain.problems(unheard) == (explain.NO_NETWORKS,)
 
 
 def test_all_well_is_no_problem_and_a_fresh_eni_may_take_its_time() -> None:
