@@ -48,6 +48,15 @@ LOOK_SECONDS = 60.0
 STORE_RETRY_SECONDS = 1.0
 
 
+ASSIGN_TRIES = 3
+"""Of an assign without an answer, where it can be repeated: more, and the cloud is what is wrong,
+of which looks tell."""
+
+REPEAT_SECONDS = 600.0
+"""An older assign of an earlier process has come to its end: as long as a change has where changes
+take longest (`ipamd.app.APPLY_SECONDS`)."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Record:
     """One action of the last plans, for `ipamctl status`."""
@@ -86,6 +95,7 @@ class Actions:
         self._look_again = look_again
         self._look_allowed_at = 0.0
         self.pacer = Pacer()
+        self.repeats_assigns = False  # the cloud knows by its token what a change has added
         self.last_error = ""
         self._told: tuple[IntentKind, str] | None = None  # the failure that was logged last
         self.records: list[Record] = []
@@ -115,14 +125,22 @@ class Actions:
 
     def resume(self, facts: NodeFacts) -> None:
         """Take up what an earlier process left: repeat creations and deletions (both idempotent by
-        token or id), and leave assigns to the next look, which shows what they did."""
+        token or id), and leave assigns to the next look, which shows what they did. Where writes
+        are slow and have names, the look may come before the write's end, and show nothing of it:
+        such an assign is repeated, too, which waits for that end."""
+        now = clock.boottime()
         for intent in tuple(self._keeper.ledger.intents.values()):
             if intent.kind in (IntentKind.CREATE, IntentKind.DELETE):
                 self._launch(intent, facts)
+            elif self._is_repeatable(intent) and now - intent.began_boottime < REPEAT_SECONDS:
+                self._launch(intent, facts, failures=1)
             else:
                 self._keeper.commit(self._lost(intent))
 
-    def _launch(self, intent: Intent, facts: NodeFacts) -> None:
+    def _is_repeatable(self, intent: Intent) -> bool:
+        return self.repeats_assigns and intent.kind is IntentKind.ASSIGN and intent.is_open
+
+    def _launch(self, intent: Intent, facts: NodeFacts, *, failures: int = 0) -> None:
         record = Record(
             verb=intent.kind.value,
             subject=intent.eni_id or f"device index {intent.device_index}",
@@ -131,7 +149,7 @@ class Actions:
         )
         self.records = [*self.records[-15:], record]
         self.group.create_task(
-            self._run(intent, facts, record), name=f"{intent.kind.value}-{intent.token}"
+            self._run(intent, facts, record, failures), name=f"{intent.kind.value}-{intent.token}"
         )
 
     def _leaving(self, action: UnassignAddresses | DeleteEni) -> tuple[Address, ...]:
@@ -150,9 +168,9 @@ class Actions:
             for a in leaving
         )
 
-    async def _run(self, intent: Intent, facts: NodeFacts, record: Record) -> None:
-        """One action to its end. Creations and deletions are repeated until they are settled."""
-        failures = 0
+    async def _run(self, intent: Intent, facts: NodeFacts, record: Record, failures: int) -> None:
+        """One action to its end. Creations and deletions are repeated until they are settled, an
+        assign that can be a few times. `failures`: of its earlier tries."""
         while True:
             self._touch(intent.eni_id)
             try:
@@ -172,12 +190,12 @@ class Actions:
             is_begun = failures > 0 and isinstance(error, Throttled)
             if not isinstance(error, Transient) and not is_begun:
                 return await self._refused(intent, error)
-            if intent.kind in (IntentKind.ASSIGN, IntentKind.UNASSIGN):
+            failures += 1
+            is_in_doubt = intent.kind in (IntentKind.ASSIGN, IntentKind.UNASSIGN)
+            if is_in_doubt and not (self._is_repeatable(intent) and failures < ASSIGN_TRIES):
                 await self._settle(lambda: self._lost(intent))
                 return self._look_again()
-            failures += 1
-            is_awaited = intent.kind is IntentKind.CREATE
-            pacing = backoff.REPEATED if is_awaited else backoff.TRANSIENT
+            pacing = backoff.REPEATED if intent.kind in GROWING else backoff.TRANSIENT
             pause = pacing.delay(failures, _chance())
             await asyncio.sleep(max(pause, error.retry_after_seconds))
             record.state, record.ended_boottime = "running", 0.0

@@ -37,7 +37,7 @@ class Capabilities:
 
     can_create_interfaces: bool
     has_prefixes: bool
-    replaces_whole_interface: bool  # Azure writes a NIC as a whole; EC2 adds and removes
+    replaces_whole_interface: bool  # Azure, which knows a change by its token; EC2 adds and removes
     write_seconds: float = 0.0
     write_interval_seconds: float = 0.0
     resync_seconds: tuple[float, float] = (20 * 3600.0, 28 * 3600.0)

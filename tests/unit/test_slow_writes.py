@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from ipamd.cloud import AddressChange, AddressOutcome
-from ipamd.errors import Busy
+from ipamd.errors import Busy, Denied, Throttled, Transient
 from ipamd.model import AddressState
+from ipamd.store import Store
 from tests import builders as b
-from tests.engine import Engine
-from tests.memory_cloud import MemoryCloud
+from tests.engine import Engine, new_store, running
+from tests.memory_cloud import AsyncMemoryCloud, MemoryCloud
 from tests.unit.test_engine import play, settle
-from tests.virtual_time import VirtualLoop
+from tests.virtual_time import VirtualLoop, run
 
 S = AddressState
 
@@ -91,3 +92,74 @@ def test_an_eni_that_cannot_be_taken_off_gives_back_what_is_idle_and_stays(tmp_p
         assert engine.count(S.QUARANTINED) == 0
 
     play(tmp_path, scenario, cloud=memory, WARM_IP_TARGET="3")
+
+
+class Named(Watched):
+    """A cloud that writes ENIs as a whole, and knows by its token what a change has added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.able = replace(self.able, replaces_whole_interface=True, write_seconds=5.0)
+        self._done: dict[str, AddressOutcome] = {}
+
+    def apply(self, change: AddressChange) -> AddressOutcome:
+        if change.token not in self._done:
+            self._done[change.token] = super().apply(change)
+        return self._done[change.token]
+
+
+def tokens_of(engine: Engine) -> set[str]:
+    """Those of all assigns from now on."""
+    seen: set[str] = set()
+    engine.keeper.listen(lambda change, after: seen.update(i.token for i in change.put_intents))
+    return seen
+
+
+def test_an_assign_that_a_restart_cut_off_is_waited_for_and_not_made_twice(tmp_path: Path) -> None:
+    memory = Named()
+    store = new_store(tmp_path)
+
+    async def main(loop: VirtualLoop) -> None:
+        cloud = AsyncMemoryCloud(memory, delay_seconds=1.0)
+        engine = Engine(store, cloud, WARM_IP_TARGET="3")
+        async with running(engine):
+            await settle(5.5)
+            under_way = [call for call in cloud.in_flight if call[0] == "apply"]
+            assert len(under_way) == 1
+        store.close()
+        again = Store.open(tmp_path / "ipamd.db", boot_id="boot")
+        engine = Engine(again, cloud, WARM_IP_TARGET="3")
+        asked = tokens_of(engine)
+        async with running(engine):
+            await settle(10.0)
+            cloud.land(under_way)  # it took longer than the look of the start
+            await settle(120.0)
+            engine.check()
+            assert (engine.count(S.AVAILABLE), asked) == (3, set())
+        again.close()
+
+    run(main)
+
+
+FAILURES = {
+    "no answer": ("before", Transient("no answer"), 1, 3),
+    "no answer, then throttled": ("after", Throttled("slow down"), 1, 3),
+    "never an answer, so that a look has to tell": ("after", Transient("no answer"), 30, 3),
+    "nothing done, then refused": ("before", Denied("no right to join the subnet"), 1, 0),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_an_assign_without_an_answer_is_asked_for_again_by_its_token(
+    tmp_path: Path, case: str
+) -> None:
+    when, error, times, available = FAILURES[case]
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        engine.cloud.fail("apply", Transient("no answer"), when=when)
+        engine.cloud.fail("apply", error, times=times)
+        asked = tokens_of(engine)
+        await settle(8.0)
+        assert (engine.count(S.AVAILABLE), len(asked)) == (available, 1)
+
+    play(tmp_path, scenario, cloud=Named(), WARM_IP_TARGET="3")
