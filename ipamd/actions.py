@@ -48,12 +48,12 @@ LOOK_SECONDS = 60.0
 STORE_RETRY_SECONDS = 1.0
 
 
-ASSIGN_TRIES = 3
-"""Of an assign without an answer, where it can be repeated: more, and the cloud is what is wrong,
-of which looks tell."""
+CHANGE_TRIES = 3
+"""Of a change of addresses without an answer, where it can be repeated: more, and the cloud is what
+is wrong, of which looks tell."""
 
 REPEAT_SECONDS = 600.0
-"""An older assign of an earlier process has come to its end: as long as a change has where changes
+"""An older change of an earlier process has come to its end: as long as a change has where changes
 take longest (`ipamd.app.APPLY_SECONDS`)."""
 
 
@@ -95,7 +95,7 @@ class Actions:
         self._look_again = look_again
         self._look_allowed_at = 0.0
         self.pacer = Pacer()
-        self.repeats_assigns = False  # the cloud knows by its token what a change has added
+        self.repeats_changes = False  # the cloud knows by its token what a change has added
         self.last_error = ""
         self._told: tuple[IntentKind, str] | None = None  # the failure that was logged last
         self.records: list[Record] = []
@@ -125,20 +125,22 @@ class Actions:
 
     def resume(self, facts: NodeFacts) -> None:
         """Take up what an earlier process left: repeat creations and deletions (both idempotent by
-        token or id), and leave assigns to the next look, which shows what they did. Where writes
-        are slow and have names, the look may come before the write's end, and show nothing of it:
-        such an assign is repeated, too, which waits for that end."""
+        token or id), and leave the rest to the next look, which shows what it did. Where writes are
+        slow and have names, the look may come before the write's end, and show nothing of it: there
+        assigns and unassigns are repeated, too, which wait for that end."""
         now = clock.boottime()
         for intent in tuple(self._keeper.ledger.intents.values()):
             if intent.kind in (IntentKind.CREATE, IntentKind.DELETE):
                 self._launch(intent, facts)
             elif self._is_repeatable(intent) and now - intent.began_boottime < REPEAT_SECONDS:
+                self._keeper.commit(Change(put_addresses=self._doubted(intent)))
                 self._launch(intent, facts, failures=1)
             else:
                 self._keeper.commit(self._lost(intent))
 
     def _is_repeatable(self, intent: Intent) -> bool:
-        return self.repeats_assigns and intent.kind is IntentKind.ASSIGN and intent.is_open
+        is_change = intent.kind in (IntentKind.ASSIGN, IntentKind.UNASSIGN)
+        return self.repeats_changes and is_change and intent.is_open
 
     def _launch(self, intent: Intent, facts: NodeFacts, *, failures: int = 0) -> None:
         record = Record(
@@ -169,8 +171,8 @@ class Actions:
         )
 
     async def _run(self, intent: Intent, facts: NodeFacts, record: Record, failures: int) -> None:
-        """One action to its end. Creations and deletions are repeated until they are settled, an
-        assign that can be a few times. `failures`: of its earlier tries."""
+        """One action to its end. Creations and deletions are repeated until they are settled, what
+        changes addresses a few times where that can be. `failures`: of its earlier tries."""
         while True:
             self._touch(intent.eni_id)
             try:
@@ -192,9 +194,11 @@ class Actions:
                 return await self._refused(intent, error)
             failures += 1
             is_in_doubt = intent.kind in (IntentKind.ASSIGN, IntentKind.UNASSIGN)
-            if is_in_doubt and not (self._is_repeatable(intent) and failures < ASSIGN_TRIES):
+            if is_in_doubt and not (self._is_repeatable(intent) and failures < CHANGE_TRIES):
                 await self._settle(lambda: self._lost(intent))
                 return self._look_again()
+            if is_in_doubt:
+                await self._settle(lambda: Change(put_addresses=self._doubted(intent)))
             pacing = backoff.REPEATED if intent.kind in GROWING else backoff.TRANSIENT
             pause = pacing.delay(failures, _chance())
             await asyncio.sleep(max(pause, error.retry_after_seconds))
@@ -216,11 +220,15 @@ class Actions:
 
     def _lost(self, intent: Intent) -> Change:
         """The call may have had its effect: a look will tell, and no later refusal can."""
-        leaving = () if intent.kind is IntentKind.ASSIGN else self._unassigning(_eni_of(intent))
         return Change(
-            put_intents=(replace(intent, is_open=False),),
-            put_addresses=tuple(replace(a, reason=observe.IN_DOUBT) for a in leaving),
+            put_intents=(replace(intent, is_open=False),), put_addresses=self._doubted(intent)
         )
+
+    def _doubted(self, intent: Intent) -> tuple[Address, ...]:
+        """What a call without an answer may have given back: no refusal of a later one proves that
+        it has not."""
+        leaving = () if intent.kind is IntentKind.ASSIGN else self._unassigning(_eni_of(intent))
+        return tuple(replace(a, reason=observe.IN_DOUBT) for a in leaving)
 
     def _given_up(self, intent: Intent) -> Change:
         """The intent goes. What was to be given back is still ours and cools, as after any use,

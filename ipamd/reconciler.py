@@ -187,7 +187,7 @@ class Reconciler:
         """What the cloud can do, and how fast."""
         self._capabilities = capabilities
         self._config.learn(capabilities)
-        self.actions.repeats_assigns = capabilities.replaces_whole_interface
+        self.actions.repeats_changes = capabilities.replaces_whole_interface
         pacer = self.actions.pacer
         pacer.counts_are_hints = capabilities.write_seconds > 0
         pacer.write_interval_seconds = capabilities.write_interval_seconds

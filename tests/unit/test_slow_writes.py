@@ -103,6 +103,8 @@ class Named(Watched):
         self._done: dict[str, AddressOutcome] = {}
 
     def apply(self, change: AddressChange) -> AddressOutcome:
+        if not change.token:
+            return super().apply(change)
         if change.token not in self._done:
             self._done[change.token] = super().apply(change)
         return self._done[change.token]
@@ -163,3 +165,36 @@ def test_an_assign_without_an_answer_is_asked_for_again_by_its_token(
         assert (engine.count(S.AVAILABLE), len(asked)) == (available, 1)
 
     play(tmp_path, scenario, cloud=Named(), WARM_IP_TARGET="3")
+
+
+@pytest.mark.parametrize("has_landed", [True, False])
+def test_an_unassign_that_a_restart_cut_off_is_repeated_and_in_doubt_until_its_answer(
+    tmp_path: Path, *, has_landed: bool
+) -> None:
+    memory = Named()
+    store = new_store(tmp_path)
+
+    async def main(loop: VirtualLoop) -> None:
+        cloud = AsyncMemoryCloud(memory, delay_seconds=1.0)
+        engine = Engine(store, cloud, MINIMUM_IP_TARGET="6")
+        async with running(engine):
+            await settle(60.0)
+        engine = Engine(store, cloud, WARM_IP_TARGET="3")
+        async with running(engine):
+            await settle(5.5)
+            under_way = [call for call in cloud.in_flight if call[0] == "apply"]
+            assert (len(under_way), engine.count(S.UNASSIGNING)) == (1, 3)
+        cloud.land(under_way if has_landed else [])
+        cloud.fail("apply", Busy("AnotherOperationInProgress"))
+        engine = Engine(store, cloud, WARM_IP_TARGET="3")
+        engine.keeper.listen(lambda change, after: engine.check())
+        async with running(engine):
+            await settle(7.0)
+            assert engine.count(S.AVAILABLE) == 3, (
+                "a refusal now does not give back what may be gone"
+            )
+            await settle(300.0)
+            assert (engine.count(S.AVAILABLE), len(memory.assigned())) == (3, 3)
+        store.close()
+
+    run(main)
