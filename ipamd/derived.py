@@ -52,9 +52,10 @@ def derive(settings: Settings, capabilities: Capabilities | None) -> Derived:
         because = "WARM_PREFIX_TARGET is set" if settings.warm_prefixes else why
         settings = replace(settings, use_prefixes=True)
         said.append(f"ENABLE_PREFIX_DELEGATION true: {because}")
-    if _has_no_target(settings):
+    has_prefixes = settings.use_prefixes and capabilities.has_prefixes
+    if _has_no_target(settings, has_prefixes=has_prefixes):
         warm = min(_burst(capabilities), IDLE_ADDRESSES)
-        if settings.use_prefixes and capabilities.has_prefixes:
+        if has_prefixes:
             settings = replace(settings, warm_prefixes=warm // PREFIX_ADDRESSES)
             said.append(f"WARM_PREFIX_TARGET {settings.warm_prefixes}: {why}")
         else:
@@ -88,7 +89,11 @@ def _suits_prefixes(settings: Settings, capabilities: Capabilities) -> bool:
     return is_free and _burst(capabilities) > IDLE_ADDRESSES
 
 
-def _has_no_target(settings: Settings) -> bool:
-    """Whether nobody set a target that has a meaning here."""
-    by_unit = "WARM_PREFIX_TARGET" if settings.use_prefixes else "WARM_ENI_TARGET"
-    return {"WARM_IP_TARGET", "MINIMUM_IP_TARGET", by_unit} <= settings.unset_targets
+def _has_no_target(settings: Settings, *, has_prefixes: bool) -> bool:
+    """Whether nobody set a target that has a meaning here. One of 0 addresses has none: as on EC2
+    the next kind of target then holds, and that may be unset."""
+    if settings.warm_addresses or settings.minimum_addresses:
+        return False
+    if has_prefixes:
+        return "WARM_PREFIX_TARGET" in settings.unset_targets
+    return {"WARM_IP_TARGET", "WARM_ENI_TARGET"} <= settings.unset_targets

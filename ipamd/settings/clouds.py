@@ -53,11 +53,20 @@ def note_idle(draft: Draft) -> None:
     for name, why in IDLE_ON_AZURE.items():
         if draft.is_set(name):
             draft.note(name, f"has no effect: {why}")
-    if draft.is_set("WARM_ENI_TARGET") and draft.whole("WARM_ENI_TARGET"):
+    if names := _counts_nics(draft):
         draft.warnings.append(
-            "WARM_ENI_TARGET asks for whole NICs of 255 addresses each on Azure: unset it, and "
-            "set WARM_IP_TARGET or let the targets be derived"
+            f"{' and '.join(names)} without another target asks for whole NICs of 255 addresses "
+            "each on Azure: unset it and let the targets be derived, or set WARM_IP_TARGET above 0"
         )
+
+
+def _counts_nics(draft: Draft) -> tuple[str, ...]:
+    """What was set so that WARM_ENI_TARGET holds, perhaps with its default (on a scale set only
+    where it is set itself: `ipamd.derived`). With 0, too, what is bought is a NIC's worth."""
+    others = ("WARM_IP_TARGET", "MINIMUM_IP_TARGET", "WARM_PREFIX_TARGET")
+    if draft.flag("ENABLE_PREFIX_DELEGATION") or any(map(draft.whole, others)):
+        return ()
+    return tuple(filter(draft.is_set, ("WARM_ENI_TARGET", "WARM_IP_TARGET")))
 
 
 def is_azure(draft: Draft) -> bool:

@@ -49,10 +49,23 @@ def test_prefixes_need_no_target_where_targets_are_derived() -> None:
         load({"ENABLE_PREFIX_DELEGATION": "true"})
 
 
-def test_a_whole_nic_kept_warm_is_warned_about() -> None:
-    (warning,) = load({"WARM_ENI_TARGET": "1", **ON_AZURE}).warnings
-    assert "255 addresses" in warning
-    assert load(ON_AZURE).warnings == ()
+@pytest.mark.parametrize(
+    ("environ", "is_told"),
+    [
+        ({"WARM_ENI_TARGET": "1"}, True),
+        ({"WARM_ENI_TARGET": "0"}, True),
+        ({"WARM_IP_TARGET": "0"}, True),
+        ({"WARM_ENI_TARGET": "0", "WARM_PREFIX_TARGET": "1"}, False),
+        ({"WARM_ENI_TARGET": "1", "WARM_IP_TARGET": "5"}, False),
+        ({"WARM_IP_TARGET": "0", "ENABLE_PREFIX_DELEGATION": "true"}, False),
+        ({"MINIMUM_IP_TARGET": "0"}, False),
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_a_whole_nic_kept_warm_is_warned_about(environ: dict[str, str], *, is_told: bool) -> None:
+    warnings = load({**environ, **ON_AZURE}).warnings
+    assert ["255 addresses" in warning for warning in warnings] == [True] * is_told
 
 
 @pytest.mark.parametrize(
