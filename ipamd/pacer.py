@@ -78,6 +78,7 @@ class Pacer:
     _room: dict[SubnetId, _Until] = field(default_factory=dict)
     _caps: dict[EniId, _Until] = field(default_factory=dict)
     _busy: dict[EniId, _Until] = field(default_factory=dict)
+    _doubted: dict[SubnetId, float] = field(default_factory=dict)  # -> until when
     _remeasure: dict[SubnetId, _Until] = field(default_factory=dict)
     _changed_at: float = 0.0
 
@@ -101,6 +102,7 @@ class Pacer:
             subnet_room=self._counted()
             | {s: u.amount for s, u in self._room.items() if u.boottime > now},
             eni_caps={e: u.amount for e, u in self._caps.items() if u.boottime > now},
+            doubted_subnets=frozenset(s for s, until in self._doubted.items() if until > now),
             resting_enis=frozenset(e for e, u in self._busy.items() if u.boottime > now),
             seconds_since_change=now - self._changed_at,
         )
@@ -291,6 +293,7 @@ class Pacer:
     def _ask_for_less(self, intent: Intent, room: int, now: float, chance: float) -> None:
         """What the count names where that is less, else half; after one of the smallest kind, it
         has none. `room` is the free count, -1 where there is none."""
+        self._doubted[intent.subnet_id] = now + ROOM_SECONDS
         unit = PREFIX_ADDRESSES if intent.prefixes else 1
         asked = intent.prefixes or intent.addresses
         less = asked // 2

@@ -42,6 +42,7 @@ class Pace:
     subnet_spare: dict[SubnetId, int]  # free addresses that may be bought ahead of demand
     subnet_room: dict[SubnetId, int]  # free addresses of subnets that refused a larger request
     eni_caps: dict[EniId, int]  # what to ask of ENIs at most that met a limit
+    doubted_subnets: frozenset[SubnetId]  # they refused what their free count says that they have
     resting_enis: frozenset[EniId]  # somebody else is changing them
     growth_paused_seconds: float
     creation_paused_seconds: float
@@ -106,7 +107,7 @@ def build_view(
         prefixless_subnets=pace.prefixless_subnets,
         is_fallback=is_fallback,
         is_scarce=_is_scarce(enis, situation),
-        subnet_spare=pace.subnet_spare,
+        subnet_spare=_spare(pace, has_waiting=waiting > 0),
         subnet_room=pace.subnet_room,
         eni_caps=pace.eni_caps,
         paused_seconds=pace.awaited_paused_seconds if waiting or pinned else pace.paused_seconds,
@@ -138,6 +139,13 @@ def _targets(
         ahead=ahead.expected(situation.arrivals, situation.writes),
         reserve=ahead.reserve(situation.arrivals, situation.writes),
     )
+
+
+def _spare(pace: Pace, *, has_waiting: bool) -> dict[SubnetId, int]:
+    """What may be bought ahead of demand. Where a subnet has just refused, pods that wait come first:
+    one that is slow to refuse would else be asked for half again and again until they fit in."""
+    doubted = pace.doubted_subnets if has_waiting else ()
+    return pace.subnet_spare | dict.fromkeys(doubted, 0)
 
 
 def _demand(

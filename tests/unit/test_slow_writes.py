@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ipamd.cloud import AddressChange, AddressOutcome
+from ipamd.cloud import AddressChange, AddressOutcome, Subnet
 from ipamd.errors import Busy, Denied, Throttled, Transient
-from ipamd.model import AddressState
+from ipamd.model import AddressState, SubnetId
 from ipamd.store import Store
 from tests import builders as b
 from tests.engine import Engine, new_store, running
@@ -198,3 +199,29 @@ def test_an_unassign_that_a_restart_cut_off_is_repeated_and_in_doubt_until_its_a
         store.close()
 
     run(main)
+
+
+class Boastful(Watched):
+    """A cloud that counts more free addresses than it gives, and is slow to refuse."""
+
+    def __init__(self) -> None:
+        super().__init__(max_enis=1, addresses_per_eni=256)
+        self.able = replace(
+            self.able, can_create_interfaces=False, replaces_whole_interface=True, write_seconds=5.0
+        )
+        del self.free[20:]
+
+    def subnets(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[Subnet, ...]:
+        return tuple(replace(s, free_addresses=200) for s in super().subnets(subnet_ids))
+
+
+def test_after_a_refusal_pods_that_wait_are_asked_for_and_nothing_ahead_of_others(
+    tmp_path: Path,
+) -> None:
+    memory = Boastful()
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await asyncio.gather(*(engine.add(f"c{n}") for n in range(15)))
+        assert [change.add for change in memory.changes] == [184, 16]
+
+    play(tmp_path, scenario, cloud=memory, WARM_IP_TARGET="250", VPC_IPAMD_MAX_PODS="250")
