@@ -142,7 +142,7 @@ def _targets(
 
 
 def _spare(pace: Pace, *, has_waiting: bool) -> dict[SubnetId, int]:
-    """What may be bought ahead of demand. Where a subnet has just refused, pods that wait come first:
+    """What may be bought ahead of demand. Where a subnet has just refused, waiting pods come first:
     one that is slow to refuse would else be asked for half again and again until they fit in."""
     doubted = pace.doubted_subnets if has_waiting else ()
     return pace.subnet_spare | dict.fromkeys(doubted, 0)
