@@ -127,6 +127,18 @@ class Lane:
             if leads:
                 self._let_go()
 
+    @contextlib.contextmanager
+    def held_if_free(self) -> Iterator[bool]:
+        """Hold the lane; False, without holding it, when somebody else does."""
+        with self._changed:
+            is_free = not self._is_held
+            self._is_held = True
+        try:
+            yield is_free
+        finally:
+            if is_free:
+                self._let_go()
+
     def _let_go(self) -> None:
         with self._changed:
             for want in self._taken:

@@ -109,8 +109,6 @@ class AzureProvider:
             clock=Clock(monotonic=monotonic, sleep=sleep, chance=chance),
             note=note,
         )
-        self._resume_lock = threading.Lock()
-        self._has_resumed = False
         self._kind = MachineKind.VM
 
     def close(self) -> None:
@@ -152,7 +150,7 @@ class AzureProvider:
 
     def _looked(self) -> CloudSnapshot:
         found = self._node()
-        self._resume_once()
+        self._writer.resume()
         try:
             nics = self._nics(found)
         except NotFound:
@@ -213,7 +211,6 @@ class AzureProvider:
 
     def apply(self, change: AddressChange) -> AddressOutcome:
         """See `writer.Writer.apply`."""
-        self._resume_once()
         with self._reads.changing():
             outcome = self._writer.apply(change)
             self._known.update(outcome.added, outcome.added_prefixes)
@@ -255,14 +252,6 @@ class AzureProvider:
         found = self._found = node.discover(self._imds, self._api)
         self._kind = found.kind
         return found
-
-    def _resume_once(self) -> None:
-        """What an earlier process left in flight may have ended. Before any write of this one: a
-        look that came later would wait for that to end, longer than its caller does."""
-        with self._resume_lock:
-            if not self._has_resumed:
-                self._has_resumed = True
-                self._writer.resume()
 
 
 def _unsupported(operation: str) -> NoReturn:

@@ -58,13 +58,15 @@ class Settled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Awaited:
-    """What is waited for, and until when (monotonic). `etag`: what the write was based on."""
+    """What is waited for, and until when (monotonic). `etag`: what the write was based on;
+    `known_since`: when an earlier write was first waited for, None for one that was just sent."""
 
     target: Target
     goals: Sequence[Goal]
     operation_url: str
     deadline: float
     etag: str = ""
+    known_since: float | None = None
 
 
 def settle(door: Door, clock: Clock, awaited: Awaited, first: Picture | None = None) -> Settled:
@@ -73,7 +75,7 @@ def settle(door: Door, clock: Clock, awaited: Awaited, first: Picture | None = N
     Raises Transient (code UnderWay) at the deadline, NotFound when the resource is gone. Other
     failures to look are waited out, as the write goes on without us.
     """
-    doubted_since: float | None = None
+    doubted_since = awaited.known_since
     picture, target = first, awaited.target
     for pause in _pauses(target.longest_pause_seconds, clock.chance):
         asked, verdict = 0.0, _UNKNOWN

@@ -76,6 +76,7 @@ class Writer:
         self._new_token = new_token
         self._lock = threading.Lock()
         self._lanes: dict[str, Lane] = {}
+        self._known_since: dict[str, float] = {}  # of earlier writes; each by who holds its lane
 
     def apply(self, change: AddressChange) -> AddressOutcome:
         """See ipamd.cloud.CloudProvider.apply. Takes 480 s at most."""
@@ -96,9 +97,10 @@ class Writer:
         return want.outcome()
 
     def resume(self) -> None:
-        """One look at each write that an earlier process left in flight: what has ended is over.
+        """One look at each write that is noted and that nobody waits for, left in flight by an
+        earlier process or at a deadline: what has ended is over. Raises nothing.
 
-        Never needed: the next write of a target waits for the one before. Raises nothing.
+        Part of every look: what such a write removes is hidden, and there may be no next write.
         """
         for write in self._journal.writes():
             try:
@@ -106,9 +108,10 @@ class Writer:
             except ValueError:
                 self._journal.end(write.target_id)  # no write of this build's
                 continue
-            with self._lane(target).held():
+            with self._lane(target).held_if_free() as is_free:
                 try:
-                    self._finish_earlier(target, ())
+                    if is_free:
+                        self._finish_earlier(target, ())
                 except CloudError as e:
                     self._note("azure_write_awaited", target=target.target_id, error=str(e))
 
@@ -150,16 +153,20 @@ class Writer:
         """
         write = self._journal.write(target.target_id)
         if write is None:
+            self._known_since.pop(target.target_id, None)
             return
+        known_since = self._known_since.setdefault(target.target_id, self._clock.monotonic())
         settled = self._attempt.settled(
             Awaited(
                 target=target,
                 goals=write.goals,
                 operation_url=write.operation_url,
                 etag=write.etag,
+                known_since=known_since,
                 deadline=min((w.deadline for w in wants), default=self._clock.monotonic()),
             )
         )
+        del self._known_since[target.target_id]
         failure = settled.failure
         said = "" if failure is None else str(failure)
         self._note("azure_earlier_write_ended", target=target.target_id, error=said)
