@@ -727,6 +727,19 @@ def test_what_a_removal_takes_is_hidden_before_it_arrives_and_back_when_it_does_
     assert node.look().addresses == first
 
 
+def test_a_removal_that_never_arrived_is_shown_again_without_another_write(
+    node: AzureNode,
+) -> None:
+    first = node.grow(3)
+    node.fault(K.DROPPED, seconds=0.02)
+    node.fault(K.RESET, "GET", nth=2)  # nor can it be read back
+    with pytest.raises(Transient):
+        node.change(remove=first[:2])
+    assert node.look().addresses == first[2:], "it may be on its way"
+    node.lab.advance(60.0)
+    assert node.look().addresses == first
+
+
 def test_an_address_is_given_to_nobody_before_its_configuration_is_usable(node: AzureNode) -> None:
     shown: list[int] = []
     node.during += [lambda: None, lambda: shown.append(len(node.look().addresses))]
