@@ -281,5 +281,5 @@ def _named(said: dict[str, Any]) -> Named:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"a {type(value).__name__} is no text")
     return value

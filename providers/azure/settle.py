@@ -77,13 +77,14 @@ def settle(door: Door, clock: Clock, awaited: Awaited, first: Picture | None = N
     """
     doubted_since = awaited.known_since
     picture, target = first, awaited.target
+    operation = _Asked(door=door, clock=clock, awaited=awaited)
     for pause in _pauses(target.longest_pause_seconds, clock.chance):
         asked, verdict = 0.0, _UNKNOWN
         if picture is None:
             picture, asked = _look(target)
         if picture is not None:
             is_late = pause >= target.longest_pause_seconds
-            picture, verdict = _judged(door, awaited, picture, is_late=is_late)
+            picture, verdict = _judged(operation, awaited, picture, is_late=is_late)
         if picture is not None and all(is_reached(goal, picture) for goal in awaited.goals):
             return Settled(picture=picture)
         now = clock.monotonic()
@@ -94,7 +95,7 @@ def settle(door: Door, clock: Clock, awaited: Awaited, first: Picture | None = N
         left = awaited.deadline - now
         if left <= 0:
             raise _still_under_way(target)
-        clock.sleep(min(max(pause, asked, verdict.retry_after_seconds), left))
+        clock.sleep(min(max(pause, asked), left))
         picture = None
     raise AssertionError("the pauses never end")
 
@@ -106,7 +107,6 @@ class _Verdict:
 
     failure: CloudError | None = None
     is_certain: bool = True
-    retry_after_seconds: float = 0.0
 
 
 _UNKNOWN = _Verdict()
@@ -130,7 +130,7 @@ def _look(target: Target, *, is_whole: bool = False) -> tuple[Picture | None, fl
 
 
 def _judged(
-    door: Door, awaited: Awaited, picture: Picture, *, is_late: bool
+    operation: _Asked, awaited: Awaited, picture: Picture, *, is_late: bool
 ) -> tuple[Picture | None, _Verdict]:
     """The picture by which our write can be judged, None while it moves, and the verdict.
 
@@ -138,28 +138,44 @@ def _judged(
     operation tells when ours has ended.
     """
     if picture.is_moving:
-        verdict = (_said(door, awaited) if is_late else None) or _UNKNOWN
+        verdict = (operation.verdict() if is_late else None) or _UNKNOWN
         return _look(awaited.target, is_whole=True)[0] if verdict.failure else None, verdict
     if all(is_reached(goal, picture) for goal in awaited.goals):
         return picture, _UNKNOWN
-    return picture, _said(door, awaited) or _by_state(awaited, picture)
+    return picture, operation.verdict() or _by_state(awaited, picture)
 
 
-def _said(door: Door, awaited: Awaited) -> _Verdict | None:
-    """What the operation says; None where there is none to ask."""
-    if not awaited.operation_url:
-        return None
-    try:
-        operation = door.operation(awaited.operation_url)
-    except (Busy, Throttled, Transient) as e:
-        return _Verdict(retry_after_seconds=e.retry_after_seconds)
-    except CloudError:
-        return None  # ARM keeps operations for some days at most, and may not let us see them
-    if not operation.has_ended:
-        return _Verdict(retry_after_seconds=operation.retry_after_seconds)
-    if operation.status.lower() == "succeeded":
-        return _not_shown(awaited.target)
-    return _Verdict(failure=_failure(operation))
+@dataclass(slots=True, kw_only=True)
+class _Asked:
+    """The operation, which is asked no sooner than it said. Looks at the resource have a budget of
+    their own and do not wait for that."""
+
+    door: Door
+    clock: Clock
+    awaited: Awaited
+    _ask_at: float = float("-inf")
+
+    def verdict(self) -> _Verdict | None:
+        """What it says; None where there is none to ask."""
+        if not self.awaited.operation_url:
+            return None
+        if self.clock.monotonic() < self._ask_at:
+            return _UNKNOWN
+        try:
+            said = self.door.operation(self.awaited.operation_url)
+        except (Busy, Throttled, Transient) as e:
+            return self._later(e.retry_after_seconds)
+        except CloudError:
+            return None  # ARM keeps operations for some days at most, and may not let us see them
+        if not said.has_ended:
+            return self._later(said.retry_after_seconds)
+        if said.status.lower() == "succeeded":
+            return _not_shown(self.awaited.target)
+        return _Verdict(failure=_failure(said))
+
+    def _later(self, seconds: float) -> _Verdict:
+        self._ask_at = self.clock.monotonic() + seconds
+        return _UNKNOWN
 
 
 def _failure(operation: Operation) -> CloudError:
@@ -182,7 +198,7 @@ def _by_state(awaited: Awaited, picture: Picture) -> _Verdict:
     said = f"the write of {awaited.target.target_id} was not taken"
     return _Verdict(
         failure=Transient(said, operation="write", code=NOT_TAKEN),
-        is_certain=picture.etag != awaited.etag or not awaited.etag,
+        is_certain=bool(awaited.etag) and picture.etag != awaited.etag,
     )
 
 

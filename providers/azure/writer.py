@@ -46,6 +46,9 @@ LONGEST_BUDGET_SECONDS = 20.0
 """Waited for within a call when this node's budget of writes is spent (4 a minute for an instance):
 wants that come meanwhile join the write."""
 
+RESUME_SECONDS = 5.0
+"""A look has 30 s (the core's api_timeout_seconds); a call that hangs takes ten of them."""
+
 BUDGET_SPENT = "BudgetSpent"
 """The code of `providers.azure.purse` for a call that was not sent."""
 
@@ -100,9 +103,13 @@ class Writer:
         """One look at each write that is noted and that nobody waits for, left in flight by an
         earlier process or at a deadline: what has ended is over. Raises nothing.
 
-        Part of every look: what such a write removes is hidden, and there may be no next write.
+        Part of every look: what such a write removes is hidden, and there may be no next write. The
+        look waits for it, so that none is begun after RESUME_SECONDS.
         """
+        began = self._clock.monotonic()
         for write in self._journal.writes():
+            if self._clock.monotonic() - began > RESUME_SECONDS:
+                break
             try:
                 target = target_by_id(self._door, write.target_id)
             except ValueError:

@@ -166,6 +166,28 @@ class MemoryArm:
         edit(self.resources[target])
         self._touch(target)
 
+    def others_end(self, target: str) -> None:
+        """What others did to a machine that `stays_moving` is over."""
+        if target not in self._running:
+            self.resources[target]["properties"]["provisioningState"] = "Succeeded"
+            self._touch(target)
+
+    def forget_before(self) -> None:
+        """Looks do not lag behind the writes that have been."""
+        self._before = {}
+
+    def drop_config(self, eni_id: str, address: str) -> None:
+        """Somebody takes a configuration away."""
+        where = self.views.get(eni_id) or self.resources[eni_id]
+        listed = where["properties"]["ipConfigurations"]
+        gone = next(raw for raw in listed if raw["properties"].get("privateIPAddress") == address)
+        listed.remove(gone)
+        self.used -= set(_inside(address))
+        if eni_id in self.views:
+            model = self._model_of(eni_id)["properties"]["ipConfigurations"]
+            model[:] = [raw for raw in model if raw["name"] != gone["name"]]
+        self._touch(INSTANCE.lower() if eni_id in self.views else eni_id)
+
     def held(self, eni_id: str) -> list[str]:
         """What a NIC has beside its primary, as text."""
         self._advance()

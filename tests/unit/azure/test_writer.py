@@ -614,6 +614,17 @@ def test_an_operation_that_nobody_knows_any_more_is_judged_by_the_resource(scene
     assert refusal.value.code == "Failed"
 
 
+def test_an_operation_that_must_not_be_asked_for_long_does_not_delay_the_looks(
+    instance: Scene,
+) -> None:
+    instance.arm.faults["operation"] = [Throttled("slow", retry_after_seconds=400.0)]
+    before = instance.arm.instance_nics(INSTANCE)
+    instance.arm.shown = lambda views: views if instance.clock.now >= 1020 else before
+    assert len(instance.add(1)) == 1
+    assert instance.clock.now < 1040
+    assert instance.arm.calls.count("operation") == 1
+
+
 def test_nics_that_follow_late_are_waited_for(instance: Scene) -> None:
     late = [instance.arm.instance_nics(INSTANCE)] * 3
     instance.arm.shown = lambda views: late.pop() if late else views

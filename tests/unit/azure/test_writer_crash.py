@@ -11,7 +11,7 @@ import pytest
 
 from ipamd.errors import SubnetExhausted, Transient
 from ipamd.model import EniId
-from providers.azure.journal import Journal
+from providers.azure.journal import Journal, Write
 from providers.azure.names import Kind, names_of
 from providers.azure.settle import Clock
 from providers.azure.writer import Writer
@@ -195,3 +195,15 @@ def test_a_write_of_a_nic_that_is_gone_is_forgotten(tmp_path: Path) -> None:
     scene.writer.resume()
 
     assert scene.journal.writes() == ()
+
+
+def test_a_start_is_not_held_up_by_looks_that_take_long(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "writes.json", NIC_ENI)
+    for number in range(8):
+        scene.journal.begin(Write(target_id=f"{scene.target}{number}"))
+    scene.arm.faults["nic"] = [lambda: scene.clock.sleep(10.0)] * 8
+
+    scene.new_writer().resume()
+
+    assert scene.clock.now == 1010
+    assert len(scene.journal.writes()) == 7

@@ -48,6 +48,8 @@ troubles = st.one_of(
     st.tuples(st.just("stale"), st.integers(1, 3)),
     st.tuples(st.just("dies"), st.integers(0, 25)),
     st.tuples(st.just("lasts"), st.sampled_from([0.0, 60.0, 700.0])),
+    st.tuples(st.just("lags"), st.integers(1, 5)),
+    st.tuples(st.just("stays moving"), st.none()),
 )
 
 
@@ -74,8 +76,12 @@ class Writing(RuleBasedStateMachine):
         removed=st.integers(0, 3),
         trouble=troubles,
         again=st.booleans(),
+        named=st.booleans(),
     )
-    def change(self, add: int, blocks: int, removed: int, trouble: Any, again: bool) -> None:
+    def change(
+        self, add: int, blocks: int, removed: int, trouble: Any, again: bool, named: bool
+    ) -> None:
+        self.scene.arm.names_operations = named
         leaving = sorted(self.told, key=str)[:removed]
         wanted = {
             "add": add,
@@ -108,6 +114,14 @@ class Writing(RuleBasedStateMachine):
             self.scene.arm.put_config(self.scene.eni_id, config(f"other-{address}", address))
             self.foreign.add(address)
 
+    @rule(chance=st.integers(0, 9))
+    def outsider_takes_away(self, chance: int) -> None:
+        self.settle()
+        taken = sorted(self.told, key=str)[chance : chance + 1]
+        for one in taken:
+            self.scene.arm.drop_config(self.scene.eni_id, str(one))
+            self.told.remove(one)
+
     @rule(seconds=st.sampled_from([1, 100, 1000]))
     def time_passes(self, seconds: int) -> None:
         self.scene.clock.now += seconds
@@ -132,6 +146,9 @@ class Writing(RuleBasedStateMachine):
         arm.lost = [how] if kind == "lost" else []
         arm.failing = [how] if kind == "fails" else []
         arm.faults = {}
+        arm.forget_before()
+        arm.lagging = how if kind == "lags" else 0
+        arm.stays_moving = kind == "stays moving"
         if kind == "refused":
             arm.faults[scene.put] = [how]
         if kind == "stale" and arm.has_instance_etags:
@@ -147,6 +164,8 @@ class Writing(RuleBasedStateMachine):
         finally:
             scene.writer = alive if kind != "dies" else scene.new_writer()
             arm.lost, arm.failing, arm.faults = [], [], {}
+            arm.lagging, arm.stays_moving = 0, False
+            arm.others_end(scene.target)
 
     def settle(self) -> None:
         """As time does, and what looks at the end of what an earlier process began."""
