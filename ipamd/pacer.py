@@ -74,6 +74,7 @@ class Pacer:
     _creating: _Until = field(default_factory=_Until)
     _shrinking: _Until = field(default_factory=_Until)
     _exhausted: dict[SubnetId, _Until] = field(default_factory=dict)
+    _resting: dict[SubnetId, _Until] = field(default_factory=dict)  # longer, while nobody waits
     _prefixless: dict[SubnetId, _Until] = field(default_factory=dict)
     _room: dict[SubnetId, _Until] = field(default_factory=dict)
     _caps: dict[EniId, _Until] = field(default_factory=dict)
@@ -91,6 +92,7 @@ class Pacer:
             creation_paused_seconds=max(self._creating.boottime - now, 0.0),
             shrink_paused_seconds=max(self._shrinking.boottime - now, 0.0),
             exhausted_subnets=_running(self._exhausted, now),
+            resting_subnets=_running(self._resting, now),
             prefixless_subnets=self._too_small(now) | _running(self._prefixless, now),
             scarce_subnets=frozenset(s for s, seen in self.subnets.items() if seen.is_scarce)
             | frozenset(self._exhausted),
@@ -152,6 +154,7 @@ class Pacer:
         ]
         ends += [*self._exhausted.values(), *self._prefixless.values(), *self._room.values()]
         ends += [*self._caps.values(), *self._busy.values(), *self._remeasure.values()]
+        ends += self._resting.values()
         times = [u.boottime for u in ends]
         # The hold times of the pool and of prefixes, and the minimum life of an ENI
         # (ipamd.pool.shrink).
@@ -177,6 +180,7 @@ class Pacer:
             has_more = full is not None and seen.free_addresses > full.amount and not is_scarce
             if full is not None and full.boottime <= now and has_more and not is_refusal:
                 del self._exhausted[seen.subnet_id]
+                self._resting.pop(seen.subnet_id, None)
             is_small = self.counts_are_hints and 0 <= seen.free_addresses < PREFIX_ADDRESSES
             if is_scarce or is_small or seen.subnet_id in self._exhausted:
                 self._plan_remeasure(seen.subnet_id, now, chance)
@@ -214,6 +218,7 @@ class Pacer:
         if intent.kind is IntentKind.CREATE:
             self._creating = _Until()
         self._exhausted.pop(intent.subnet_id, None)
+        self._resting.pop(intent.subnet_id, None)
         self._room.pop(intent.subnet_id, None)
         if intent.eni_id is not None and intent.eni_id in self._caps:
             self._caps[intent.eni_id].failures = 0
@@ -287,6 +292,8 @@ class Pacer:
         _refuse(self._exhausted, subnet_id, backoff.EXHAUSTED, now, chance, amount=room)
         full = self._exhausted[subnet_id]
         full.boottime = max(full.boottime, now + self.write_interval_seconds)
+        if self.counts_are_hints:  # a try is a write like any other, from the whole fleet's budget
+            _refuse(self._resting, subnet_id, backoff.REMEASURE, now, chance)
         if subnet_id not in self._remeasure:
             self._plan_remeasure(subnet_id, now, chance)
 

@@ -36,6 +36,7 @@ class Pace:
     paused_seconds: float
     awaited_paused_seconds: float  # the same while pods wait
     exhausted_subnets: dict[SubnetId, float]
+    resting_subnets: dict[SubnetId, float]  # not to be tried either while nobody waits
     prefixless_subnets: dict[SubnetId, float]
     scarce_subnets: frozenset[SubnetId]
     seconds_since_change: float
@@ -103,7 +104,9 @@ def build_view(
         creating=tuple(i.device_index for i in creations),
         creating_room=sum(slots - i.addresses - i.prefixes for i in creations),
         candidate_subnets=situation.candidate_subnets,
-        exhausted_subnets=pace.exhausted_subnets,
+        exhausted_subnets=pace.exhausted_subnets
+        if waiting or pinned
+        else pace.exhausted_subnets | pace.resting_subnets,
         prefixless_subnets=pace.prefixless_subnets,
         is_fallback=is_fallback,
         is_scarce=_is_scarce(enis, situation),

@@ -84,7 +84,7 @@ def _plan(view: View) -> Plan:
         missing = _missing(view)
     needed = pinned.actions + missing_prefix_v6(view)
     if missing > 0:
-        urgent = min(_deficit(view, view.targets.in_scarcity()), missing)
+        urgent = min(_urgent(view), missing)
         growth = grow(view, missing, _growth_reason(view, missing), urgent=urgent)
         # What no pod may get goes back even while nothing more can be had.
         idle = () if growth.actions else excluded(view)
@@ -110,6 +110,16 @@ def _missing(view: View) -> int:
         is_low = 2 * view.counts.supply <= warm
         missing = min(missing, warm - view.counts.supply) if is_low else 0
     return missing
+
+
+def _urgent(view: View) -> int:
+    """What is asked for even of a subnet that can spare nothing. Where a write is slow, it is not
+    spent on a /28 as long as a single address is there for the next pod: the /28 would make the
+    subnet scarce, go back for that, and be bought again."""
+    counts = view.counts
+    if view.writes.is_slow:
+        counts = replace(counts, available=counts.available + counts.inactive, inactive=0)
+    return _deficit(replace(view, counts=counts), view.targets.in_scarcity())
 
 
 def _deficit(view: View, targets: Targets) -> int:

@@ -187,6 +187,21 @@ def test_an_eni_that_is_written_as_a_whole_gets_one_call_and_growth_goes_first()
     assert len(plan(replace(growing, writes=INSTANT)).actions) == 2
 
 
+@pytest.mark.parametrize(("writes", "asked"), [(SCALE_SET, 0), (INSTANT, 1)], ids=["slow", "EC2"])
+def test_no_block_is_bought_of_what_a_subnet_cannot_spare_while_a_single_address_is_there(
+    writes: Writes, asked: int
+) -> None:
+    made = slow(writes=writes, subnet_spare={b.SUBNET: 2})
+    (single,) = eni(idle=1).idle
+    made = replace(
+        made,
+        counts=replace(made.counts, inactive=1),
+        enis=(replace(made.enis[0], idle=(single,)),),
+    )
+    assert bought(made) == asked
+    assert bought(replace(made, counts=replace(made.counts, waiting=2))) == 1
+
+
 def came(log: ArrivalLog, pods: int, now: float, name: str = "p") -> None:
     for n in range(pods):
         log.served(f"{name}{n}", now)

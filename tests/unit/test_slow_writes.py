@@ -204,12 +204,12 @@ def test_an_unassign_that_a_restart_cut_off_is_repeated_and_in_doubt_until_its_a
 class Boastful(Watched):
     """A cloud that counts more free addresses than it gives, and is slow to refuse."""
 
-    def __init__(self) -> None:
+    def __init__(self, free: int = 20) -> None:
         super().__init__(max_enis=1, addresses_per_eni=256)
         self.able = replace(
             self.able, can_create_interfaces=False, replaces_whole_interface=True, write_seconds=5.0
         )
-        del self.free[20:]
+        del self.free[free:]
 
     def subnets(self, subnet_ids: tuple[SubnetId, ...]) -> tuple[Subnet, ...]:
         return tuple(replace(s, free_addresses=200) for s in super().subnets(subnet_ids))
@@ -225,3 +225,18 @@ def test_after_a_refusal_pods_that_wait_are_asked_for_and_nothing_ahead_of_other
         assert [change.add for change in memory.changes] == [184, 16]
 
     play(tmp_path, scenario, cloud=memory, WARM_IP_TARGET="250", VPC_IPAMD_MAX_PODS="250")
+
+
+def test_a_full_subnet_is_tried_seldom_while_nobody_waits_and_soon_for_a_pod(
+    tmp_path: Path,
+) -> None:
+    memory = Boastful(free=0)
+
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await settle(3600.0)
+        assert len(memory.changes) < 25, "each is a write from the budget of all nodes"
+        engine.cloud.cloud.free.extend(list(b.CIDR)[20:30])
+        granted = await engine.add("c1", wait=35.0)
+        assert granted.allocation.address in b.CIDR
+
+    play(tmp_path, scenario, cloud=memory, WARM_IP_TARGET="16")
