@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import pytest
 
 from ipamd.api_calls import ApiCall
 from ipamd.cloud import AddressChange, AddressOutcome, CloudEni
@@ -29,6 +31,16 @@ from providers.sim.http_door import Answer, Call
 from tests.sim.azure.lab import AzureLab, Doors, config, serving
 
 KINDS = ("vm", "scale-set")
+
+PUT = {"vm": "NetworkInterfaces_CreateOrUpdate", "scale-set": "VirtualMachineScaleSetVMs_Update"}
+READS = {
+    "vm": ["NetworkInterfaces_Get"],
+    "scale-set": [
+        "VirtualMachineScaleSetVMs_Get",
+        "NetworkInterfaces_ListVirtualMachineScaleSetVMNetworkInterfaces",
+    ],
+}
+"""What one look at what is written takes, and its write."""
 
 NIC_SECONDS = 3.0
 INSTANCE_SECONDS = 20.0
@@ -139,6 +151,15 @@ class AzureNode:
         """The next such request, of the write target where no path is named, goes wrong."""
         self.lab.world.arm.faults.add(method, path or self.target, kind, **more)
 
+    def make_instant(self) -> None:
+        """Writes are over when they are answered."""
+        self.lab.set(write_seconds=0)
+        self.lab.compute(write_seconds=0)
+
+    def puts(self) -> int:
+        """How many writes were called for."""
+        return self.counted()[PUT[self.kind]]
+
     def called(self) -> list[str]:
         return [call.api for call in self.calls]
 
@@ -214,3 +235,20 @@ def azure_node(kind: str, directory: Path, *, nics: int = 1, **options: Any) -> 
         )
         yield node
         node.provider.close()
+
+
+def looked(kind: str, directory: Path, *, nics: int = 1) -> Iterator[AzureNode]:
+    """A node that has looked around; what it calls from here on is counted."""
+    for node in azure_node(kind, directory, nics=nics):
+        node.look()
+        node.calls.clear()
+        yield node
+
+
+def texts(addresses: Iterable[IPAddress]) -> set[str]:
+    """Addresses as `AzureNode.held` has them."""
+    return set(map(str, addresses))
+
+
+on_vm = pytest.mark.parametrize("node", ["vm"], indirect=True)
+on_instance = pytest.mark.parametrize("node", ["scale-set"], indirect=True)
