@@ -73,11 +73,7 @@ def build_view(
     pace, card = situation.pace, situation.network_card
     enis = [e for e in ledger.enis.values() if e.network_card == card]
     on_card = {e.eni_id for e in enis}
-    intents = tuple(
-        i
-        for i in ledger.intents.values()
-        if (i.eni_id in on_card or (i.kind is IntentKind.CREATE and i.network_card == card))
-    )
+    intents = _intents(ledger, on_card, card)
     creations = [i for i in intents if i.kind is IntentKind.CREATE]
     targets = _targets(ledger, facts, settings, situation, now)
     is_fallback = _is_fallback(targets, enis, situation)
@@ -104,9 +100,7 @@ def build_view(
         creating=tuple(i.device_index for i in creations),
         creating_room=sum(slots - i.addresses - i.prefixes for i in creations),
         candidate_subnets=situation.candidate_subnets,
-        exhausted_subnets=pace.exhausted_subnets
-        if waiting or pinned
-        else pace.exhausted_subnets | pace.resting_subnets,
+        exhausted_subnets=_exhausted(pace, has_waiting=bool(waiting or pinned)),
         prefixless_subnets=pace.prefixless_subnets,
         is_fallback=is_fallback,
         is_scarce=_is_scarce(enis, situation),
@@ -142,6 +136,20 @@ def _targets(
         ahead=ahead.expected(situation.arrivals, situation.writes),
         reserve=ahead.reserve(situation.arrivals, situation.writes),
     )
+
+
+def _intents(ledger: Ledger, on_card: set[EniId], card: int) -> tuple[Intent, ...]:
+    """The calls in flight that concern one card."""
+    return tuple(
+        i
+        for i in ledger.intents.values()
+        if (i.eni_id in on_card or (i.kind is IntentKind.CREATE and i.network_card == card))
+    )
+
+
+def _exhausted(pace: Pace, *, has_waiting: bool) -> dict[SubnetId, float]:
+    """Subnets that are not to be asked: for longer while no pod waits for it."""
+    return pace.exhausted_subnets | ({} if has_waiting else pace.resting_subnets)
 
 
 def _spare(pace: Pace, *, has_waiting: bool) -> dict[SubnetId, int]:
