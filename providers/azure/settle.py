@@ -154,28 +154,38 @@ class _Asked:
     clock: Clock
     awaited: Awaited
     _ask_at: float = float("-inf")
+    _mute_since: float | None = None
 
     def verdict(self) -> _Verdict | None:
-        """What it says; None where there is none to ask."""
+        """What it says; None where there is none to ask, or none that answers for long."""
         if not self.awaited.operation_url:
             return None
         if self.clock.monotonic() < self._ask_at:
-            return _UNKNOWN
+            return self._unknown()
         try:
             said = self.door.operation(self.awaited.operation_url)
         except (Busy, Throttled, Transient) as e:
-            return self._later(e.retry_after_seconds)
+            self._mute_since = self._since()
+            return self._unknown(e.retry_after_seconds)
         except CloudError:
             return None  # ARM keeps operations for some days at most, and may not let us see them
+        self._mute_since = None
         if not said.has_ended:
-            return self._later(said.retry_after_seconds)
+            return self._unknown(said.retry_after_seconds)
         if said.status.lower() == "succeeded":
             return _not_shown(self.awaited.target)
         return _Verdict(failure=_failure(said))
 
-    def _later(self, seconds: float) -> _Verdict:
-        self._ask_at = self.clock.monotonic() + seconds
-        return _UNKNOWN
+    def _unknown(self, retry_after_seconds: float = 0.0) -> _Verdict | None:
+        """A failed operation that is named by Location may answer like a failed call, for ever."""
+        now = self.clock.monotonic()
+        self._ask_at = max(self._ask_at, now + retry_after_seconds)
+        is_mute = self._mute_since is not None and now - self._mute_since >= LAG_SECONDS
+        return None if is_mute else _UNKNOWN
+
+    def _since(self) -> float:
+        known = (self._mute_since, self.awaited.known_since, self.clock.monotonic())
+        return next(since for since in known if since is not None)
 
 
 def _failure(operation: Operation) -> CloudError:

@@ -614,6 +614,17 @@ def test_an_operation_that_nobody_knows_any_more_is_judged_by_the_resource(scene
     assert refusal.value.code == "Failed"
 
 
+def test_an_operation_that_never_answers_is_judged_by_the_resource(scene: Scene) -> None:
+    scene.arm.failing = [("SubnetIsFull", "none")]
+    scene.arm.faults["operation"] = [Transient("odd", code="Http500")] * 99
+    with pytest.raises(Transient) as doubt:
+        scene.add(2)
+    assert doubt.value.code == "Failed"
+    assert scene.clock.now < 1060
+    scene.arm.faults = {}
+    assert len(scene.add(2, token="t2")) == 2
+
+
 def test_an_operation_that_must_not_be_asked_for_long_does_not_delay_the_looks(
     instance: Scene,
 ) -> None:
