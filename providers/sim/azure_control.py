@@ -14,46 +14,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from providers.sim import control
 from providers.sim.arm_compute_records import Instance, Vm
 from providers.sim.arm_compute_sizes import DEFAULT_SIZE
 from providers.sim.arm_faults import Applies
 from providers.sim.azure_control_faults import fault_of, machine_pattern
 from providers.sim.azure_control_rows import eni_row, machine_row, plain, subnet_row, typed
-from providers.sim.azure_imds import AzureImdsFault, AzureImdsFaultKind
 from providers.sim.azure_world import AzureWorld
+from providers.sim.control_common import CommonCalls
 from providers.sim.model import Fabric
 
-CALLS = (
-    "make_vpc",
-    "add_node",
-    "remove_node",
-    "set_delays",
-    "set_fault",
-    "set_imds_fault",
-    "clear_faults",
-    "fill_subnet",
-    "free_addresses",
-    "fragment_subnet",
-    "set_buckets",
-    "throttled",
-    "calls",
-    "reset_calls",
-    "dropped",
-    "reset_dropped",
-    "state",
-    "options",
-    "out_of_band",
-    "reimage",
-    "revoke_tokens",
-)
+CALLS = (*control.CALLS, "options", "out_of_band", "reimage", "revoke_tokens")
 
 
-class AzureControlCalls:
+class AzureControlCalls(CommonCalls):
     """The calls of the control socket."""
 
     def __init__(self, world: AzureWorld, fabric: Fabric | None) -> None:
+        super().__init__(fabric, world.clock, world.imds.settings)
         self._world = world
-        self._fabric = fabric
 
     def make_vpc(
         self,
@@ -73,9 +52,9 @@ class AzureControlCalls:
         made = self._world.make_vnet(cidr, [one["cidr"] for one in subnets], more_cidrs)
         with self._world.state.lock:
             found = [self._world.state.subnet(subnet_id) for subnet_id in made.subnet_ids]
-            if self._fabric is not None:
+            if self.fabric is not None:
                 for subnet in found:
-                    self._fabric.add_subnet(subnet.cidr)
+                    self.fabric.add_subnet(subnet.cidr)
         return {
             "vpc_id": made.vnet_id,
             "security_group_id": "",
@@ -192,7 +171,7 @@ class AzureControlCalls:
         `arm_faults.ArmFaultKind`'s own. `instance_id`: only requests for this machine's NICs.
         """
         world = self._world
-        until = self._until(for_seconds)
+        until = self.until(for_seconds)
         pattern = machine_pattern(world.compute, instance_id) if instance_id else "*"
         fault = fault_of(
             action, kind, pattern=pattern, code=code, status=status, retry_after=retry_after_seconds
@@ -207,28 +186,6 @@ class AzureControlCalls:
                 nth=nth,
                 applies=Applies(applies),
             )
-
-    def set_imds_fault(
-        self,
-        kind: str,
-        path: str = "",
-        value: str = "",
-        instance_id: str = "",
-        seconds: float | None = None,
-    ) -> None:
-        """Put a fault of the metadata service in force (see `azure_imds.AzureImdsFaultKind`).
-
-        `seconds` None: until `clear_faults`.
-        """
-        fault = AzureImdsFault(
-            kind=AzureImdsFaultKind(kind),
-            path=path,
-            value=value,
-            instance_id=instance_id,
-            until_unix=self._until(seconds),
-        )
-        settings = self._world.imds.settings
-        settings.faults = [*settings.faults, fault]
 
     def clear_faults(self) -> None:
         """Remove every fault, of ARM and of the metadata service."""
@@ -279,15 +236,11 @@ class AzureControlCalls:
 
     def dropped(self) -> list[dict[str, Any]]:
         """What the fabric dropped: dicts of eni_id, kind, source and packets."""
-        rows = self._wires().dropped()
+        rows = super().dropped()
         with self._world.state.lock:
             nics = self._world.state.nics
             ids = {key: nic.nic_id for key, nic in nics.items()}
         return [row | {"eni_id": ids.get(row["eni_id"], row["eni_id"])} for row in rows]
-
-    def reset_dropped(self) -> None:
-        """Count drops from zero."""
-        self._wires().reset_dropped()
 
     def state(self) -> dict[str, Any]:
         """Every NIC ("enis"), machine and subnet, the delays, and what failed in the fabric."""
@@ -374,16 +327,3 @@ class AzureControlCalls:
             "imds_lag_seconds": world.imds.settings.lag_seconds,
             "retry_after_seconds": world.state.behaviour.retry_after_seconds,
         }
-
-    def _until(self, seconds: float | None) -> float | None:
-        """When a fault set now ends."""
-        if seconds is None:
-            return None
-        if seconds <= 0:
-            raise ValueError("a fault lasts for more than 0 seconds")
-        return self._world.clock() + seconds
-
-    def _wires(self) -> Fabric:
-        if self._fabric is None:
-            raise ValueError("this emulator runs without a fabric")
-        return self._fabric

@@ -13,7 +13,6 @@ access token" of Microsoft's pages.
 
 from __future__ import annotations
 
-import enum
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from providers.sim.azure_imds_tree import Falsehoods, instance_tree, node_at
 from providers.sim.azure_machines import Machine, Machines, asking
 from providers.sim.buckets import Bucket, BucketSize
 from providers.sim.http_door import Answer, Call
+from providers.sim.imds_faults import DOWN_HOLD_SECONDS, ImdsFault, ImdsFaultKind
 
 Clock = Callable[[], float]
 
@@ -62,7 +62,6 @@ API_VERSIONS = (
 )
 REQUESTS = BucketSize(capacity=5, refill_per_second=5)
 TOKEN_SECONDS = 86_399  # what the service answers for a fresh token
-DOWN_HOLD_SECONDS = 10.0
 
 
 class Tokens(Protocol):
@@ -70,43 +69,6 @@ class Tokens(Protocol):
 
     def issue(self, principal: str, seconds: float, resource: str) -> str:
         """A bearer token for a principal and a resource that lives so long."""
-
-
-class AzureImdsFaultKind(enum.Enum):
-    """What is wrong with the service; the words of EC2's."""
-
-    DOWN = "down"  # connections are accepted and held, nothing is answered
-    ERROR = "error"  # `value` as the status (500 when empty) for everything
-    WRONG_VALUE = "wrong_value"  # `value` at `path` (below /metadata/instance/), gone when empty
-    MISSING_ENI = "missing_eni"  # the NIC named by `value` (id or MAC) is not listed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AzureImdsFault:
-    """One fault, for one machine (by ARM id or name) or, with an empty `instance_id`, for all.
-
-    `until_unix` None: until it is cleared.
-    """
-
-    kind: AzureImdsFaultKind
-    path: str = ""
-    value: str = ""
-    instance_id: str = ""
-    until_unix: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind is AzureImdsFaultKind.WRONG_VALUE and not self.path.strip("/"):
-            raise ValueError("a wrong value needs a path")
-        if self.kind is AzureImdsFaultKind.MISSING_ENI and not self.value:
-            raise ValueError("a missing ENI needs an id or a MAC")
-        if self.kind is AzureImdsFaultKind.ERROR and not (self.value or "500").isdecimal():
-            raise ValueError("the value of an error is its HTTP status")
-
-    def strikes(self, machine: Machine, now: float) -> bool:
-        """Whether it is in force now for this machine."""
-        is_over = self.until_unix is not None and now >= self.until_unix
-        named = self.instance_id.lower()
-        return not is_over and named in ("", machine.name.lower(), machine.machine_id.lower())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,7 +85,7 @@ class AzureImdsSettings:
     lists_blocks: str | None = None
     is_throttled: bool = True
     token_seconds: float = TOKEN_SECONDS
-    faults: list[AzureImdsFault] = field(default_factory=list)
+    faults: list[ImdsFault] = field(default_factory=list)
 
 
 class AzureImds:
@@ -151,12 +113,13 @@ class AzureImds:
         if machine is None:
             return None
         now = self._clock()
-        faults = [one for one in self.settings.faults if one.strikes(machine, now)]
+        names = (machine.name, machine.machine_id)
+        faults = [one for one in self.settings.faults if one.strikes(now, *names)]
         kinds = {fault.kind: fault for fault in faults}
-        if AzureImdsFaultKind.DOWN in kinds:
+        if ImdsFaultKind.DOWN in kinds:
             self._stopping.wait(DOWN_HOLD_SECONDS)
             return None
-        if error := kinds.get(AzureImdsFaultKind.ERROR):
+        if error := kinds.get(ImdsFaultKind.ERROR):
             return _json(int(error.value or 500), {"error": "the metadata service fails"})
         if not self._has_request_left(machine, now):
             return _json(429, {"error": "Too many requests"}, {"Retry-After": "1"})
@@ -190,7 +153,7 @@ class AzureImds:
         return left is not None
 
     def _route(
-        self, path: str, query: Mapping[str, str], machine: Machine, faults: list[AzureImdsFault]
+        self, path: str, query: Mapping[str, str], machine: Machine, faults: list[ImdsFault]
     ) -> Answer:
         path = path.rstrip("/").lower()
         if path == "/metadata/versions":
@@ -207,7 +170,7 @@ class AzureImds:
         return _json(404, {"error": "Not found"})
 
     def _instance(
-        self, below: str, asked_format: str, machine: Machine, faults: list[AzureImdsFault]
+        self, below: str, asked_format: str, machine: Machine, faults: list[ImdsFault]
     ) -> Answer:
         settings = self.settings
         past = self._machines.all_machines(settings.lag_seconds)
@@ -216,12 +179,10 @@ class AzureImds:
             values={
                 fault.path: fault.value
                 for fault in faults
-                if fault.kind is AzureImdsFaultKind.WRONG_VALUE
+                if fault.kind is ImdsFaultKind.WRONG_VALUE
             },
             hidden=frozenset(
-                fault.value.lower()
-                for fault in faults
-                if fault.kind is AzureImdsFaultKind.MISSING_ENI
+                fault.value.lower() for fault in faults if fault.kind is ImdsFaultKind.MISSING_ENI
             ),
         )
         node = node_at(instance_tree(shown, settings.lists_blocks, lies), below)

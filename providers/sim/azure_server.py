@@ -14,83 +14,55 @@ wireserver as `azure_imds` says. The control socket is DIR/control.sock, its cal
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
-import signal
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
-from pathlib import Path
 
+from providers.sim import served
 from providers.sim.azure_control import CALLS, AzureControlCalls
 from providers.sim.azure_server_dns import DnsServer
 from providers.sim.azure_world import BUCKETS, AzureWorld
-from providers.sim.control import ControlServer
-from providers.sim.http_door import Door, Responder
-from providers.sim.model import Fabric
+from providers.sim.http_door import Responder
+from providers.sim.served import HTTP, IMDS_ADDRESS, LOOPBACK, Options, ServedCloud, where
 from providers.sim.tls import TlsDoor, make_authority, server_context
 
 # 192.0.2.0/24 is for documentation (RFC 5737): it can be nobody's VNET. EC2's door is .10.
 ARM_ADDRESS = "192.0.2.11"
-IMDS_ADDRESS = "169.254.169.254"
 WIRESERVER_ADDRESS = "168.63.129.16"
-_LOOPBACK = "127.0.0.1"
-_HTTP, _HTTPS, _DNS = 80, 443, 53
+_HTTPS, _DNS = 443, 53
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The command line."""
-
-    directory: Path
-    fabric: str = ""
-    seed: int = 0
-    buckets: str = "off"
-
-
-class AzureCloud(contextlib.ExitStack):
-    """Everything that serves; a context manager whose end stops all of it, last opened first."""
+class AzureCloud(ServedCloud):
+    """The emulated ARM, metadata service, wireserver and control socket."""
 
     def __init__(self, options: Options) -> None:
-        super().__init__()
-        self._options = options
+        super().__init__(options)
         self.world = AzureWorld(seed=options.seed, trusts_names=not options.fabric)
         self.world.set_buckets(options.buckets)
-        self.fabric: Fabric | None = None
-        self.ready: dict[str, str | bool] = {}
 
     def open(self) -> None:
-        """Serve; on an error what was begun is undone by the context's end."""
-        if self._options.fabric:
-            self.fabric = _make_fabric(self._options.fabric)
-            self.callback(self.fabric.destroy)
-            self.world.state.listener = self.fabric
+        """See `ServedCloud`."""
+        self.make_fabric()
+        self.world.state.listener = self.fabric
         self.ready = {"ready": True, **self._open_doors()}
-        calls = AzureControlCalls(self.world, self.fabric)
-        path = self._options.directory / "control.sock"
-        control = ControlServer(path, {name: getattr(calls, name) for name in CALLS})
-        control.open()
-        self.callback(control.close)
+        self.serve_control(AzureControlCalls(self.world, self.fabric), CALLS)
         self.world.start_timer()
         # Last in, first out: faults that hold a connection end before the doors wait for them.
         self.callback(self.world.stop)
 
     def _open_doors(self) -> dict[str, str]:
         files = make_authority(
-            self._options.directory,
+            self.options.directory,
             now=datetime.now(UTC),
             names=("localhost", "management.azure.com"),
-            addresses=(IPv4Address(_LOOPBACK), IPv4Address(ARM_ADDRESS)),
+            addresses=(IPv4Address(LOOPBACK), IPv4Address(ARM_ADDRESS)),
         )
-        listening = self._listening(ARM_ADDRESS, _HTTPS)
-        arm = _where(listening)
-        arm_url = f"https://{arm.removesuffix(f':{_HTTPS}')}"
+        listening = self.listening(ARM_ADDRESS, _HTTPS)
+        arm_url = f"https://{where(listening).removesuffix(f':{_HTTPS}')}"
         self.world.tokens.issuer.audiences.add(arm_url)
-        self._keep(TlsDoor(listening, self.world.respond, server_context(files)))
+        self.keep(TlsDoor(listening, self.world.respond, server_context(files)))
         return {
             "arm": arm_url,
             "imds": self._serve(IMDS_ADDRESS, self.world.imds.respond),
@@ -100,27 +72,14 @@ class AzureCloud(contextlib.ExitStack):
         }
 
     def _serve(self, address: str, respond: Responder) -> str:
-        listening = self._listening(address, _HTTP)
-        url = f"http://{_where(listening).removesuffix(f':{_HTTP}')}"
-        self._keep(Door(listening, respond))
-        return url
+        return f"http://{self.serve_http(address, respond).removesuffix(f':{HTTP}')}"
 
     def _serve_dns(self) -> str:
-        listening = self._listening(WIRESERVER_ADDRESS, _DNS)
-        where = _where(listening)
-        host, _, port = where.partition(":")
+        listening = self.listening(WIRESERVER_ADDRESS, _DNS)
+        host, _, port = where(listening).partition(":")
         datagrams = self._datagrams(host, int(port))
-        self._keep(DnsServer(datagrams, listening, self.world.wireserver.resolve))
-        return where
-
-    def _keep(self, server: Door | DnsServer) -> None:
-        server.open()
-        self.callback(server.close)
-
-    def _listening(self, address: str, port: int) -> socket.socket:
-        if self.fabric is None:
-            return socket.create_server((_LOOPBACK, 0))
-        return self.fabric.listening_socket(address, port)
+        self.keep(DnsServer(datagrams, listening, self.world.wireserver.resolve))
+        return where(listening)
 
     def _datagrams(self, address: str, port: int) -> socket.socket:
         def made() -> socket.socket:
@@ -133,48 +92,20 @@ class AzureCloud(contextlib.ExitStack):
         # Imported late, as the fabric is.
         from providers.sim import netns
 
-        return netns.call_in(str(netns.NETNS_DIR / self._options.fabric), made)
-
-
-def _where(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"{host}:{port}"
-
-
-def _make_fabric(name: str) -> Fabric:
-    # Imported late: netlink is of no use, and not always present, without a fabric.
-    from providers.sim import fabric as fabric_module
-
-    fabric: Fabric = fabric_module.Fabric(name)
-    fabric.create()
-    return fabric
+        return netns.call_in(str(netns.NETNS_DIR / self.options.fabric), made)
 
 
 def parsed(arguments: Sequence[str]) -> Options:
-    """The command line, read; wrong ones end the program as argparse does."""
-    parser = argparse.ArgumentParser(prog="providers.sim.azure_server", description=__doc__)
-    parser.add_argument("--dir", required=True, type=Path, help="where control.sock and keys go")
-    parser.add_argument("--fabric", default="", help="the namespace that shall play the VNET")
-    parser.add_argument("--seed", default=0, type=int, help="ids and MACs repeat with it")
-    parser.add_argument(
-        "--buckets", default="off", choices=BUCKETS, help="throttle by ARM's request buckets"
+    """The command line, read."""
+    return served.parsed(
+        arguments, program="providers.sim.azure_server", about=__doc__ or "", buckets=BUCKETS
     )
-    given = parser.parse_args(arguments)
-    return Options(directory=given.dir, fabric=given.fabric, seed=given.seed, buckets=given.buckets)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal says stop."""
     options = parsed(sys.argv[1:] if arguments is None else arguments)
-    options.directory.mkdir(parents=True, exist_ok=True)
-    # Blocked before the first thread starts, so that only sigwait below takes them.
-    stop_signals = (signal.SIGTERM, signal.SIGINT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
-    with AzureCloud(options) as cloud:
-        cloud.open()
-        print(json.dumps(cloud.ready), flush=True)
-        signal.sigwait(stop_signals)
-    return 0
+    return served.serve(options, AzureCloud)
 
 
 if __name__ == "__main__":

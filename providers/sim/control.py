@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+# What every emulated cloud can be asked; what more EC2's and Azure's can, `control_calls` and
+# `azure_control` say.
 CALLS = (
     "make_vpc",
     "add_node",
@@ -26,7 +28,6 @@ CALLS = (
     "set_fault",
     "set_imds_fault",
     "clear_faults",
-    "set_hop_limit",
     "fill_subnet",
     "free_addresses",
     "fragment_subnet",

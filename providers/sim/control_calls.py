@@ -1,7 +1,8 @@
 """What a test or the demo can ask of the running emulator, beyond what EC2's own API offers.
 
-Each public method of `ControlCalls` is one call of the control socket: JSON arguments in, a JSON
-value out. Errors are EC2's own or ValueError; `control` turns them into the client's ControlError.
+Each public method of `ControlCalls` that is named in CALLS is one call of the control socket: JSON
+arguments in, a JSON value out. Errors are EC2's own or ValueError; `control` turns them into the
+client's ControlError.
 """
 
 from __future__ import annotations
@@ -11,27 +12,29 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from providers.sim import control_vpc
+from providers.sim import control, control_vpc
 from providers.sim.allocator import PREFIX_LENGTH_V4, SubnetFull
+from providers.sim.control_common import CommonCalls
 from providers.sim.ec2 import Emulator
 from providers.sim.ec2_instance_actions import SimResponse
 from providers.sim.ec2_records import Interface, Subnet
 from providers.sim.ec2_state import Delays
 from providers.sim.faults import FaultKind
-from providers.sim.imds import Imds, ImdsFault, ImdsFaultKind
+from providers.sim.imds import Imds
 from providers.sim.model import Fabric
 
+CALLS = (*control.CALLS, "set_hop_limit")
 IMAGE_ID = "ami-00000000000000001"
 BLOCK_ADDRESSES = 1 << (32 - PREFIX_LENGTH_V4)
 
 
-class ControlCalls:
+class ControlCalls(CommonCalls):
     """The calls of the control socket."""
 
     def __init__(self, emulator: Emulator, imds: Imds, fabric: Fabric | None) -> None:
+        super().__init__(fabric, emulator.clock, imds.settings)
         self._emulator = emulator
         self._imds = imds
-        self._fabric = fabric
 
     def make_vpc(
         self,
@@ -49,9 +52,9 @@ class ControlCalls:
             backend = self._emulator.backend
             vpc_id = control_vpc.make_vpc(backend, cidr, more_cidrs, cidr_v6, tags or {})
             made = [control_vpc.make_subnet(backend, vpc_id, one) for one in subnets]
-            if self._fabric is not None:
+            if self.fabric is not None:
                 for subnet in made:
-                    self._fabric.add_subnet(subnet.cidr, subnet.cidr_v6)
+                    self.fabric.add_subnet(subnet.cidr, subnet.cidr_v6)
             group = backend.get_default_security_group(vpc_id)
             return {
                 "vpc_id": vpc_id,
@@ -137,29 +140,8 @@ class ControlCalls:
                 seconds=seconds,
                 count=count,
                 instance_id=instance_id,
-                until_unix=self._until(for_seconds),
+                until_unix=self.until(for_seconds),
             )
-
-    def set_imds_fault(
-        self,
-        kind: str,
-        path: str = "",
-        value: str = "",
-        instance_id: str = "",
-        seconds: float | None = None,
-    ) -> None:
-        """Put a fault of the metadata service in force (see `imds.ImdsFaultKind`).
-
-        `seconds` None: until `clear_faults`.
-        """
-        fault = ImdsFault(
-            kind=ImdsFaultKind(kind),
-            path=path,
-            value=value,
-            instance_id=instance_id,
-            until_unix=self._until(seconds),
-        )
-        self._imds.settings.faults = [*self._imds.settings.faults, fault]
 
     def clear_faults(self) -> None:
         """Remove every fault, of the API and of the metadata service."""
@@ -233,14 +215,6 @@ class ControlCalls:
             self._emulator.calls.clear()
             self._emulator.throttled.clear()
 
-    def dropped(self) -> list[dict[str, Any]]:
-        """What the fabric dropped."""
-        return self._wires().dropped()
-
-    def reset_dropped(self) -> None:
-        """Count drops from zero."""
-        self._wires().reset_dropped()
-
     def state(self) -> dict[str, Any]:
         """Every ENI, machine and subnet, the delays, and what went wrong in the fabric."""
         emulator = self._emulator
@@ -272,19 +246,6 @@ class ControlCalls:
                 "delays": asdict(state.delays),
                 "fabric_failures": list(state.fabric_failures),
             }
-
-    def _until(self, seconds: float | None) -> float | None:
-        """When a fault set now ends."""
-        if seconds is None:
-            return None
-        if seconds <= 0:
-            raise ValueError("a fault lasts for more than 0 seconds")
-        return self._emulator.clock() + seconds
-
-    def _wires(self) -> Fabric:
-        if self._fabric is None:
-            raise ValueError("this emulator runs without a fabric")
-        return self._fabric
 
     @contextmanager
     def _acting(self, params: dict[str, Any]) -> Iterator[SimResponse]:

@@ -10,7 +10,6 @@ Sources: EC2 user guide, "Use the Instance Metadata Service to access instance m
 
 from __future__ import annotations
 
-import enum
 import secrets
 import threading
 from collections.abc import Mapping
@@ -20,47 +19,13 @@ from ipaddress import IPv4Address
 from providers.sim.ec2 import Emulator
 from providers.sim.ec2_records import Interface, Machine
 from providers.sim.http_door import Answer, Call
+from providers.sim.imds_faults import DOWN_HOLD_SECONDS, ImdsFault, ImdsFaultKind
 from providers.sim.imds_tree import Surroundings, addressed, identity_document, look_up, tree
 
 LONGEST_TOKEN_SECONDS = 21600
 DEFAULT_HOP_LIMIT = 2  # what container hosts use; EC2's own default is 1
-DOWN_HOLD_SECONDS = 10.0
 _TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"
 _TOKEN_HEADER = "x-aws-ec2-metadata-token"  # noqa: S105 - a header's name
-
-
-class ImdsFaultKind(enum.Enum):
-    """What is wrong with the service."""
-
-    DOWN = "down"  # connections are accepted and held, nothing is answered
-    ERROR = "error"  # 500 for everything
-    WRONG_VALUE = "wrong_value"  # `value` at `path` (below /latest/), 404 when empty
-    MISSING_ENI = "missing_eni"  # the ENI named by `value` (id or MAC) is not listed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImdsFault:
-    """One fault, for one machine or, with an empty `instance_id`, for all.
-
-    `until_unix` None: until it is cleared.
-    """
-
-    kind: ImdsFaultKind
-    path: str = ""
-    value: str = ""
-    instance_id: str = ""
-    until_unix: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind is ImdsFaultKind.WRONG_VALUE and not self.path.strip("/"):
-            raise ValueError("a wrong value needs a path")
-        if self.kind is ImdsFaultKind.MISSING_ENI and not self.value:
-            raise ValueError("a missing ENI needs an id or a MAC")
-
-    def strikes(self, instance_id: str, now: float) -> bool:
-        """Whether it is in force now for this machine."""
-        is_over = self.until_unix is not None and now >= self.until_unix
-        return not is_over and self.instance_id in ("", instance_id)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,7 +52,7 @@ class Imds:
         if machine is None:
             return _text(404, "no instance has this address")
         now = self._emulator.clock()
-        faults = [one for one in self.settings.faults if one.strikes(machine.instance_id, now)]
+        faults = [one for one in self.settings.faults if one.strikes(now, machine.instance_id)]
         kinds = {fault.kind for fault in faults}
         if ImdsFaultKind.DOWN in kinds:
             self._emulator.stopping.wait(DOWN_HOLD_SECONDS)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from providers.sim.control import CALLS, ControlClient, ControlError, ControlServer
-from providers.sim.control_calls import ControlCalls
+from providers.sim.control import ControlClient, ControlError, ControlServer
+from providers.sim.control_calls import CALLS, ControlCalls
 from providers.sim.ec2 import Emulator
 from providers.sim.http_door import Call
 from providers.sim.imds import Imds, ImdsSettings
@@ -56,6 +56,7 @@ class Controlled:
     fabric: FakeFabric
     emulator: Emulator
     imds: Imds
+    clock: ManualClock
 
     def call(self, name: str, /, **args: Any) -> Any:
         return self.client.call(name, **args)
@@ -75,13 +76,14 @@ class Controlled:
 
 @pytest.fixture
 def controlled(tmp_path: Path) -> Iterator[Controlled]:
-    emulator, fabric = Emulator(seed=1), FakeFabric()
+    clock, fabric = ManualClock(), FakeFabric()
+    emulator = Emulator(seed=1, clock=clock)
     emulator.state.listener = fabric
     imds = Imds(emulator, ImdsSettings(trusts_names=True))
     calls = ControlCalls(emulator, imds, fabric)
     server = ControlServer(tmp_path / "control.sock", {n: getattr(calls, n) for n in CALLS})
     server.open()
-    yield Controlled(ControlClient(tmp_path / "control.sock"), fabric, emulator, imds)
+    yield Controlled(ControlClient(tmp_path / "control.sock"), fabric, emulator, imds, clock)
     server.close()
     emulator.stop()
 
@@ -188,18 +190,15 @@ def test_a_fragmented_subnet_has_no_whole_block_until_tenants_give_back(
     assert (seen, taken, row()) == ([(250, 14), (236, 0)], [14, 0, 168], (82, 0))
 
 
-def test_a_fault_of_the_control_socket_can_end_by_time(
-    controlled: Controlled, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = ManualClock()
-    monkeypatch.setattr(controlled.emulator, "clock", clock)
+def test_a_fault_of_the_control_socket_can_end_by_time(controlled: Controlled) -> None:
+    clock = controlled.clock
     controlled.call("set_fault", action="*", kind="throttle", for_seconds=300)
     controlled.call("set_imds_fault", kind="missing_eni", value="eni-1", seconds=60)
     (imds_fault,) = controlled.imds.settings.faults
     seen = []
     for _ in range(2):
         seen.append(len(controlled.emulator.faults.take("DescribeVpcs", (), clock.now)))
-        seen.append(imds_fault.strikes("i-1", clock.now))
+        seen.append(imds_fault.strikes(clock.now, "i-1"))
         clock.advance(300)
     assert seen == [1, True, 0, False]
 

@@ -15,7 +15,8 @@ from botocore.utils import IMDSRegionProvider, InstanceMetadataFetcher
 
 from providers.sim.ec2_state import Delays
 from providers.sim.http_door import DEFAULT_TTL, Call, Door
-from providers.sim.imds import Imds, ImdsFault, ImdsFaultKind, ImdsSettings
+from providers.sim.imds import Imds, ImdsSettings
+from providers.sim.imds_faults import ImdsFault, ImdsFaultKind
 from providers.sim.imds_tree import ROLE
 from tests.sim.lab import Lab, serve
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from providers.sim import control, control_calls
+from providers.sim import control_calls
 from providers.sim.azure_control import CALLS, AzureControlCalls
 from providers.sim.azure_world import AzureWorld
 from providers.sim.control import ControlClient, ControlError, ControlServer
@@ -85,7 +85,7 @@ def controlled(tmp_path: Path) -> Iterator[Controlled]:
 
 
 def test_every_call_of_ec2s_control_is_here_too() -> None:
-    assert set(control.CALLS) - set(CALLS) == ONLY_EC2
+    assert set(control_calls.CALLS) - set(CALLS) == ONLY_EC2
 
 
 @pytest.mark.parametrize("kind", ["machines", "subnets", "enis"])

@@ -9,13 +9,9 @@ from typing import Any
 
 import pytest
 
-from providers.sim.azure_imds import (
-    AzureImds,
-    AzureImdsFault,
-    AzureImdsFaultKind,
-    AzureImdsSettings,
-)
+from providers.sim.azure_imds import AzureImds, AzureImdsSettings
 from providers.sim.http_door import Answer
+from providers.sim.imds_faults import ImdsFault, ImdsFaultKind
 from tests.sim.azure.machines import PRIMARY, FixedMachines, asked, machine, nic
 from tests.sim.lab import ManualClock
 
@@ -63,8 +59,8 @@ class Service:
         found = self.json(INSTANCE)["network"]["interface"][0]["ipv4"]["ipAddress"]
         return [one["privateIpAddress"] for one in found]
 
-    def fault(self, kind: AzureImdsFaultKind, **values: Any) -> None:
-        self.settings.faults.append(AzureImdsFault(kind=kind, **values))
+    def fault(self, kind: ImdsFaultKind, **values: Any) -> None:
+        self.settings.faults.append(ImdsFault(kind=kind, **values))
 
 
 def test_a_machine_reads_its_nics_as_azure_writes_them() -> None:
@@ -210,13 +206,13 @@ def test_a_token_is_refused_without_its_parameters(missing: str) -> None:
 
 def test_a_service_that_is_down_hangs_up_after_a_while() -> None:
     service = Service()
-    service.fault(AzureImdsFaultKind.DOWN)
+    service.fault(ImdsFaultKind.DOWN)
     assert service.answer(INSTANCE) is None
 
 
 def test_a_service_that_fails_answers_with_the_status_of_the_fault() -> None:
     service = Service()
-    service.fault(AzureImdsFaultKind.ERROR, value="410", until_unix=service.clock.now + 3)
+    service.fault(ImdsFaultKind.ERROR, value="410", until_unix=service.clock.now + 3)
     assert service.json(INSTANCE, 410)
     service.clock.advance(3)
     assert service.json(INSTANCE)
@@ -224,8 +220,8 @@ def test_a_service_that_fails_answers_with_the_status_of_the_fault() -> None:
 
 def test_a_wrong_value_replaces_a_leaf_or_takes_it_away() -> None:
     service = Service()
-    service.fault(AzureImdsFaultKind.WRONG_VALUE, path="compute/name", value="someone-else")
-    service.fault(AzureImdsFaultKind.WRONG_VALUE, path="network/interface/0/macAddress")
+    service.fault(ImdsFaultKind.WRONG_VALUE, path="compute/name", value="someone-else")
+    service.fault(ImdsFaultKind.WRONG_VALUE, path="network/interface/0/macAddress")
     tree = service.json(INSTANCE)
     assert tree["compute"]["name"] == "someone-else"
     assert "macAddress" not in tree["network"]["interface"][0]
@@ -236,13 +232,13 @@ def test_a_nic_can_be_missing(value: str) -> None:
     service = Service()
     second = nic("nic-1", ("10.0.1.9",), is_primary=False)
     service.machines.now = (machine(nics=(nic(), second)),)
-    service.fault(AzureImdsFaultKind.MISSING_ENI, value=value)
+    service.fault(ImdsFaultKind.MISSING_ENI, value=value)
     assert len(service.json(INSTANCE)["network"]["interface"]) == 1
 
 
 def test_a_fault_strikes_the_machine_it_is_meant_for() -> None:
     service = Service()
-    service.fault(AzureImdsFaultKind.ERROR, instance_id="vm2")
+    service.fault(ImdsFaultKind.ERROR, instance_id="vm2")
     assert service.json(INSTANCE)
 
 
