@@ -14,6 +14,14 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TypeVar
+
+from ipamd.errors import Throttled
+
+Kind = TypeVar("Kind")
+
+BUDGET_SPENT = "BudgetSpent"
+"""The code of the error for a call that was not made, because its bucket had no token in time."""
 
 
 class ApiClass(enum.Enum):
@@ -130,12 +138,23 @@ class Bucket:
         return replace(empty, share=max(full.share * DECREASE, FLOOR), throttled_at=now)
 
 
-def full_buckets(now: float) -> dict[ApiClass, Bucket]:
-    """The buckets of a process that has just started."""
+def full_buckets(allowances: Mapping[Kind, Allowance], now: float) -> dict[Kind, Bucket]:
+    """The buckets of a process that has just started, by the kinds that its cloud counts."""
     return {
         kind: Bucket(allowance=allowance, tokens=allowance.burst, as_of=now)
-        for kind, allowance in ALLOWANCES.items()
+        for kind, allowance in allowances.items()
     }
+
+
+def budget_spent(call: str, budget: str, wait_seconds: float) -> Throttled:
+    """The error for a call that was not made; `budget` says of what there is no more."""
+    return Throttled(
+        f"{call}: this node's budget of {budget} is spent; "
+        f"the next one is due in {wait_seconds:.1f} s",
+        operation=call,
+        code=BUDGET_SPENT,
+        retry_after_seconds=wait_seconds,
+    )
 
 
 _ATTACH = ("Attach", "Detach")

@@ -19,6 +19,7 @@ import botocore.parsers
 from botocore import xform_name
 
 from ipamd.api_calls import ApiCall
+from ipamd.budget import BUDGET_SPENT
 from ipamd.errors import CloudError, Throttled, Transient
 from providers.aws import ec2_model
 from providers.aws.errors import classify
@@ -115,7 +116,7 @@ class Ec2:
         try:
             return self._purse.spend(api, finishes=finishes)
         except Throttled:
-            self._tell(ApiCall(api=api, code="BudgetSpent", is_sent=False, is_throttled=True))
+            self._tell(ApiCall(api=api, code=BUDGET_SPENT, is_sent=False, is_throttled=True))
             raise
 
     def _report(self, api: str, error: CloudError | None, *, seconds: float, waited: float) -> None:

@@ -11,8 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ipamd.budget import ApiClass, class_of, full_buckets
-from ipamd.errors import Throttled
+from ipamd.budget import ALLOWANCES, ApiClass, budget_spent, class_of, full_buckets
 
 LONGEST_WAIT_SECONDS = 5.0
 """Beyond it the reconciler is told, which may have something better to do meanwhile."""
@@ -35,7 +34,7 @@ class Purse:
         self._sleep = sleep
         self._chance = chance
         self._lock = threading.Lock()
-        self._buckets = full_buckets(monotonic())
+        self._buckets = full_buckets(ALLOWANCES, monotonic())
 
     def spend(self, api: str, *, finishes: bool = False) -> float:
         """Wait for the call's token; returns the seconds waited.
@@ -51,13 +50,7 @@ class Purse:
             if wait <= bound:
                 self._buckets[kind] = self._buckets[kind].spent(now)
         if wait > bound:
-            raise Throttled(
-                f"{api}: this node's budget of {kind.value} calls is spent; "
-                f"the next one is due in {wait:.1f} s",
-                operation=api,
-                code="BudgetSpent",
-                retry_after_seconds=wait,
-            )
+            raise budget_spent(api, f"{kind.value} calls", wait)
         if wait > 0:
             self._sleep(wait)
         return wait

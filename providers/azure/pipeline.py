@@ -27,12 +27,13 @@ from azure.core.pipeline.policies import (
 from azure.mgmt.core.policies import ARMChallengeAuthenticationPolicy
 
 from ipamd.api_calls import ApiCall
+from ipamd.budget import BUDGET_SPENT
 from ipamd.errors import Busy, CloudError, Denied, Throttled, Transient
 from providers.azure.advice import is_refused, no_token, unreached
 from providers.azure.credentials import RenewableCredential, scope_of
 from providers.azure.errors import EXPIRED, clean, refusal, said
 from providers.azure.headers import left, retry_after_seconds
-from providers.azure.purse import BUDGET_SPENT, Api, Purse
+from providers.azure.purse import Api, Purse
 
 CONNECT_SECONDS = 3.0
 

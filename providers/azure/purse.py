@@ -18,8 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from ipamd.budget import Allowance, Bucket
-from ipamd.errors import Throttled
+from ipamd.budget import Allowance, Bucket, budget_spent, full_buckets
 from providers.azure.errors import FRONT_DOOR
 from providers.azure.headers import remaining_front, remaining_resource
 
@@ -94,9 +93,6 @@ PRICES: Mapping[Api, Price] = MappingProxyType(
     }
 )
 
-BUDGET_SPENT = "BudgetSpent"
-"""The code of the error for a call that was not made."""
-
 LONGEST_WAIT_SECONDS = 5.0
 """Beyond it the core is told, which then plans anew and asks for all that is wanted by then."""
 
@@ -106,16 +102,6 @@ LEAST_PAUSE_SECONDS = 0.001
 LOW: Mapping[Share, int] = MappingProxyType({Share.FRONT_READ: 25, Share.FRONT_WRITE: 20})
 """A tenth of ARM's buckets (250 reads, 200 writes): with so little left for all who share them this
 node slows down as if it had been refused."""
-
-
-def _spent(api: Api, share: Share, wait: float) -> Throttled:
-    return Throttled(
-        f"{api.value}: this node's budget of {share.value} is spent; "
-        f"the next one is due in {wait:.1f} s",
-        operation=api.value,
-        code=BUDGET_SPENT,
-        retry_after_seconds=wait,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,11 +126,7 @@ class Purse:
         self._sleep = sleep
         self._chance = chance
         self._lock = threading.Lock()
-        now = monotonic()
-        self._buckets = {
-            share: Bucket(allowance=allowance, tokens=allowance.burst, as_of=now)
-            for share, allowance in ALLOWANCES.items()
-        }
+        self._buckets = full_buckets(ALLOWANCES, monotonic())
         self._paused_until = dict.fromkeys(Share, float("-inf"))
 
     def spend(self, api: Api) -> float:
@@ -164,7 +146,7 @@ class Purse:
                 for share in (price.front, price.provider):
                     self._buckets[share] = self._buckets[share].spent(now)
         if wait > LONGEST_WAIT_SECONDS:
-            raise _spent(api, scarcest, wait)
+            raise budget_spent(api.value, scarcest.value, wait)
         if wait > 0:
             self._sleep(wait)
             self._must_not_pause(api)
@@ -178,7 +160,7 @@ class Purse:
             share = max(until, key=lambda share: until[share])
             pause = until[share] - self._monotonic()
         if pause > LEAST_PAUSE_SECONDS:
-            raise _spent(api, share, pause)
+            raise budget_spent(api.value, share.value, pause)
 
     def _due(self, share: Share, now: float) -> float:
         pause = self._paused_until[share] - now

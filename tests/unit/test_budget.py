@@ -42,7 +42,7 @@ def test_every_api_has_a_class(api: str, kind: ApiClass) -> None:
 
 
 def test_the_largest_common_type_fills_itself_without_a_wait() -> None:
-    buckets = full_buckets(0.0)
+    buckets = full_buckets(ALLOWANCES, 0.0)
     for _ in range(14):  # 15 ENIs, of which the primary is there already
         for api in ("Create", "Modify", "Attach", "Describe"):
             kind = class_of(

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipamd.budget import BUDGET_SPENT
 from ipamd.errors import Throttled
 from providers.azure.purse import (
     ALLOWANCES,
-    BUDGET_SPENT,
     LONGEST_WAIT_SECONDS,
     PRICES,
     Api,
