@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ipamd.api_calls import ApiCall
-from ipamd.errors import Transient
+from ipamd.errors import Denied
 from providers.azure.config import AzureConfig
 from providers.azure.provider import AzureProvider
 from tests.sim.azure.lab import AzureLab, Doors, serving
@@ -66,7 +66,7 @@ def test_a_machine_without_the_identity_that_is_asked_for_says_so(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     made = provider(lab, doors, [], client_id="11111111-2222-3333-4444-555555555555")
-    with pytest.raises(Transient, match="AZURE_CLIENT_ID") as caught:
+    with pytest.raises(Denied, match="AZURE_CLIENT_ID") as caught:
         made.discover_node()
     assert caught.value.code == "NoCredentials"
     made.close()
