@@ -21,9 +21,9 @@ from providers.sim.arm_compute_answers import (
     accepted,
     check_etag,
     etag_headers,
-    has_etags,
     id_of,
     operation_headers,
+    placed,
     rows_answer,
 )
 from providers.sim.arm_compute_records import Power, Vm
@@ -92,19 +92,14 @@ def shown(state: ComputeState, vm: Vm, version: str) -> JsonObject:
     }
     if vm.scale_set_id:
         properties["virtualMachineScaleSet"] = {"id": vm.scale_set_id}
-    document: JsonObject = {
+    return {
         "name": vm.name,
         "id": vm.vm_id,
         "type": "Microsoft.Compute/virtualMachines",
-        "location": LOCATION,
         "tags": dict(vm.tags),
         "properties": properties,
+        **placed(state, vm, version),
     }
-    if vm.zone:
-        document["zones"] = [vm.zone]
-    if has_etags(state, version):
-        document["etag"] = vm.etag
-    return document
 
 
 class _Handlers:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from providers.sim import arm_requests, arm_status
+from providers.sim.arm_compute_records import Instance, Vm
 from providers.sim.arm_compute_state import ComputeState, Style
 from providers.sim.arm_errors import JsonObject, precondition_failed
 from providers.sim.arm_operations import Operation
 from providers.sim.arm_requests import ArmRequest
+from providers.sim.arm_state import LOCATION
 from providers.sim.http_door import Answer
 
 GROUP = "/subscriptions/{sub}/resourceGroups/{rg}/providers"
@@ -46,6 +48,16 @@ def operation_headers(
     if style is not Style.ASYNC:
         headers |= arm_status.location_headers(request, operation)
     return headers
+
+
+def placed(state: ComputeState, machine: Vm | Instance, version: str) -> JsonObject:
+    """Where a machine is, and its etag, as a client of this api-version sees them."""
+    shown: JsonObject = {"location": LOCATION}
+    if machine.zone:
+        shown["zones"] = [machine.zone]
+    if has_etags(state, version):
+        shown["etag"] = machine.etag
+    return shown
 
 
 def has_etags(state: ComputeState, version: str) -> bool:

@@ -19,9 +19,9 @@ from providers.sim.arm_compute_answers import (
     accepted,
     check_etag,
     etag_headers,
-    has_etags,
     id_of,
     operation_headers,
+    placed,
     rows_answer,
 )
 from providers.sim.arm_compute_records import Instance, ScaleSet
@@ -152,21 +152,16 @@ def _shown(state: ComputeState, instance: Instance, version: str) -> JsonObject:
         "networkProfile": {"networkInterfaces": [{"id": nic.nic_id} for nic in nics]},
         "provisioningState": instance.state.value,
     }
-    document: JsonObject = {
+    return {
         "name": instance.name,
         "id": instance.instance_id,
         "type": "Microsoft.Compute/virtualMachineScaleSets/virtualMachines",
-        "location": LOCATION,
         "tags": instance.document.get("tags", {}),
         "instanceId": instance.number,
         "sku": {"name": instance.size, "tier": "Standard"},
         "properties": properties,
+        **placed(state, instance, version),
     }
-    if instance.zone:
-        document["zones"] = [instance.zone]
-    if has_etags(state, version):
-        document["etag"] = instance.etag
-    return document
 
 
 def _shown_set(scale_set: ScaleSet) -> JsonObject:

@@ -8,7 +8,6 @@ lower-cased. Nothing is ever written to disk.
 from __future__ import annotations
 
 import random
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -21,7 +20,8 @@ from providers.sim.arm_behaviour import Behaviour
 from providers.sim.arm_errors import no_parent, no_resource
 from providers.sim.arm_operations import Operations
 from providers.sim.arm_records import Nic, Subnet, Vnet
-from providers.sim.model import FabricListener, WiredEni
+from providers.sim.model import FabricListener
+from providers.sim.wiring import Wire, rewire
 
 Clock = Callable[[], float]
 LOCATION = "westeurope"
@@ -218,21 +218,10 @@ class ArmState:
         """Tell the fabric what changed between two versions of one NIC."""
         if self.listener is None:
             return
-        had, has = self._wired(before), self._wired(after)
-        if had == has:
-            return
-        try:
-            if has is None:
-                assert had is not None
-                self.listener.unplug(had.eni_id)
-            elif had is None:
-                assert after is not None
-                self.listener.plug(has, after.netns_path)
-            else:
-                self.listener.readdress(has)
-        except Exception as error:  # noqa: BLE001 - the cloud's state stands; a test looks here
-            self.fabric_failures.append(f"{type(error).__name__}: {error}")
-            print(f"fabric: {error!r}", file=sys.stderr)
+        if failure := rewire(self.listener, self._wired(before), self._wired(after)):
+            self.fabric_failures.append(failure)
 
-    def _wired(self, nic: Nic | None) -> WiredEni | None:
-        return None if nic is None else nic.wired(self._subnets[nic.primary.subnet_key].cidr)
+    def _wired(self, nic: Nic | None) -> Wire | None:
+        if nic is None or (eni := nic.wired(self._subnets[nic.primary.subnet_key].cidr)) is None:
+            return None
+        return eni, nic.netns_path

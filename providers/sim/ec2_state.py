@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from providers.sim.allocator import SubnetPool, SubnetPoolV6
 from providers.sim.ec2_errors import no_instance, no_interface, no_subnet_cidr_v6
 from providers.sim.ec2_records import AttachmentStatus, Interface, Machine, Subnet
 from providers.sim.model import FabricListener, WiredEni
+from providers.sim.wiring import Wire, rewire
 
 View = Mapping[str, Interface]
 
@@ -186,22 +186,10 @@ class State:
         """Tell the fabric what changed between two versions of one ENI."""
         if self.listener is None:
             return
-        had, has = self._wired(before), self._wired(after)
-        if had == has:
-            return
-        try:
-            if has is None:
-                assert had is not None
-                self.listener.unplug(had[0].eni_id)
-            elif had is None:
-                self.listener.plug(*has)
-            else:
-                self.listener.readdress(has[0])
-        except Exception as error:  # noqa: BLE001 - the cloud's state stands; state() shows this
-            self.fabric_failures.append(f"{type(error).__name__}: {error}")
-            print(f"fabric: {error!r}", file=sys.stderr)
+        if failure := rewire(self.listener, self._wired(before), self._wired(after)):
+            self.fabric_failures.append(failure)
 
-    def _wired(self, interface: Interface | None) -> tuple[WiredEni, str] | None:
+    def _wired(self, interface: Interface | None) -> Wire | None:
         if interface is None or interface.attachment is None or not interface.is_wired:
             return None
         machine = self.machines.get(interface.attachment.instance_id)
