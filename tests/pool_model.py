@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
-from ipamd.model import EniId, IPNetwork, SubnetId
+from ipamd.model import EniId, IPNetwork
 from ipamd.pool.plan import (
     Action,
     AssignAddresses,
@@ -21,9 +21,7 @@ from ipamd.pool.plan import (
     plan,
 )
 from ipamd.pool.targets import Counts, Targets
-
-SUBNET = SubnetId("subnet-01")
-LONG_AGO = 10_000.0
+from tests import views
 
 
 @dataclass(slots=True)
@@ -71,7 +69,8 @@ class PoolModel:
         singles = sum(e.idle for e in self.enis)
         blocks = sum(16 * len(e.prefixes) - sum(e.prefixes.values()) for e in self.enis)
         is_prefix = self.targets.use_prefixes
-        return View(
+        return views.view(
+            *map(_eni_view, self.enis),
             targets=self.targets,
             counts=Counts(
                 allocated=self.pods,
@@ -82,22 +81,8 @@ class PoolModel:
                 incoming=0,
                 waiting=waiting,
             ),
-            enis=tuple(_eni_view(e) for e in self.enis),
             slots_per_eni=self.slots,
             max_enis=self.max_enis,
-            creating=(),
-            creating_room=0,
-            candidate_subnets=(SUBNET,),
-            exhausted_subnets={},
-            subnet_room={},
-            eni_caps={},
-            paused_seconds=0.0,
-            growth_paused_seconds=0.0,
-            creation_paused_seconds=0.0,
-            shrink_paused_seconds=0.0,
-            stray_enis=(),
-            can_create_interfaces=True,
-            seconds_since_change=LONG_AGO,
         )
 
     def apply(self, action: Action) -> None:
@@ -173,26 +158,17 @@ def _eni_id(eni: EniModel) -> EniId:
 
 
 def _eni_view(eni: EniModel) -> EniView:
-    return EniView(
-        eni_id=_eni_id(eni),
-        subnet_id=SUBNET,
-        device_index=eni.index,
-        is_primary=eni.index == 0,
-        is_managed=True,
-        is_busy=False,
+    return views.eni(
+        eni.index,
         allocated=eni.allocated,
         idle=tuple(IPv4Address(f"10.0.{eni.index}.{n}") for n in range(eni.idle)),
-        held=0,
-        unassigning=(),
-        incoming=0,
-        age_seconds=LONG_AGO,
         prefixes=tuple(
             PrefixView(
                 prefix=prefix,
                 allocated=used,
                 available=16 - used,
                 held=0,
-                idle_seconds=LONG_AGO,
+                idle_seconds=views.LONG_AGO_SECONDS,
             )
             for prefix, used in eni.prefixes.items()
         ),

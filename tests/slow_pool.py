@@ -17,7 +17,7 @@ from ipamd.pool.plan import Action, AssignAddresses, EniView, PrefixView, Unassi
 from ipamd.pool.targets import Counts, Targets
 from ipamd.pool.view import View
 from ipamd.view import QUIET_SECONDS
-from tests import builders as b
+from tests import views
 
 COOLDOWN_SECONDS = 30.0
 TARGETS = Targets(
@@ -120,7 +120,8 @@ class SlowPool:
         incoming = arriving.prefixes if isinstance(arriving, AssignAddresses) else 0
         seen = self._arrivals.seen(self.now, self.known)
         held = sum(len(block.cooling) for block in self.blocks.values())
-        return View(
+        return views.view(
+            self._eni(incoming),
             targets=replace(
                 TARGETS,
                 is_exact=self.now - self.moved_at >= QUIET_SECONDS,
@@ -135,39 +136,17 @@ class SlowPool:
                 incoming=incoming * 16,
                 waiting=len(self.waiting),
             ),
-            enis=(self._eni(incoming),),
             slots_per_eni=255,
             max_enis=1,
-            creating=(),
-            creating_room=0,
-            candidate_subnets=(b.SUBNET,),
-            exhausted_subnets={},
-            subnet_room={},
-            eni_caps={},
-            paused_seconds=0.0,
-            growth_paused_seconds=0.0,
-            creation_paused_seconds=0.0,
-            shrink_paused_seconds=0.0,
-            stray_enis=(),
             can_create_interfaces=False,
             seconds_since_change=self.now - self.changed_at,
             writes=self.known,
         )
 
     def _eni(self, incoming: int) -> EniView:
-        return EniView(
-            eni_id=b.PRIMARY,
-            subnet_id=b.SUBNET,
-            device_index=0,
-            is_primary=True,
-            is_managed=True,
+        return views.eni(
             is_busy=self._flight is not None,
-            allocated=0,
-            idle=(),
-            held=0,
-            unassigning=(),
             incoming=incoming,
-            age_seconds=10_000.0,
             prefixes=tuple(
                 PrefixView(
                     prefix=prefix,

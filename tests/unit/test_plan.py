@@ -20,6 +20,7 @@ from ipamd.pool.plan import (
 )
 from ipamd.pool.targets import Counts, Targets
 from tests import builders as b
+from tests import views
 
 SLOTS = 9
 
@@ -27,25 +28,13 @@ SLOTS = 9
 def eni(
     index: int = 0, allocated: int = 0, idle: int = 0, held: int = 0, **more: object
 ) -> EniView:
-    made = EniView(
-        eni_id=EniId(f"eni-{index}"),
-        subnet_id=b.SUBNET,
-        device_index=index,
-        is_primary=index == 0,
-        is_managed=True,
-        is_busy=False,
-        allocated=allocated,
-        idle=tuple(IPv4Address(f"10.0.{index}.{n + 1}") for n in range(idle)),
-        held=held,
-        unassigning=(),
-        incoming=0,
-        age_seconds=1000.0,
-    )
-    return replace(made, **more)  # type: ignore[arg-type]
+    addresses = tuple(IPv4Address(f"10.0.{index}.{n + 1}") for n in range(idle))
+    return views.eni(index, allocated=allocated, idle=addresses, held=held, **more)
 
 
 def view(*enis: EniView, waiting: int = 0, cooling: int = 0, **more: object) -> View:
-    made = View(
+    made = views.view(
+        *enis,
         targets=Targets(warm_enis=1, warm_addresses=0, minimum_addresses=0, max_pods=27),
         counts=Counts(
             allocated=sum(e.allocated for e in enis),
@@ -55,22 +44,8 @@ def view(*enis: EniView, waiting: int = 0, cooling: int = 0, **more: object) -> 
             incoming=sum(e.incoming for e in enis),
             waiting=waiting,
         ),
-        enis=enis,
         slots_per_eni=SLOTS,
         max_enis=3,
-        creating=(),
-        creating_room=0,
-        candidate_subnets=(b.SUBNET,),
-        exhausted_subnets={},
-        subnet_room={},
-        eni_caps={},
-        paused_seconds=0.0,
-        growth_paused_seconds=0.0,
-        creation_paused_seconds=0.0,
-        shrink_paused_seconds=0.0,
-        stray_enis=(),
-        can_create_interfaces=True,
-        seconds_since_change=1000.0,
     )
     return replace(made, **more)  # type: ignore[arg-type]
 
