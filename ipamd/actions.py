@@ -195,6 +195,7 @@ class Actions:
             failures += 1
             is_in_doubt = intent.kind in (IntentKind.ASSIGN, IntentKind.UNASSIGN)
             if is_in_doubt and not (self._is_repeatable(intent) and failures < CHANGE_TRIES):
+                self.pacer.unanswered(clock.boottime(), _chance())
                 await self._settle(lambda: self._lost(intent))
                 return self._look_again()
             if is_in_doubt:

@@ -71,6 +71,7 @@ class Pacer:
     _throttled: _Until = field(default_factory=_Until)
     _throttled_awaited: _Until = field(default_factory=_Until)  # the shorter one, for demand
     _growing: _Until = field(default_factory=_Until)
+    _unanswered: _Until = field(default_factory=_Until)  # changes of addresses, of either kind
     _creating: _Until = field(default_factory=_Until)
     _shrinking: _Until = field(default_factory=_Until)
     _exhausted: dict[SubnetId, _Until] = field(default_factory=dict)
@@ -88,9 +89,13 @@ class Pacer:
         return Pace(
             paused_seconds=max(self._throttled.boottime - now, 0.0),
             awaited_paused_seconds=max(self._throttled_awaited.boottime - now, 0.0),
-            growth_paused_seconds=max(self._growing.boottime - now, 0.0),
+            growth_paused_seconds=max(
+                self._growing.boottime - now, self._unanswered.boottime - now, 0.0
+            ),
             creation_paused_seconds=max(self._creating.boottime - now, 0.0),
-            shrink_paused_seconds=max(self._shrinking.boottime - now, 0.0),
+            shrink_paused_seconds=max(
+                self._shrinking.boottime - now, self._unanswered.boottime - now, 0.0
+            ),
             exhausted_subnets=_running(self._exhausted, now),
             resting_subnets=_running(self._resting, now),
             prefixless_subnets=self._too_small(now) | _running(self._prefixless, now),
@@ -137,7 +142,8 @@ class Pacer:
 
     def growth_pause(self, now: float) -> float:
         """Seconds until growth that pods wait for is tried again, but for reasons of one subnet."""
-        return max(self._throttled_awaited.boottime - now, self._growing.boottime - now, 0.0)
+        ends = (self._throttled_awaited, self._growing, self._unanswered)
+        return max(0.0, *(end.boottime - now for end in ends))
 
     def excluded_subnets(self) -> frozenset[SubnetId]:
         """Subnets whose tag keeps pods out."""
@@ -149,6 +155,7 @@ class Pacer:
             self._throttled,
             self._throttled_awaited,
             self._growing,
+            self._unanswered,
             self._creating,
             self._shrinking,
         ]
@@ -207,7 +214,7 @@ class Pacer:
 
     def succeeded(self, intent: Intent, now: float) -> None:
         """A call ended well: what held its kind back is over."""
-        self._throttled = self._throttled_awaited = _Until()
+        self._throttled = self._throttled_awaited = self._unanswered = _Until()
         self._changed_at = now
         if intent.eni_id is not None:
             self._busy.pop(intent.eni_id, None)
@@ -240,6 +247,13 @@ class Pacer:
             is_small and intent.subnet_id not in self._remeasure
         ):
             self._remeasure[intent.subnet_id] = _Until()  # at once: it is an estimate
+
+    def unanswered(self, now: float, chance: float) -> None:
+        """A change of addresses got no answer. One such is nothing, and a look tells what it did;
+        but each further one costs a call that may change nothing."""
+        failures = self._unanswered.failures
+        wait = backoff.TRANSIENT.delay(failures, chance) if failures else 0.0
+        self._unanswered = _Until(boottime=now + wait, failures=failures + 1)
 
     def refused(self, intent: Intent, error: CloudError, now: float, chance: float) -> None:
         """A definite refusal: nothing was done, and asking at once again is of no use."""

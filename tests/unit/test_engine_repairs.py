@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,15 @@ import pytest
 import structlog
 
 from ipamd.cloud import AddressChange, AddressOutcome, CloudEni, EniStatus, InterfaceRequest
-from ipamd.errors import CloudError, Denied, LimitReached, NotFound, StoreError, Transient
+from ipamd.errors import (
+    CloudError,
+    Denied,
+    LimitReached,
+    NoAddressAvailable,
+    NotFound,
+    StoreError,
+    Transient,
+)
 from ipamd.model import AddressState, EniId, IPAddress
 from ipamd.pool import reports
 from ipamd.pool.ledger import Change
@@ -395,6 +404,23 @@ def test_creations_refused_for_a_day_are_tried_ever_less_and_hold_nothing_else_u
         assert "refused" in engine.reconciler.last_plan.summary
 
     play(tmp_path, scenario, VPC_IPAMD_TARGETS_FILE=str(tmp_path / "none"))
+
+
+def test_changes_that_are_never_answered_are_made_ever_less(tmp_path: Path) -> None:
+    async def scenario(engine: Engine, loop: VirtualLoop) -> None:
+        await engine.add("c0")
+        await settle(300.0)
+        began = loop.time()
+        engine.cloud.fail("apply", Transient("500"), until=began + 600.0, times=10_000)
+        engine.cloud.calls.clear()
+        for n in range(30):  # a runtime that comes again and again
+            with suppress(NoAddressAvailable):
+                await engine.add(f"d{n}")
+        assert 10 <= engine.cloud.calls["apply"] <= 60
+        assert 600.0 < loop.time() - began < 780.0
+        assert engine.count(S.ALLOCATED) > 2  # it is over soon after the cloud answers again
+
+    play(tmp_path, scenario, WARM_IP_TARGET="1")
 
 
 def test_a_refused_creation_keeps_no_pod_from_an_eni_with_room(tmp_path: Path) -> None:
