@@ -1,9 +1,9 @@
 """The emulated Azure Resource Manager: one object that finds who answers a request.
 
-Used by a `Door` (HTTP or TLS) and by tests without one. Handlers are added by the resource
-providers: `arm_network` here, Microsoft.Compute elsewhere. They run one at a time under the state's
-lock, which is never held while a fault waits. Order: token, route, api-version, throttling, faults,
-handler. Tokens are in no log, no count and no error.
+Used by a `Door` (HTTP or TLS) and by tests without one. Handlers are added by what stands for the
+resource providers: `arm_network`, `arm_compute` and `arm_scale_sets_*`. They run one at a time
+under the state's lock, which is never held while a fault waits. Order: token, route, api-version,
+throttling, faults, handler. Tokens are in no log, no count and no error.
 
     arm = Arm(ArmState(clock), TokenIssuer(clock))
     arm.route("GET", "/subscriptions/{sub}/.../things/{name}", handler, "things.get")
@@ -36,6 +36,7 @@ Throttle = Callable[[ArmRequest, str], Mapping[str, str]]
 
 # Enough for the longest test; a server that runs for days forgets its oldest requests.
 LOG_LENGTH = 10_000
+# None of ARM's: no path of ARM begins so.
 RESET_PATH = "/_sim/reset"
 
 

@@ -15,7 +15,6 @@ from providers.sim.arm_errors import ArmError
 NIC_LIMIT = 256
 VNET_LIMIT = 65_536
 
-
 _ANOTHER = "Operation on the resource cannot proceed: another operation is in progress on it."
 
 

@@ -16,6 +16,7 @@ NIC_TYPE = "Microsoft.Network/networkInterfaces"
 CONFIG_TYPE = f"{NIC_TYPE}/ipConfigurations"
 # azure-cli #30837: the length came with this version of Microsoft.Network.
 FIRST_WITH_LENGTH = "2023-11-01"
+# Invented, in the shape of Azure's: a label of 26 characters, then this domain.
 _SUFFIX = "sim0azure0emulated0suffix0.ax.internal.cloudapp.net"
 
 

@@ -1,9 +1,9 @@
 """Writing a NIC: the addresses it gets and gives back, and what a failed write leaves.
 
-`replace_nic` is the whole of it for somebody without an operation of his own to show (a scale set's
-instance whose model has been applied); `begin_write` is a client's PUT. Both are all or nothing:
-whatever they raise, nothing has changed. What a write removes stays taken until the write is over,
-so that an address never has two owners and a failed write can be undone.
+`replace_nic` is the whole of it for a caller that shows an operation of another resource (a scale
+set's instance whose model has been applied); `begin_write` is a client's PUT. Both are all or
+nothing: whatever they raise, nothing has changed. What a write removes stays taken until the write
+is over, so that an address never has two owners and a failed write can be undone.
 """
 
 from __future__ import annotations

@@ -13,9 +13,11 @@ from providers.sim.arm_errors import ArmError, JsonObject, bad_request
 from providers.sim.arm_faults import ArmFault, ArmFaultKind
 from providers.sim.http_door import Answer, Call
 
-# Azure Resource Manager's versions are dates, the newest of this emulator is not limited.
+# ARM's versions are dates. The SDK asks for none older than this, that of the NIC view of scale
+# sets; there is no newest one here.
 OLDEST_VERSION = "2018-10-01"
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
+# As recorded (azure-cli, test_vmss_nics).
 _HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Type": "application/json; charset=utf-8",

@@ -24,6 +24,7 @@ from providers.sim.model import FabricListener
 from providers.sim.wiring import Wire, rewire
 
 Clock = Callable[[], float]
+# Where everything is: any region would do, since nothing here depends on it.
 LOCATION = "westeurope"
 
 
@@ -133,7 +134,7 @@ class ArmState:
         return found
 
     def subnet(self, subnet_id: str) -> Subnet:
-        """The subnet of that id in any case, or 404, by its parent if that is what lacks."""
+        """The subnet of that id in any case, or 404: its own, or its VNET's."""
         found = self._subnets.get(subnet_id.lower())
         if found is None:
             parent = subnet_id.lower().rsplit("/subnets/", 1)[0]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 Resolve = Callable[[bytes, str], bytes | None]
 
 _LENGTH = struct.Struct(">H")  # RFC 1035, 4.2.2: what precedes a message on TCP
-_LONGEST_UDP = 4096
+_LONGEST_UDP = 4096  # RFC 6891, 6.2.5: what most clients offer
 # A client that opens a connection and does not ask is hung up on; it holds up the next one.
 _PATIENCE_SECONDS = 2.0
 

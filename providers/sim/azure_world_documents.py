@@ -7,6 +7,7 @@ from typing import Any
 from providers.sim.arm_errors import JsonObject
 from providers.sim.arm_state import LOCATION
 
+# Invented: nobody's subscription.
 SUBSCRIPTION = "00000000-0000-0000-0000-00000000c10d"
 RESOURCE_GROUP = "lab"
 GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers"

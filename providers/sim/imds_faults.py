@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
-# Beyond any client's patience that a test would wait for; the connection is closed then.
+# After so long the connection is closed. A client is expected to have given up before.
 DOWN_HOLD_SECONDS = 10.0
 
 
