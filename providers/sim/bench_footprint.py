@@ -22,9 +22,9 @@ from pathlib import Path
 
 from providers.sim import bench_footprint_azure
 from providers.sim.bench_agent import Agent, AgentError, Caller, Memory, memory_of
+from providers.sim.bench_cloud import emulated_cloud
 from providers.sim.bench_front import Front, crowd
 from providers.sim.bench_statistics import p95
-from providers.sim.control import ControlClient
 from providers.sim.http_door import Door, Responder
 
 INSTANCE_TYPE = "c5.4xlarge"  # 8 ENIs of 30 addresses
@@ -89,24 +89,6 @@ class Result:
             (self.ratio <= RATIO_GOAL, "allocate"),
         )
         return [name for is_met, name in goals if not is_met]
-
-
-@contextmanager
-def emulated_cloud(directory: Path) -> Iterator[tuple[ControlClient, str, str]]:
-    """The emulator as a process: its control socket, EC2's URL and IMDS's."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "providers.sim.server", "--dir", str(directory), "--seed", "7"],
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert server.stdout is not None
-        ready = json.loads(server.stdout.readline() or b"{}")
-        if not ready:
-            raise AgentError("the emulated cloud did not start")
-        yield ControlClient(directory / "control.sock"), ready["ec2"], ready["imds"]
-    finally:
-        server.terminate()
-        server.wait(timeout=15)
 
 
 @contextmanager
@@ -233,13 +215,13 @@ def measure(rounds: int) -> Result:
     with ExitStack() as stack:
         place = shm if shm.is_dir() else None
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fp-", dir=place)))
-        control, ec2, imds = stack.enter_context(emulated_cloud(root))
+        control, doors = stack.enter_context(emulated_cloud(root, "providers.sim.server"))
         made = control.call(
             "make_vpc", cidr="10.0.0.0/16", subnets=[{"cidr": "10.0.0.0/22", "zone": "us-west-2a"}]
         )
         subnet_id = made["subnets"][0]["subnet_id"]
         control.call("add_node", name="n", instance_type=INSTANCE_TYPE, subnet_id=subnet_id)
-        front = Front(ec2=ec2, imds=imds)
+        front = Front(ec2=doors["ec2"], imds=doors["imds"])
         agent = Agent(
             root,
             {

@@ -13,14 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from providers.sim.bench_agent import Agent, AgentError, Memory, memory_of
-from providers.sim.control import ControlClient
+from providers.sim.bench_agent import Agent, Memory, memory_of
+from providers.sim.bench_cloud import emulated_cloud
 
 PODS = 110  # kubelet's default limit
 QUIET_SECONDS = 8.0
@@ -95,7 +93,7 @@ def _footprint(kind: str) -> Footprint:
     place = shm if shm.is_dir() else None
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fp-", dir=place)))
-        control, doors = stack.enter_context(_emulated_cloud(root))
+        control, doors = stack.enter_context(emulated_cloud(root, "providers.sim.azure_server"))
         made = control.call("make_vpc", cidr="10.0.0.0/16", subnets=[{"cidr": "10.0.0.0/22"}])
         subnet_id = made["subnets"][0]["subnet_id"]
         control.call("add_node", name="n", kind=kind, subnet_id=subnet_id)
@@ -125,32 +123,6 @@ def _fill(agent: Agent) -> None:
                 raise agent.error(f"pod {number} got no address")
             time.sleep(0.05)
     caller.close()
-
-
-@contextmanager
-def _emulated_cloud(directory: Path) -> Iterator[tuple[ControlClient, dict[str, Any]]]:
-    """The emulator as a process: its control socket, and where its doors are."""
-    server = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "providers.sim.azure_server",
-            "--dir",
-            str(directory),
-            "--seed",
-            "7",
-        ],
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert server.stdout is not None
-        ready = json.loads(server.stdout.readline() or b"{}")
-        if not ready:
-            raise AgentError("the emulated Azure did not start")
-        yield ControlClient(directory / "control.sock"), ready
-    finally:
-        server.terminate()
-        server.wait(timeout=15)
 
 
 def _shown(memory: Memory) -> tuple[str, str]:

@@ -17,7 +17,6 @@ there in virtual time when each request takes some: `AzureLab(request_seconds=1)
 from __future__ import annotations
 
 import copy
-import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +28,9 @@ from typing import Any
 from providers.sim.arm_compute_records import Instance, Vm
 from providers.sim.arm_records import Nic
 from providers.sim.azure_world import AzureWorld
-from providers.sim.http_door import RESET, Answer, Call, Door
+from providers.sim.http_door import Answer, Call, Door
 from providers.sim.tls import TlsDoor, make_authority, server_context
-from tests.sim.azure.network_lab import Reply
+from tests.sim.azure.network_lab import Reply, request
 from tests.sim.lab import ManualClock
 
 COMPUTE_VERSION = "2026-04-01"  # what azure-mgmt-compute 39.0.0 sends
@@ -117,24 +116,12 @@ class AzureLab:
         **headers: str,
     ) -> Answer | None:
         """What ARM answers; a header is named with _ for -."""
-        sent = {"host": HOST, "authorization": f"Bearer {self.token}"}
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        asked = "&".join(part for part in (version and f"api-version={version}", query) if part)
-        call = Call(
-            method=method,
-            path=f"{path}?{asked}" if asked else path,
-            headers=sent,
-            body=b"" if body is None else json.dumps(body).encode(),
-            peer="127.0.0.1",
-        )
-        return self.respond(call)
+        sent = {"host": HOST, "authorization": f"Bearer {self.token}", **headers}
+        return self.respond(request(method, path, body, version=version, query=query, **sent))
 
     def call(self, method: str, path: str, body: Any = None, **more: Any) -> Reply:
         """As `answer`, for a request that is answered."""
-        answer = self.answer(method, path, body, **more)
-        assert answer is not None and answer is not RESET, "the request was not answered"
-        headers = {name.lower(): value for name, value in answer.headers.items()}
-        return Reply(status=answer.status, headers=headers, raw=answer.body)
+        return Reply.of(self.answer(method, path, body, **more))
 
     def get(self, path: str, **more: Any) -> Reply:
         return self.call("GET", path, **more)

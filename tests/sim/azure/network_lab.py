@@ -54,11 +54,30 @@ def static(name: str, address: str, **properties: Any) -> Json:
     return config(name, **{**method, **properties})
 
 
+def request(method: str, path: str, body: Any, *, version: str, query: str, **headers: str) -> Call:
+    """A request as a door hands it on; a body may be raw bytes, a header is named with _ for -."""
+    asked = "&".join(part for part in (version and f"api-version={version}", query) if part)
+    raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    return Call(
+        method=method,
+        path=f"{path}?{asked}" if asked else path,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+        body=raw,
+        peer="127.0.0.1",
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     status: int
     headers: dict[str, str]
     raw: bytes
+
+    @staticmethod
+    def of(answer: Answer | None) -> Reply:
+        assert answer is not None and answer is not RESET, "the request was not answered"
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        return Reply(status=answer.status, headers=headers, raw=answer.body)
 
     @property
     def body(self) -> Json:
@@ -127,19 +146,12 @@ class NetworkLab:
         **headers: str,
     ) -> Answer | None:
         """What `respond` answers; a header is named with _ for -."""
-        sent = {"host": "arm.sim:8443", "authorization": f"Bearer {self.token}"}
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        asked = "&".join(part for part in (version and f"api-version={version}", query) if part)
-        target = f"{path}?{asked}" if asked else path
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        call = Call(method=method, path=target, headers=sent, body=content, peer="127.0.0.1")
+        sent = {"host": "arm.sim:8443", "authorization": f"Bearer {self.token}", **headers}
+        call = request(method, path, body, version=version, query=query, **sent)
         return self.arm.respond(call, self.scheme)
 
     def call(self, method: str, path: str, body: Any = None, **more: Any) -> Reply:
-        answer = self.answer(method, path, body, **more)
-        assert answer is not None and answer is not RESET, "the request was not answered"
-        headers = {name.lower(): value for name, value in answer.headers.items()}
-        return Reply(status=answer.status, headers=headers, raw=answer.body)
+        return Reply.of(self.answer(method, path, body, **more))
 
     def get(self, path: str = "", **more: Any) -> Reply:
         return self.call("GET", path or nic_id(), **more)
