@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from ipamd.budget import BUDGET_SPENT
 from ipamd.cloud import AddressChange, AddressOutcome
 from ipamd.errors import Busy, CloudError, Denied, NotFound, Throttled, Transient
 from ipamd.model import EniId
@@ -48,9 +49,6 @@ wants that come meanwhile join the write."""
 
 RESUME_SECONDS = 5.0
 """A look has 30 s (the core's api_timeout_seconds); a call that hangs takes ten of them."""
-
-BUDGET_SPENT = "BudgetSpent"
-"""The code of `providers.azure.purse` for a call that was not sent."""
 
 FINAL = frozenset({"NoTimeLeft", "JournalFailed"})
 """Codes of a Busy that the next second does not cure."""
