@@ -314,7 +314,8 @@ class Pacer:
     def _ask_for_less(self, intent: Intent, room: int, now: float, chance: float) -> None:
         """What the count names where that is less, else half; after one of the smallest kind, it
         has none. `room` is the free count, -1 where there is none."""
-        self._doubted[intent.subnet_id] = now + ROOM_SECONDS
+        if not intent.prefixes:  # blocks that cannot be had say nothing of single addresses
+            self._doubted[intent.subnet_id] = now + ROOM_SECONDS
         unit = PREFIX_ADDRESSES if intent.prefixes else 1
         asked = intent.prefixes or intent.addresses
         less = asked // 2
