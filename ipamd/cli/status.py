@@ -62,7 +62,7 @@ def screen(status: pb.Status) -> str:
 
 def _head(status: pb.Status) -> str:
     targets = " ".join(f"{k}={v}" for k, v in sorted(status.targets.items()))
-    cloud = "answers" if status.is_cloud_answering else "DOES NOT ANSWER"
+    cloud = "answers" if status.is_cloud_answering else "FAILS"  # a problem says how
     # It has nothing to report before it is told of a node.
     silent = "DOES NOT REPORT" if status.instance_id else "has not been told of its node yet"
     node = "reports" if status.is_node_reporting else silent
