@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ipamd.errors import CloudError, NotFound
+from providers.azure.configs import Body
 from providers.azure.errors import WRONG_VERSION, said
 from providers.azure.headers import retry_after_seconds
 from providers.azure.ids import ArmId, Kind, arm_id
 from providers.azure.pipeline import Heard, Pipeline, odd
 from providers.azure.purse import Api
-
-Body = dict[str, Any]
-"""A JSON object as ARM gave it or will get it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
