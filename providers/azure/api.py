@@ -70,11 +70,6 @@ class ArmApi:
         self._nic_version = scale_set_nic_api_version or NEWEST_NICS
         self._may_fall_back = not scale_set_nic_api_version
 
-    @property
-    def scale_set_nic_api_version(self) -> str:
-        """With which api-version NICs of instances are read, as far as is known by now."""
-        return self._nic_version
-
     def close(self) -> None:
         """Close the connections."""
         self._pipeline.close()
