@@ -270,6 +270,9 @@ def refusal(
 
 
 LONGEST_TEXT = 600
+LONGEST_MESSAGE = 10 * LONGEST_TEXT
+"""Of a text from outside, before it is made shorter: more is never looked at."""
+
 LONGEST_CODE = 100
 """It is a label of metrics; the longest of ARM's has some 60 characters."""
 
@@ -285,7 +288,7 @@ _QUERIES = re.compile(r"\?[\w$.-]+=[^\s'\")>]*")
 def clean(text: str) -> str:
     """A text from outside for an error or the log: one line, bounded, without anything that looks
     like a token, and without the queries of URLs."""
-    one_line = " ".join(text[: 10 * LONGEST_TEXT].split())
+    one_line = " ".join(text[:LONGEST_MESSAGE].split())
     return _QUERIES.sub("?(query)", _SECRETS.sub("(token)", one_line))[:LONGEST_TEXT]
 
 
@@ -302,9 +305,6 @@ def _message(error: dict[str, Any]) -> str:
     """In our words where a right is missing: ARM's are longer than what we keep."""
     text = error.get("message")
     return (lacking(text[:LONGEST_MESSAGE]) if isinstance(text, str) else "") or _text(text)
-
-
-LONGEST_MESSAGE = 10 * LONGEST_TEXT
 
 
 def _text(value: object) -> str:
