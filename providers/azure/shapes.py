@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network
 from ipamd.cloud import CloudEni, EniHint, EniStatus
 from ipamd.errors import NotFound
 from ipamd.model import EniId, IPNetwork, SubnetId
+from providers.azure.bodies import nics_of
 from providers.azure.configs import BLOCK_LENGTH, Body, Config, configs_of, is_block, key_of
 from providers.azure.ids import ArmId, Kind, arm_id, canonical
 from providers.azure.imds import ShownInterface, mac_of
@@ -211,10 +212,8 @@ def configs_by_nic(instance: Body) -> Mapping[str, frozenset[str]]:
 
 
 def _modelled(instance: Body) -> Mapping[str, list[Body]]:
-    profile = instance["properties"]["networkProfileConfiguration"]
     return {
-        key_of(one): one["properties"].get("ipConfigurations") or []
-        for one in profile["networkInterfaceConfigurations"]
+        key_of(one): one["properties"].get("ipConfigurations") or [] for one in nics_of(instance)
     }
 
 
