@@ -39,8 +39,7 @@ def remaining_front(headers: Mapping[str, str], kind: str) -> int | None:
     """What is left at ARM's front door for `kind` ("reads" or "writes"); the least of all that
     apply, None where nothing is said."""
     small = {k.lower(): v for k, v in headers.items()}
-    names = ("subscription", "subscription-global", "tenant")
-    said = (_number(small.get(f"x-ms-ratelimit-remaining-{n}-{kind}", "")) for n in names)
+    said = (_number(small.get(f"{_FRONT}{scope}-{kind}", "")) for scope in _SCOPES)
     return min((int(n) for n in said if n is not None), default=None)
 
 
@@ -60,10 +59,9 @@ def left(headers: Mapping[str, str]) -> tuple[Left, ...]:
 
 
 _FRONT = "x-ms-ratelimit-remaining-"
+_SCOPES = ("subscription", "subscription-global", "tenant")
 _FRONT_NAMES = tuple(
-    f"{scope}-{kind}"
-    for scope in ("subscription", "subscription-global", "tenant")
-    for kind in ("reads", "writes", "deletes")
+    f"{scope}-{kind}" for scope in _SCOPES for kind in ("reads", "writes", "deletes")
 )
 
 
