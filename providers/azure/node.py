@@ -63,9 +63,7 @@ def discover(imds: Imds, api: ArmApi) -> Node:
         views = understood(Api.INSTANCE_NICS, shapes.primary_first, views)
         return _node(Api.INSTANCE_NICS, machine, MachineKind.SCALE_SET, views)
     if not listed:
-        raise Transient(
-            f"ARM shows no NIC on {machine.resource.text}", operation=call.value, code="NoNic"
-        )
+        raise _no_nic(call, machine)
     primary = nic_of(machine.resource, listed[0], api).body
     return _node(Api.NIC_GET, machine, MachineKind.VM, [primary], more=listed[1:])
 
@@ -117,9 +115,7 @@ def _node(
 ) -> Node:
     found = [understood(call, shapes.nic, raw) for raw in nics]
     if not found:
-        raise Transient(
-            f"ARM shows no NIC on {machine.resource.text}", operation=call.value, code="NoNic"
-        )
+        raise _no_nic(call, machine)
     if nics[0]["properties"].get("primary") is False:
         raise Transient(
             f"ARM does not show which NIC of {machine.resource.text} is the primary one: "
@@ -144,4 +140,10 @@ def _node(
         resource=machine.resource,
         nic_ids=(*(nic.eni_id for nic in found), *more),
         others=max(nic.others for nic in found),
+    )
+
+
+def _no_nic(call: Api, machine: Machine) -> Transient:
+    return Transient(
+        f"ARM shows no NIC on {machine.resource.text}", operation=call.value, code="NoNic"
     )
