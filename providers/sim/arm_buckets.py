@@ -26,8 +26,6 @@ from dataclasses import dataclass, field
 
 from providers.sim.buckets import Bucket, BucketSize
 
-TOO_MANY_REQUESTS = 429
-
 _READS = BucketSize(capacity=250, refill_per_second=25)
 _WRITES = BucketSize(capacity=200, refill_per_second=10)
 _FRONT_DOOR = {"reads": _READS, "writes": _WRITES, "deletes": _WRITES}
