@@ -36,7 +36,7 @@ class TokenIssuer:
     def issue(self, seconds: float = DEFAULT_SECONDS, resource: str = MANAGEMENT) -> str:
         """A token for `resource` (a trailing slash does not matter) that lives `seconds`."""
         token = f"sim.{self._random.randbytes(32).hex()}"
-        self._known[_digest(token)] = (self._clock() + seconds, resource.rstrip("/"))
+        self._known[digest(token)] = (self._clock() + seconds, resource.rstrip("/"))
         return token
 
     def revoke_all(self) -> None:
@@ -48,7 +48,7 @@ class TokenIssuer:
         scheme, _, token = authorization.strip().partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise _refused("AuthenticationFailed", "The 'Authorization' header is missing.")
-        until, resource = self._known.get(_digest(token.strip()), (0.0, ""))
+        until, resource = self._known.get(digest(token.strip()), (0.0, ""))
         if not until:
             raise _refused("InvalidAuthenticationToken", "The access token is invalid.")
         if resource not in self.audiences:
@@ -64,5 +64,6 @@ def _refused(code: str, message: str) -> ArmError:
     return ArmError(401, code, f"Authentication failed. {message}", headers=_CHALLENGE)
 
 
-def _digest(token: str) -> str:
+def digest(token: str) -> str:
+    """What a token is known by."""
     return hashlib.sha256(token.encode()).hexdigest()

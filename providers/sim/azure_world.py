@@ -12,7 +12,6 @@ clock's; `start_timer` lets operations end by themselves, else they end with the
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 import time
 from collections import Counter
@@ -40,7 +39,7 @@ from providers.sim.arm_errors import ArmError, JsonObject
 from providers.sim.arm_outsiders import Outsiders
 from providers.sim.arm_requests import ArmRequest
 from providers.sim.arm_state import LOCATION, ArmState
-from providers.sim.arm_tokens import TokenIssuer
+from providers.sim.arm_tokens import TokenIssuer, digest
 from providers.sim.azure_control_faults import AskedFault
 from providers.sim.azure_imds import AzureImds, AzureImdsSettings
 from providers.sim.azure_machines import Machine
@@ -357,13 +356,9 @@ class Principals:
     def issue(self, principal: str, seconds: float, resource: str) -> str:
         """See `azure_imds.Tokens`."""
         token = self.issuer.issue(seconds, resource)
-        self.of[_digest(token)] = principal
+        self.of[digest(token)] = principal
         return token
 
     def principal(self, authorization: str) -> str:
         """Who sends this header; all whose tokens were issued elsewhere are one."""
-        return self.of.get(_digest(authorization.strip().partition(" ")[2].strip()), _NOBODY)
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+        return self.of.get(digest(authorization.strip().partition(" ")[2].strip()), _NOBODY)
