@@ -52,6 +52,11 @@ def memory_of(pid: int) -> Memory:
     return Memory(rss_kb=fields["Rss"], pss_kb=fields["Pss"])
 
 
+def megabytes(kb: int) -> float:
+    """Of a million bytes; the kernel's kB are 1,024."""
+    return kb * 1024 / 1e6
+
+
 class Agent:
     """One ipamd; started and stopped at will, its store kept."""
 
@@ -120,6 +125,17 @@ class Agent:
             if time.monotonic() > deadline:
                 raise self.error(f"no door after {START_SECONDS:.0f} s")
             time.sleep(POLL_SECONDS)
+
+    def fill(self, pods: int) -> None:
+        """Give so many pods their addresses."""
+        caller = self.caller()
+        for number in range(pods):
+            deadline = time.monotonic() + 60
+            while not caller.allocate(f"pod-{number}", wait_seconds=20.0):
+                if time.monotonic() > deadline:
+                    raise self.error(f"pod {number} got no address")
+                time.sleep(0.05)
+        caller.close()
 
     def error(self, what: str) -> AgentError:
         """An error with the end of the log."""

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from providers.sim import bench_footprint_azure
-from providers.sim.bench_agent import Agent, AgentError, Caller, Memory, memory_of
+from providers.sim.bench_agent import Agent, AgentError, Caller, Memory, megabytes, memory_of
 from providers.sim.bench_cloud import emulated_cloud
 from providers.sim.bench_front import Front, crowd
 from providers.sim.bench_statistics import p95
@@ -144,7 +144,8 @@ class Bench:
 
     def run(self) -> Result:
         """All phases."""
-        self._fill()
+        self._agent.start()
+        self._agent.fill(PODS)
         time.sleep(QUIET_SECONDS)
         ipamd, child = memory_of(self._agent.pid), memory_of(self._agent.child_pid)
         idle = self._idle()
@@ -168,18 +169,6 @@ class Bench:
             crowded=latency(crowded),
             read_seconds=round(statistics.median(reads), 2),
         )
-
-    def _fill(self) -> None:
-        """A first start, and the node's pods."""
-        self._agent.start()
-        caller = self._agent.caller()
-        for number in range(PODS):
-            deadline = time.monotonic() + 60
-            while not caller.allocate(f"pod-{number}", wait_seconds=20.0):
-                if time.monotonic() > deadline:
-                    raise self._agent.error(f"pod {number} got no address")
-                time.sleep(0.05)
-        caller.close()
 
     def _idle(self) -> list[float]:
         """Allocates while nothing else happens."""
@@ -233,11 +222,6 @@ def measure(rounds: int) -> Result:
         stack.callback(agent.stop)
         items = crowd(CROWD, subnet_id=subnet_id, vpc_id=made["vpc_id"])
         return Bench(agent, front, items, rounds).run()
-
-
-def megabytes(kb: int) -> float:
-    """Of a million bytes; the kernel's kB are 1,024."""
-    return kb * 1024 / 1e6
 
 
 def _shown(memory: Memory) -> tuple[str, str]:

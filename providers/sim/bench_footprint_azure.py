@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from providers.sim.bench_agent import Agent, Memory, memory_of
+from providers.sim.bench_agent import Agent, Memory, megabytes, memory_of
 from providers.sim.bench_cloud import emulated_cloud
 
 PODS = 110  # kubelet's default limit
@@ -66,7 +66,7 @@ class AzureResult:
         """The goals that were not met."""
         goals = [(statistics.median(self.import_seconds) <= IMPORT_GOAL_SECONDS, "import")]
         goals += [
-            (one.child.rss_kb * 1024 / 1e6 <= RSS_GOAL_MB, f"memory on a {one.kind}")
+            (megabytes(one.child.rss_kb) <= RSS_GOAL_MB, f"memory on a {one.kind}")
             for one in self.footprints
         ]
         return [name for is_met, name in goals if not is_met]
@@ -108,25 +108,13 @@ def _footprint(kind: str) -> Footprint:
         )
         stack.callback(agent.stop)
         agent.start()
-        _fill(agent)
+        agent.fill(PODS)
         time.sleep(QUIET_SECONDS)
         return Footprint(kind=kind, ipamd=memory_of(agent.pid), child=memory_of(agent.child_pid))
 
 
-def _fill(agent: Agent) -> None:
-    """The node's pods."""
-    caller = agent.caller()
-    for number in range(PODS):
-        deadline = time.monotonic() + 60
-        while not caller.allocate(f"pod-{number}", wait_seconds=20.0):
-            if time.monotonic() > deadline:
-                raise agent.error(f"pod {number} got no address")
-            time.sleep(0.05)
-    caller.close()
-
-
 def _shown(memory: Memory) -> tuple[str, str]:
-    return f"{memory.rss_kb * 1024 / 1e6:.1f}", f"{memory.pss_kb * 1024 / 1e6:.1f}"
+    return f"{megabytes(memory.rss_kb):.1f}", f"{megabytes(memory.pss_kb):.1f}"
 
 
 def table(result: AzureResult) -> str:
