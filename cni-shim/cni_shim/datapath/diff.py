@@ -94,8 +94,8 @@ def _link_actions(
     enis: tuple[tuple[DesiredEni, Link], ...], desired: DesiredHost
 ) -> Iterator[Action]:
     for eni, link in enis:
-        is_narrow = desired.eni_mtu is not None and link.mtu != desired.eni_mtu
-        if not eni.is_primary and (not link.is_up or is_narrow):
+        has_other_mtu = desired.eni_mtu is not None and link.mtu != desired.eni_mtu
+        if not eni.is_primary and (not link.is_up or has_other_mtu):
             yield SetLink(eni_id=eni.eni_id, ifindex=link.ifindex, mtu=desired.eni_mtu)
 
 
