@@ -10,9 +10,8 @@ from ipamd.settings.rows import Group, OnBad, Setting
 from ipamd.settings.values import (
     api_version,
     flag,
-    http_origin,
-    https_origin,
     optional,
+    origin,
     stripped,
     whole,
 )
@@ -32,7 +31,7 @@ AZURE: tuple[Setting, ...] = (
         name="AZURE_ARM_ENDPOINT",
         group=Group.AZURE,
         default="https://management.azure.com",
-        parse=https_origin,
+        parse=origin("https"),
         on_bad=OnBad.REFUSE,
         range="https://host or https://host:port",
         meaning="Where Azure Resource Manager answers: another one in Azure's sovereign clouds. "
@@ -42,7 +41,7 @@ AZURE: tuple[Setting, ...] = (
         name="AZURE_POD_IDENTITY_AUTHORITY_HOST",
         group=Group.AZURE,
         default="http://169.254.169.254",
-        parse=http_origin,
+        parse=origin("http"),
         on_bad=OnBad.REFUSE,
         range="http://host or http://host:port",
         meaning="Where the metadata service answers: another place only where something stands in "

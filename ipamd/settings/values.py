@@ -106,18 +106,15 @@ def object_name(text: str) -> object:
     return text
 
 
-def https_origin(text: str) -> object:
-    """Where an API answers, without a path."""
-    if not re.fullmatch(r"https://[0-9A-Za-z.-]+(:[0-9]{1,5})?/?", text):
-        raise ValueError("https:// and a host, perhaps with a port")
-    return text.rstrip("/")
+def origin(scheme: str) -> Parser:
+    """Where something answers by this scheme alone, without a path."""
 
+    def parse(text: str) -> object:
+        if not re.fullmatch(rf"{scheme}://[0-9A-Za-z.-]+(:[0-9]{{1,5}})?/?", text):
+            raise ValueError(f"{scheme}:// and a host, perhaps with a port")
+        return text.rstrip("/")
 
-def http_origin(text: str) -> object:
-    """Where something answers without TLS, without a path."""
-    if not re.fullmatch(r"http://[0-9A-Za-z.-]+(:[0-9]{1,5})?/?", text):
-        raise ValueError("http:// and a host, perhaps with a port")
-    return text.rstrip("/")
+    return parse
 
 
 def api_version(text: str) -> object:
