@@ -142,8 +142,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.refresh and arguments.cloud == "aws":
             _say(max_pods_cloud.refresh(_target(arguments)))
-        if arguments.refresh and arguments.cloud == "aws" and not _asks_for_types(arguments):
-            return OK
+            if not _asks_for_types(arguments):
+                return OK
         text, notes = respond(arguments)
     except CannotSize as e:
         return _fail(REFUSED, e)
