@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from ipamd.sizing import CannotSize, Step, total
+from ipamd.sizing import PREFIX_ADDRESSES, CannotSize, Step, total
 
 VM_ADDRESSES = 256
 """Of a NIC, and of all NICs of a machine together."""
@@ -27,7 +27,6 @@ VNET_ADDRESSES = 65_536
 PODS_LEAST, PODS_MOST = 10, 250
 """What AKS takes as max pods."""
 
-BLOCK_ADDRESSES = 16
 BLOCK_LENGTH = 28
 SUBNET_LENGTHS = range(8, 30)
 """The largest that makes sense and the smallest that Azure makes, /29."""
@@ -97,7 +96,7 @@ def usable(subnet_length: int) -> int:
 
 def blocks_of_pods(pods: int) -> int:
     """Blocks for so many pods as AKS counts them. 30 -> 2, 31 -> 2, 32 -> 3, 250 -> 16."""
-    return -(-(pods + 1) // BLOCK_ADDRESSES)
+    return -(-(pods + 1) // PREFIX_ADDRESSES)
 
 
 def blocks_in(subnet_length: int, machines: int) -> int:
@@ -106,7 +105,7 @@ def blocks_in(subnet_length: int, machines: int) -> int:
     /24 with 10 machines -> 14; with 28 -> 13: one more than fits in the two ends.
     """
     ends = (1 << BLOCK_LENGTH - subnet_length) - 2 if subnet_length < BLOCK_LENGTH else 0
-    crowded = -(-max(machines - LOOSE_IN_ENDS, 0) // BLOCK_ADDRESSES)
+    crowded = -(-max(machines - LOOSE_IN_ENDS, 0) // PREFIX_ADDRESSES)
     return max(ends - crowded, 0)
 
 
@@ -121,13 +120,13 @@ def size(question: Question) -> AzureSizing:
             f"room for {max(pods, 0)} pods; AKS takes {PODS_LEAST} at least: take a larger subnet"
         )
     blocks = blocks_of_pods(pods) if is_block else 0
-    addresses = 1 + (blocks * BLOCK_ADDRESSES if is_block else pods)
+    addresses = 1 + (blocks * PREFIX_ADDRESSES if is_block else pods)
     fitting = _smallest_subnet(question, addresses, blocks)
     return AzureSizing(
         mode=question.mode,
         pods=pods,
         blocks=blocks,
-        spare=blocks * BLOCK_ADDRESSES - pods - 1 if is_block else 0,
+        spare=blocks * PREFIX_ADDRESSES - pods - 1 if is_block else 0,
         addresses=addresses,
         pool_addresses=addresses * question.machines,
         subnet_length=fitting,
@@ -173,7 +172,7 @@ def _block_steps(question: Question) -> list[Step]:
         steps.append(Step(sign="min", value=there // question.machines, text=text))
     return [
         *steps,
-        Step(sign="x", value=BLOCK_ADDRESSES, text="addresses of a /28"),
+        Step(sign="x", value=PREFIX_ADDRESSES, text="addresses of a /28"),
         Step(sign="-", value=1, text="that AKS keeps for itself"),
     ]
 
@@ -195,10 +194,10 @@ def _smallest_subnet(question: Question, addresses: int, blocks: int) -> int:
 def _notes(question: Question, pods: int, blocks: int, addresses: int) -> tuple[str, ...]:
     notes = []
     if question.mode is AzureMode.BLOCK:
-        own = -(-pods // BLOCK_ADDRESSES)
+        own = -(-pods // PREFIX_ADDRESSES)
         if own < blocks:
             notes.append(f"this daemon keeps no address of a block: it needs {own} for {pods} pods")
-        whole = blocks * BLOCK_ADDRESSES - 1
+        whole = blocks * PREFIX_ADDRESSES - 1
         if pods < whole <= PODS_MOST:
             notes.append(f"{whole} pods would fill the {blocks} blocks")
         counted = 1 + blocks
