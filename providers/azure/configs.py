@@ -22,8 +22,9 @@ BLOCK_LENGTH = 28
 
 SUCCEEDED = "succeeded"
 
-ODD = (LookupError, ValueError, TypeError, AttributeError)
-"""What reading a body raises that is not as the API reference says."""
+ODD = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+"""What reading a body raises that is not as the API reference says; ArithmeticError: of a number
+that JSON writes and no int holds (1e999)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

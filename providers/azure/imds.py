@@ -20,6 +20,7 @@ import urllib3
 
 from ipamd.errors import Transient
 from providers.azure.advice import IN_AZURE, tidy
+from providers.azure.configs import ODD
 from providers.azure.errors import clean
 from providers.azure.ids import ArmId, Kind, arm_id
 
@@ -120,7 +121,7 @@ def _unusable(what: str, said: str) -> Transient:
 def _read(raw: object, what: str, read: Callable[[Any], T]) -> T:
     try:
         return read(raw)
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as e:
+    except ODD as e:
         raise _unusable(what, f"gave what cannot be: {clean(str(e))}") from e
 
 

@@ -30,6 +30,7 @@ from ipamd.api_calls import ApiCall
 from ipamd.budget import BUDGET_SPENT
 from ipamd.errors import Busy, CloudError, Denied, Throttled, Transient
 from providers.azure.advice import is_refused, no_token, unreached
+from providers.azure.configs import ODD
 from providers.azure.credentials import RenewableCredential, scope_of
 from providers.azure.errors import EXPIRED, clean, refusal, said
 from providers.azure.headers import left, retry_after_seconds
@@ -312,7 +313,7 @@ def _failure(
     except OSError as e:  # of the machine itself: a file with certificates or a token is not there
         what = f"{api.value}: {type(e).__name__}: {clean(str(e))}; nothing was sent"
         return Transient(what, operation=api.value, code="NotSent", eni_id=eni_id)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as e:
+    except (RecursionError, *ODD) as e:
         # The SDK's models stumble over what is not as documented; what was heard is read by us.
         if not heard or not heard[-1].is_success or heard[-1].raw:
             return odd(api, f"{type(e).__name__}: {e}", heard[-1].raw if heard else "")
@@ -363,7 +364,7 @@ def understood(api: Api, read: Callable[[A], T], answer: A) -> T:
     """What `read` makes of an answer; Transient that names what was seen where it cannot."""
     try:
         return read(answer)
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as e:
+    except ODD as e:
         raise odd(api, f"{type(e).__name__}: {e}", answer) from e
     except StopIteration as e:
         raise odd(api, "something is missing", answer) from e

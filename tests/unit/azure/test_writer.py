@@ -697,6 +697,14 @@ def test_nothing_is_sent_without_time_for_it(nic: Scene) -> None:
     assert nic.arm.puts == 0
 
 
+def test_a_length_without_end_is_an_odd_answer(nic: Scene) -> None:
+    primary = nic.arm.resources[nic.target]["properties"]["ipConfigurations"][0]["properties"]
+    primary |= {"privateIPAddress": "", "privateIPAddressPrefixLength": float("inf")}  # 1e999
+    with pytest.raises(Transient) as refusal:
+        nic.add(1)
+    assert refusal.value.code == "OddAnswer"
+
+
 def test_an_odd_answer_is_transient(scene: Scene) -> None:
     del scene.arm.resources[scene.target]["properties"]
     with pytest.raises(Transient) as refusal:
