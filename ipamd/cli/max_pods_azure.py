@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ipamd.azure_sizing import AzureMode, AzureSizing, Question, size
+from ipamd.cli import max_pods_text
 from ipamd.sizing import CannotSize
 
 OF_AWS = {
@@ -102,23 +103,17 @@ def document(sizing: AzureSizing, *, explain: bool) -> dict[str, Any]:
         "notes": list(sizing.notes),
     }
     if explain:
-        fields["steps"] = [{"sign": s.sign, "value": s.value, "text": s.text} for s in sizing.steps]
+        fields["steps"] = max_pods_text.step_documents(sizing.steps)
     return fields
 
 
 def _text(sizing: AzureSizing, question: Question, output: str | None, *, explain: bool) -> str:
     match output:
         case "json":
-            import json  # the other formats do without
-
-            return json.dumps(document(sizing, explain=explain), indent=2) + "\n"
+            return max_pods_text.json_text(document(sizing, explain=explain))
         case "kubelet":
             how = explanation(sizing, question) if explain else f"azure, {sizing.mode.value}\n"
-            comment = "".join(f"# {line}\n" for line in how.splitlines())
-            return (
-                f"{comment}apiVersion: kubelet.config.k8s.io/v1beta1\n"
-                f"kind: KubeletConfiguration\nmaxPods: {sizing.pods}\n"
-            )
+            return max_pods_text.kubelet_configuration(sizing.pods, how)
         case None if not explain:
             return f"{sizing.pods}\n"
         case _:
@@ -127,9 +122,8 @@ def _text(sizing: AzureSizing, question: Question, output: str | None, *, explai
 
 def explanation(sizing: AzureSizing, question: Question) -> str:
     """The steps, a line each, and what that takes of the subnet."""
-    width = max(len(str(step.value)) for step in sizing.steps)
-    lines = [f"azure, {sizing.mode.value}: {sizing.pods} pods"]
-    lines += [f"  {step.sign:>3} {step.value:>{width}}  {step.text}" for step in sizing.steps]
+    head = f"azure, {sizing.mode.value}: {sizing.pods} pods\n"
+    lines = []
     whole = f"1 + {sizing.pods}"
     if sizing.mode is AzureMode.BLOCK:
         lines.append(
@@ -144,7 +138,7 @@ def explanation(sizing: AzureSizing, question: Question) -> str:
             f"  of the pool: ({question.nodes} + {question.surge}) x {sizing.addresses} = "
             f"{sizing.pool_addresses}; the smallest subnet for them: {fits}"
         )
-    return "\n".join(lines) + "\n"
+    return head + max_pods_text.step_lines(sizing.steps) + "\n".join(lines) + "\n"
 
 
 def _count(text: str) -> int:

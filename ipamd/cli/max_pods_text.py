@@ -22,7 +22,7 @@ def one(answer: Answer, output: str | None, *, explain: bool) -> str:
     """The answer for one type; without an output format the number alone, or its explanation."""
     match output:
         case "json":
-            return _json(document(answer, explain=explain))
+            return json_text(document(answer, explain=explain))
         case "kubelet":
             return kubelet(answer, explain=explain)
         case None if not explain:
@@ -37,7 +37,7 @@ def many(answers: Sequence[Answer], output: str | None, *, explain: bool) -> str
     """The answer for many types: csv, json, a table, or every explanation after the other."""
     match output:
         case "json":
-            return _json([document(a, explain=explain) for a in answers])
+            return json_text([document(a, explain=explain) for a in answers])
         case "csv":
             return csv(answers)
         case _ if explain:
@@ -75,11 +75,13 @@ def explanation(answer: Answer) -> str:
         f"  {kind.vcpus} vCPUs, {hardware}; ENIs by network card: {cards};"
         f" {kind.addresses_per_eni} IPv4 addresses per ENI\n"
     )
-    width = max(len(str(step.value)) for step in sizing.steps)
-    lines = "".join(
-        f"  {step.sign:>3} {step.value:>{width}}  {step.text}\n" for step in sizing.steps
-    )
-    return head + lines
+    return head + step_lines(sizing.steps)
+
+
+def step_lines(steps: Sequence[Step]) -> str:
+    """A line for each step, the values below one another."""
+    width = max(len(str(step.value)) for step in steps)
+    return "".join(f"  {step.sign:>3} {step.value:>{width}}  {step.text}\n" for step in steps)
 
 
 def expression(sizing: Sizing) -> str:
@@ -115,12 +117,18 @@ def _applied(text: str, step: Step) -> str:
 
 
 def kubelet(answer: Answer, *, explain: bool) -> str:
-    """A KubeletConfiguration to drop in (kubelet.config.k8s.io/v1beta1, field maxPods)."""
+    """The KubeletConfiguration for one type."""
     how = explanation(answer) if explain else f"{answer.kind.name}: {expression(answer.sizing)}\n"
+    return kubelet_configuration(answer.sizing.pods, how)
+
+
+def kubelet_configuration(pods: int, how: str) -> str:
+    """A KubeletConfiguration to drop in (kubelet.config.k8s.io/v1beta1, field maxPods), below how
+    the number came about."""
     comment = "".join(f"# {line}\n" for line in how.splitlines())
     return (
         f"{comment}apiVersion: kubelet.config.k8s.io/v1beta1\n"
-        f"kind: KubeletConfiguration\nmaxPods: {answer.sizing.pods}\n"
+        f"kind: KubeletConfiguration\nmaxPods: {pods}\n"
     )
 
 
@@ -138,13 +146,17 @@ def document(answer: Answer, *, explain: bool) -> dict[str, Any]:
         "notes": list(answer.notes),
     }
     if explain:
-        fields["steps"] = [
-            {"sign": step.sign, "value": step.value, "text": step.text} for step in sizing.steps
-        ]
+        fields["steps"] = step_documents(sizing.steps)
     return fields
 
 
-def _json(value: Any) -> str:
+def step_documents(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """The steps as a program reads them."""
+    return [{"sign": step.sign, "value": step.value, "text": step.text} for step in steps]
+
+
+def json_text(value: Any) -> str:
+    """A JSON document and its line's end."""
     import json  # the other formats do without
 
     return json.dumps(value, indent=2) + "\n"
