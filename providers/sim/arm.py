@@ -54,7 +54,6 @@ class Route:
 class Logged:
     """A request that was answered; `status` 0: it was not. `code` is that of a refusal."""
 
-    unix: float
     method: str
     path: str
     name: str
@@ -205,7 +204,6 @@ class Arm:
 
     def _note(self, request: ArmRequest, name: str, status: int, code: str) -> None:
         row = Logged(
-            unix=self.state.clock(),
             method=request.method,
             path=request.path,
             name=name,
