@@ -122,7 +122,7 @@ class Allocations:
         except TimeoutError:
             self._arrivals.sent_away(pod, clock.boottime())
             raise self._refusal(request, wait_seconds) from None
-        except BaseException:
+        except BaseException:  # cancelled, too: nothing else takes a pod that waits out of the log
             self._arrivals.forget(pod)
             raise
         finally:
