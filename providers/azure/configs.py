@@ -13,6 +13,7 @@ from ipaddress import ip_interface
 from typing import Any
 
 from ipamd.model import IPAddress, IPNetwork
+from providers.azure.names import is_ours
 
 Body = dict[str, Any]
 """A JSON object as ARM gave it or will get it."""
@@ -41,6 +42,11 @@ class Config:
     def key(self) -> str:
         """The name as ARM compares it."""
         return self.name.lower()
+
+    @property
+    def is_pods(self) -> bool:
+        """Whether it is this daemon's to give to pods and to take away."""
+        return is_ours(self.name) and not self.is_primary
 
     @property
     def is_usable(self) -> bool:

@@ -14,7 +14,7 @@ from ipamd.errors import CloudError, NotFound, Transient, Unsupported
 from ipamd.model import EniId, IPAddress, IPNetwork
 from providers.azure.bodies import MAX_CONFIGS, Edit, too_many
 from providers.azure.configs import Body, Config
-from providers.azure.names import Kind, is_ours, names_of
+from providers.azure.names import Kind, names_of
 
 Edits = Mapping[EniId, Edit]
 """The edits of one write, by NIC."""
@@ -178,7 +178,7 @@ def _all_leaving(picture: Picture, changes: Sequence[AddressChange]) -> dict[Eni
     for change in changes:
         nic = picture.nics.get(change.eni_id)
         if nic is not None:
-            ours = {c.key for c in _named(nic, change) if _may_go(c)}
+            ours = {c.key for c in _named(nic, change) if c.is_pods}
             found[change.eni_id] |= ours & nic.written.keys()
     return found
 
@@ -226,7 +226,7 @@ def _goal(draft: _Draft | None, change: AddressChange) -> Goal | CloudError:
 
 
 def _refusal(named: Sequence[Config], change: AddressChange) -> CloudError | None:
-    foreign = [config.name for config in named if not _may_go(config)]
+    foreign = [config.name for config in named if not config.is_pods]
     if foreign:
         return CloudError(
             f"ipConfiguration {', '.join(foreign)} is not ours to remove",
@@ -258,10 +258,6 @@ def _named(nic: NicPicture, change: AddressChange) -> list[Config]:
     """The configurations that carry exactly what the change removes; what is gone has none."""
     leaving: set[IPAddress | IPNetwork] = {*change.remove, *change.remove_prefixes}
     return [config for config in nic.shown.values() if config.carries in leaving]
-
-
-def _may_go(config: Config) -> bool:
-    return is_ours(config.name) and not config.is_primary
 
 
 def _edits(drafts: Mapping[EniId, _Draft], goals: Sequence[Goal | CloudError]) -> dict[EniId, Edit]:

@@ -138,7 +138,7 @@ def nic(
     """
     properties = raw["properties"]
     configs = configs_of(raw, blocks=blocks)
-    pods = {c.key for c in configs if _is_pods(c) and c.key not in told.hidden}
+    pods = {c.key for c in configs if c.is_pods and c.key not in told.hidden}
     primary = _primary(raw, configs)
     if not isinstance(primary.carries, IPv4Address):
         raise ValueError(f"the primary ipConfiguration {primary.name!r} has no IPv4 address")
@@ -172,10 +172,6 @@ def _primary(raw: Body, configs: tuple[Config, ...]) -> Config:
 
 def _eni_id(raw: Body) -> EniId:
     return EniId(canonical(raw["id"], Kind.NIC, Kind.INSTANCE_NIC))
-
-
-def _is_pods(config: Config) -> bool:
-    return is_ours(config.name) and not config.is_primary
 
 
 def _has_known_size(config: Config) -> bool:
