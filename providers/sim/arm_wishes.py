@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from ipaddress import IPv4Address, IPv4Network, NetmaskValueError
 from typing import Any
 
 from providers.sim.arm_errors import (
@@ -197,7 +197,7 @@ def _named(text: Any, is_block: bool) -> IPv4Network | None:
         if length not in ("", str(BLOCK_LENGTH)):
             raise NetmaskValueError(length)
         return IPv4Network(f"{address}/{BLOCK_LENGTH}")
-    except (AddressValueError, NetmaskValueError, ValueError) as error:
+    except ValueError as error:
         raise bad_request(
             "InvalidIPAddressFormat",  # invented
             f"'{text}' is no private IP address" + (" of an aligned block." if is_block else "."),
