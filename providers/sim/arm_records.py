@@ -159,18 +159,25 @@ class Nic:
         configs = tuple(replace(config, state=State.SUCCEEDED) for config in self.configs)
         return replace(self, configs=configs, state=state, operation_id="")
 
-    def wired(self, subnet_cidr: IPv4Network) -> WiredEni | None:
-        """The NIC as the fabric needs it; None when it has no wire.
+    @property
+    def link_mac(self) -> str:
+        """The MAC as machines write it: lower case, with colons."""
+        return self.mac.lower().replace("-", ":")
 
-        Only what is `Succeeded` is usable. The primary address always is.
-        """
+    @property
+    def usable(self) -> tuple[NicConfig, ...]:
+        """What is `Succeeded`, and the primary configuration always."""
+        return tuple(one for one in self.configs if one.state is State.SUCCEEDED or one.is_primary)
+
+    def wired(self, subnet_cidr: IPv4Network) -> WiredEni | None:
+        """The NIC as the fabric needs it; None when it has no wire."""
         if not self.vm_id or not self.netns_path:
             return None
-        usable = [one for one in self.configs if one.state is State.SUCCEEDED or one.is_primary]
+        usable = self.usable
         properties = self.document.get("properties", {})
         return WiredEni(
             eni_id=self.key,
-            mac=self.mac.lower().replace("-", ":"),
+            mac=self.link_mac,
             instance_id=self.vm_id.lower(),
             device_index=self.device_index,
             subnet_cidr=subnet_cidr,

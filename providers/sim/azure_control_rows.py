@@ -20,7 +20,7 @@ def eni_row(state: ArmState, nic: Nic) -> dict[str, Any]:
     properties = nic.document.get("properties", {})
     return {
         "eni_id": nic.nic_id,
-        "mac": nic.mac.lower().replace("-", ":"),
+        "mac": nic.link_mac,
         "subnet_id": state.subnet(nic.primary.subnet_key).subnet_id,
         "status": "attached" if nic.vm_id else "available",
         "instance_id": nic.vm_id,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from providers.sim.arm_compute_records import Instance, Vm
 from providers.sim.arm_compute_state import ComputeState
-from providers.sim.arm_records import Nic, State
+from providers.sim.arm_records import Nic
 from providers.sim.arm_state import LOCATION, ArmState
 from providers.sim.azure_machines import Machine, MachineNic
 
@@ -75,14 +75,13 @@ class History:
         known = self._shown.get(nic.key)
         if known is not None and known[0] is nic:
             return known[1]
-        wired = [one for one in nic.configs if one.state is State.SUCCEEDED or one.is_primary]
         shown = MachineNic(
             nic_id=nic.nic_id,
-            mac=nic.mac.lower().replace("-", ":"),
+            mac=nic.link_mac,
             is_primary=nic.device_index == 0,
             subnet_cidr=self._state.subnet(nic.primary.subnet_key).cidr,
-            addresses=tuple(one.address for one in wired if not one.is_block),
-            blocks=tuple(one.cidr for one in wired if one.is_block),
+            addresses=tuple(one.address for one in nic.usable if not one.is_block),
+            blocks=tuple(one.cidr for one in nic.usable if one.is_block),
         )
         self._shown[nic.key] = (nic, shown)
         return shown
