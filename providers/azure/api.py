@@ -169,12 +169,11 @@ class ArmApi:
         stale. Not waited for.
         """
         nic = _id(nic_id, Kind.NIC)
-        headers = {"headers": {"If-Match": etag}} if etag else {}
         return self._network(
             Api.NIC_PUT,
             nic,
             lambda client, options: client.network_interfaces.begin_create_or_update(
-                nic.group, nic.name, body, polling=False, **headers, **options
+                nic.group, nic.name, body, polling=False, **_if_match(etag), **options
             ),
         )
 
@@ -182,12 +181,11 @@ class ArmApi:
         """Replace the model of a scale set instance; like `put_nic`. The body of the answer is the
         model, which has no addresses, and may be {} with a 202."""
         instance = _id(instance_id, Kind.INSTANCE)
-        headers = {"headers": {"If-Match": etag}} if etag else {}
         heard = self._pipeline.compute(
             Api.INSTANCE_PUT,
             instance.subscription,
             lambda client, options: client.virtual_machine_scale_set_vms.begin_update(
-                instance.group, *instance.names, body, polling=False, **headers, **options
+                instance.group, *instance.names, body, polling=False, **_if_match(etag), **options
             ),
         )
         return _answered(Api.INSTANCE_PUT, heard[-1])
@@ -241,6 +239,10 @@ def _id(text: str, *kinds: Kind) -> ArmId:
         return arm_id(text, *kinds)
     except ValueError as e:
         raise CloudError(str(e), operation="ids", code="BadId") from e
+
+
+def _if_match(etag: str) -> dict[str, Any]:
+    return {"headers": {"If-Match": etag}} if etag else {}
 
 
 def _answered(api: Api, heard: Heard) -> Answered:
