@@ -23,6 +23,7 @@ MAX_CONFIGS = 256
 """Private addresses of one NIC, and of one VM, of any size ("Azure networking limits"); a block
 counts as one."""
 
+# Each of these: the members that azure-mgmt-network 33.1 marks so.
 _NIC_READ_ONLY = frozenset({"name", "type", "etag"})
 _NIC_PROPERTIES_READ_ONLY = frozenset(
     {
@@ -34,8 +35,6 @@ _NIC_PROPERTIES_READ_ONLY = frozenset(
 _DNS_READ_ONLY = frozenset({"appliedDnsServers", "internalFqdn", "internalDomainNameSuffix"})
 _CONFIG_READ_ONLY = frozenset({"type", "etag"})
 _CONFIG_PROPERTIES_READ_ONLY = frozenset({"provisioningState", "privateLinkConnectionProperties"})
-
-"""Each of these: the members that azure-mgmt-network 33.1 marks so."""
 
 _INSTANCE_PARTS = ("location",)
 _INSTANCE_PROPERTIES = ("hardwareProfile", "networkProfileConfiguration")
