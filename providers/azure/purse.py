@@ -133,7 +133,7 @@ class Purse:
         """Wait for the call's tokens; returns the seconds waited.
 
         Raises Throttled (code BudgetSpent), without waiting, when that would take longer than
-        LONGEST_WAIT_SECONDS.
+        LONGEST_WAIT_SECONDS; after the wait, when ARM has throttled another call meanwhile.
         """
         price = PRICES[api]
         with self._lock:
