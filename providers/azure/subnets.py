@@ -142,9 +142,9 @@ class Subnets:
     def space(self, vnet_id: str) -> tuple[IPNetwork, ...]:
         """The VNET's IPv4 address space, empty where the right to read it is missing; from memory
         for some minutes."""
-        known = self.known_space(vnet_id)
         with self._lock:
             stored = self._spaces.get(vnet_id)
+        known = stored.value if stored is not None else ()
         if stored is not None and self._monotonic() - stored.since < SPACE_SECONDS:
             return known
         try:
