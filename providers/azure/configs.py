@@ -21,7 +21,8 @@ Body = dict[str, Any]
 BLOCK_LENGTH = 28
 """The only length that a block can have ("Assign private IP address prefixes to VMs")."""
 
-SUCCEEDED = "succeeded"
+SUCCEEDED, FAILED = "succeeded", "failed"
+"""Values of provisioningState, in lower case, that stay."""
 
 ODD = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 """What reading a body raises that is not as the API reference says; ArithmeticError: of a number

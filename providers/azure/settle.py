@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from ipamd.errors import Busy, CloudError, NotFound, Throttled, Transient
 from providers.azure import errors
 from providers.azure.api import Operation
+from providers.azure.configs import FAILED
 from providers.azure.merge import Goal, Picture, is_reached, is_written
 from providers.azure.targets import Door, Target
 
@@ -200,7 +201,7 @@ def _failure(operation: Operation) -> CloudError:
 def _by_state(awaited: Awaited, picture: Picture) -> _Verdict:
     """Without an operation to ask, the resource has to do. While it is what the write was based
     on, the write may be on its way to it, or this look be an old one."""
-    if picture.state == "failed":
+    if picture.state == FAILED:
         said = f"{awaited.target.target_id} is Failed, and no operation says why"
         return _Verdict(failure=Transient(said, operation="write", code="Failed"))
     if all(is_written(goal, picture) for goal in awaited.goals):

@@ -14,12 +14,10 @@ from ipamd.cloud import CloudEni, EniHint, EniStatus
 from ipamd.errors import NotFound
 from ipamd.model import EniId, IPNetwork, SubnetId
 from providers.azure.bodies import nics_of
-from providers.azure.configs import BLOCK_LENGTH, Body, Config, configs_of, is_block, key_of
+from providers.azure.configs import BLOCK_LENGTH, FAILED, Body, Config, configs_of, is_block, key_of
 from providers.azure.ids import ArmId, Kind, arm_id, canonical
 from providers.azure.imds import ShownInterface, mac_of
 from providers.azure.names import is_ours
-
-FAILED = "failed"
 
 RESERVED = 5
 """Addresses of a subnet that Azure keeps: network, gateway, two for DNS, broadcast."""
