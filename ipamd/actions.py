@@ -54,7 +54,7 @@ is wrong, of which looks tell."""
 
 REPEAT_SECONDS = 600.0
 """An older change of an earlier process has come to its end: as long as a change has where changes
-take longest (`ipamd.app.APPLY_SECONDS`)."""
+take longest, five times the slowest that is designed for (120 s on a scale set)."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,6 +18,7 @@ import structlog
 from ipam_api.v1 import door
 
 from ipamd import clock, grpc_server, migration
+from ipamd.actions import REPEAT_SECONDS
 from ipamd.allocations import Allocations
 from ipamd.arrivals import ArrivalLog
 from ipamd.cloud_child import CloudChild
@@ -44,10 +45,10 @@ several times slower while metrics are rendered."""
 
 STOP_GRACE_SECONDS = 2.0
 
-APPLY_SECONDS = {"azure": 600.0}
+APPLY_SECONDS = {"azure": REPEAT_SECONDS}
 """How long a change of addresses may take, by cloud, where that is not as long as any call. Azure's
 ends when pods can use what was added, for which a scale set takes tens of seconds to minutes, after
-its turn in the node's bucket of writes: five times the slowest that is designed for (120 s)."""
+its turn in the node's bucket of writes."""
 
 
 class Stopped(Exception):

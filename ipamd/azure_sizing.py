@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from ipamd.sizing import PREFIX_ADDRESSES, CannotSize, Step, total
+from ipamd.sizing import AZURE_PODS_MOST, PREFIX_ADDRESSES, CannotSize, Step, total
 
 VM_ADDRESSES = 256
 """Of a NIC, and of all NICs of a machine together."""
@@ -24,7 +24,7 @@ SUBNET_RESERVED = 5
 VNET_ADDRESSES = 65_536
 """A block of 16 counts as one."""
 
-PODS_LEAST, PODS_MOST = 10, 250
+PODS_LEAST, PODS_MOST = 10, AZURE_PODS_MOST
 """What AKS takes as max pods."""
 
 BLOCK_LENGTH = 28

@@ -13,7 +13,7 @@ from math import ceil
 
 from ipamd.cloud import Capabilities
 from ipamd.settings import Settings
-from ipamd.sizing import PREFIX_ADDRESSES
+from ipamd.sizing import AZURE_PODS_MOST, PREFIX_ADDRESSES
 
 PODS_PER_SECOND = 2.0
 """What a node starts in a burst: kubelet and containerd set up a few sandboxes a second."""
@@ -21,9 +21,6 @@ PODS_PER_SECOND = 2.0
 IDLE_ADDRESSES = 32
 """What a node may keep idle at most without being told to: every node of a subnet does. What a
 burst needs beyond that is bought when it comes (`ipamd.pool.ahead`)."""
-
-AZURE_MAX_PODS = 250
-"""AKS allows no more pods on a node in any mode, and a NIC has 255 addresses for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +40,8 @@ def derive(settings: Settings, capabilities: Capabilities | None) -> Derived:
     """
     said: list[str] = []
     if settings.cloud == "azure" and not settings.max_pods:
-        settings = replace(settings, max_pods=AZURE_MAX_PODS)
-        said.append(f"VPC_IPAMD_MAX_PODS {AZURE_MAX_PODS}: the most that AKS allows")
+        settings = replace(settings, max_pods=AZURE_PODS_MOST)
+        said.append(f"VPC_IPAMD_MAX_PODS {AZURE_PODS_MOST}: the most that AKS allows")
     if capabilities is None or capabilities.write_seconds <= 0 or not settings.has_ipv4:
         return Derived(settings=settings, sentences=tuple(said))
     why = f"derived from {_speed(capabilities)}"

@@ -27,6 +27,9 @@ PREFIX_ADDRESSES = 16
 PREFIX_V6_ADDRESSES = 2**48
 """A /80, of which an IPv6 node has one, on its primary ENI."""
 
+AZURE_PODS_MOST = 250
+"""What AKS takes as max pods at most, in any mode; a NIC has 255 addresses for them."""
+
 CAP_PODS, CAP_PODS_LARGE, CAP_LARGE_ABOVE_VCPUS = 110, 250, 30
 """The recommended cap: 110 is Kubernetes' own bound for a node; 250 above 30 vCPUs is EKS's."""
 

@@ -18,6 +18,7 @@ from ipamd.pool import blocks, cooling, shrink
 from ipamd.pool.ahead import WINDOW_SECONDS, Writes
 from ipamd.pool.observe import SECOND_LOOK_SECONDS
 from ipamd.reconciler import SUBNETS_STALE_SECONDS
+from ipamd.sizing import AZURE_PODS_MOST
 from ipamd.view import QUIET_SECONDS, UNREADY_SECONDS
 from providers.azure.node import MachineKind
 from providers.azure.provider import WRITE_INTERVAL_SECONDS, WRITE_SECONDS
@@ -100,7 +101,7 @@ def test_every_number_on_the_page_is_the_number(sentence: str) -> None:
     [
         f"A burst of {derived.PODS_PER_SECOND:g} pods a second",
         f"where {derived.IDLE_ADDRESSES} are kept idle",
-        f"| `VPC_IPAMD_MAX_PODS` | {derived.AZURE_MAX_PODS} | {derived.AZURE_MAX_PODS} |",
+        f"| `VPC_IPAMD_MAX_PODS` | {AZURE_PODS_MOST} | {AZURE_PODS_MOST} |",
         f"({SCALE_SET.window_seconds:g} s on a scale set, {WINDOW_SECONDS:g} s at least)",
         f"on a scale set buys {SCALE_SET.period_seconds / SCALE_SET.window_seconds:g} addresses",
         f"counts as waiting for {BACK_SECONDS:g} s more",
